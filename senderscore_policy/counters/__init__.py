@@ -1,0 +1,1 @@
+"""Where messages are counted: in the daemon, or in memcached with the daemon as its stand-in."""

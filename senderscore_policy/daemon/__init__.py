@@ -1,0 +1,1 @@
+"""The running service: sockets, reload, status, logs, systemd."""

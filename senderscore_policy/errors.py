@@ -1,0 +1,29 @@
+"""The program's own exceptions, named by whose fault it is.
+
+Foreign exceptions (dnspython, pymemcache, jinja2, sockets) stop at the adapter that knows the
+library and leave it as one of these.
+"""
+
+
+class SenderscorePolicyError(Exception):
+    """Base of every error that the program raises on purpose; its text is fit for an administrator."""
+
+
+class ConfigError(SenderscorePolicyError):
+    """The configuration is wrong.
+
+    Args:
+        problems: one text for each error found, each with its place and remedy; at least one.
+    """
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ProtocolError(SenderscorePolicyError):
+    """The peer on a policy connection sent something that is no policy delegation request."""
+
+
+class BackendError(SenderscorePolicyError):
+    """Something behind the daemon (memcached, DNS, the daemon itself for a command) cannot be used."""

@@ -1,0 +1,117 @@
+"""Who a client is: from an attribute's text to the key that is counted and the address that is looked up."""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from senderscore_policy.policy.reputation import UNKNOWN, Reputation, Scored
+from senderscore_policy.policy.tiers import Rule
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A client as the engine sees it.
+
+    Args:
+        key: what it is counted under: "192.0.2.75", or "2001:db8::/64" for a whole IPv6 prefix.
+        address: IPv4 text to look up; None when the score is not asked of the zone (IPv6).
+        exempt: never counted, never limited.
+        reputation: given by an override, or `Unknown` for IPv6; None: the zone decides.
+        rule: the limit that an override gives, whatever the score.
+    """
+
+    key: str
+    address: str | None = None
+    exempt: bool = False
+    reputation: Reputation | None = None
+    rule: Rule | None = None
+
+    @property
+    def overridden(self) -> bool:
+        """Whether an override decides the score or the limit."""
+        return self.rule is not None or isinstance(self.reputation, Scored)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A score or a limit of its own for some networks; exactly one of the two is given."""
+
+    networks: tuple[Network, ...]
+    score: int | None = None
+    limit: float | None = None
+
+
+def parse_address(text: str) -> Address | None:
+    """Read an IP address; v4-mapped IPv6 becomes IPv4, and None means that the text is no address."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if address.version == 6:
+        if address.scope_id is not None:
+            return None
+        return address.ipv4_mapped or address
+    return address
+
+
+class NetworkTable(Generic[V]):
+    """Longest-prefix match over networks.
+
+    Args:
+        entries: networks with their values; of the same network given twice the last one stands.
+    """
+
+    def __init__(self, entries: Iterable[tuple[Network, V]]) -> None:
+        self._by_prefix: dict[tuple[int, int], dict[int, V]] = {}
+        for network, value in entries:
+            table = self._by_prefix.setdefault((network.version, network.prefixlen), {})
+            table[int(network.network_address)] = value
+        self._prefixes = sorted(self._by_prefix, reverse=True)
+
+    def match(self, address: Address) -> V | None:
+        """The value of the longest prefix that holds the address, or None."""
+        number = int(address)
+        for version, length in self._prefixes:
+            if version == address.version:
+                shift = address.max_prefixlen - length
+                value = self._by_prefix[version, length].get(number >> shift << shift)
+                if value is not None:
+                    return value
+        return None
+
+
+class ClientDirectory:
+    """Makes `Client` values from addresses, by the configured networks.
+
+    Args:
+        exempt: networks that are never counted.
+        overrides: networks with a score or a limit of their own.
+        ipv6_prefix: IPv6 clients are counted together per prefix of this length, 1 to 128.
+    """
+
+    def __init__(self, exempt: Sequence[Network], overrides: Sequence[Override], ipv6_prefix: int) -> None:
+        self._exempt = NetworkTable((network, True) for network in exempt)
+        self._overrides = NetworkTable((network, o) for o in overrides for network in o.networks)
+        self._ipv6_prefix = ipv6_prefix
+
+    def client(self, address: Address) -> Client:
+        """The client behind the address."""
+        if address.version == 4:
+            key, lookup, reputation = str(address), str(address), None
+        else:
+            network = ipaddress.IPv6Network((address, self._ipv6_prefix), strict=False)
+            key, lookup, reputation = str(network), None, UNKNOWN
+        if self._exempt.match(address):
+            return Client(key, lookup, exempt=True)
+        override = self._overrides.match(address)
+        if override is None:
+            return Client(key, lookup, reputation=reputation)
+        if override.score is not None:
+            return Client(key, lookup, reputation=Scored(override.score))
+        assert override.limit is not None
+        return Client(key, lookup, reputation=reputation, rule=Rule("override", override.limit))

@@ -1,0 +1,46 @@
+"""The record of one decision; the log line, the metrics, `explain` and the status page all read it."""
+
+from enum import Enum
+from typing import NamedTuple
+
+from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.protocol import Request
+from senderscore_policy.policy.reputation import Reputation
+from senderscore_policy.policy.tiers import Limit
+
+
+class Reason(Enum):
+    """Why a request got its answer. The value is the word that logs and metrics show."""
+
+    WITHIN_LIMIT = "within-limit"
+    OVER_LIMIT = "over-limit"
+    EXEMPT = "exempt"
+    AUTHENTICATED = "authenticated"
+    NO_ADDRESS = "no-address"
+
+
+class Decision(NamedTuple):
+    """What was decided for one request. A NamedTuple: one is made for every message.
+
+    Args:
+        request: as it came in.
+        client: None without a usable client_address.
+        reason: why.
+        action: the answer, as sent: "DUNNO", or the rendered reply.
+        messages: counted in the window, this one included; 0 when it was not counted.
+        tier: name of the rule applied: "71-80", "unscored", "unavailable", "override"; "not-asked"
+            while the score could not matter; "none" when nothing was counted.
+        limit: of that rule; of "not-asked" the smallest limit there is.
+        reputation: as known; None: not asked.
+        time: seconds since the epoch.
+    """
+
+    request: Request
+    client: Client | None
+    reason: Reason
+    action: str
+    messages: int
+    tier: str
+    limit: Limit
+    reputation: Reputation | None
+    time: float

@@ -1,0 +1,62 @@
+"""A bounded mapping with cheap eviction: two dictionaries, a young and an old generation."""
+
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class GenerationalCache(Generic[K, V]):
+    """Keeps between `size / 2` and `size` of the entries used last.
+
+    Each operation is one or two dictionary operations; an entry that is used moves to the young
+    generation, and when that is half of `size` the old one is dropped whole. That is nearly as good
+    as least-recently-used eviction without a linked list to keep in order for every request.
+
+    Args:
+        size: most entries kept; at least 2.
+    """
+
+    __slots__ = ("_half", "_old", "_young")
+
+    def __init__(self, size: int) -> None:
+        self._half = size // 2
+        self._young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
+
+    def get(self, key: K) -> V | None:
+        """The value kept for the key, or None."""
+        value = self._young.get(key)
+        if value is None and self._old:
+            value = self._old.pop(key, None)
+            if value is not None:
+                self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Keep `value` under `key`, as the entry used last."""
+        self._young[key] = value
+        if len(self._young) >= self._half:
+            self.age()
+
+    def age(self) -> None:
+        """Drop the old generation and begin a new young one (a caller's way to forget by time)."""
+        self._old = self._young
+        self._young = {}
+
+    def pop(self, key: K) -> None:
+        """Forget the key."""
+        self._young.pop(key, None)
+        self._old.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._young = {}
+        self._old = {}
+
+    def items(self) -> list[tuple[K, V]]:
+        """A copy of all entries; of a key in both generations only the younger."""
+        return list((self._old | self._young).items())
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old.keys() - self._young.keys())

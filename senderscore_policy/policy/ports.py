@@ -1,0 +1,114 @@
+"""What the engine needs from the world, as narrow protocols; adapters and test fakes are written to them."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from senderscore_policy.policy.decision import Decision
+from senderscore_policy.policy.reputation import Known, Reputation
+
+
+class Charge(NamedTuple):
+    """One message to be counted.
+
+    Args:
+        client: the key that the client is counted under (`Client.key`).
+        amount: 1, or the number of recipients.
+    """
+
+    client: str
+    amount: int
+
+
+class Tally(NamedTuple):
+    """What the counter said to a charge.
+
+    Args:
+        messages: those of the client in the window, this charge included. Of several charges of one
+            client in a batch each sees those before it: concurrent messages get distinct counts.
+        receipt: where the charge was counted (bucket, servers): opaque, for a refund.
+    """
+
+    messages: int
+    receipt: object
+
+
+class Refund(NamedTuple):
+    """A charge to be taken back, from the bucket and servers that it went to."""
+
+    receipt: object
+    amount: int
+
+
+class Usage(NamedTuple):
+    """What is counted for a client now.
+
+    Args:
+        messages: those in the window.
+        buckets: messages of each bucket that is not empty, by index (see `Window.view`).
+    """
+
+    messages: int
+    buckets: Mapping[int, int]
+
+
+class CounterStore(Protocol):
+    """Counters of messages per client and bucket. No method raises for a broken back end."""
+
+    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Refund]) -> list[Tally]:
+        """Take back `refunds`, then count `charges`: one round trip. One tally for each charge, in order."""
+
+    async def read(self, clients: Sequence[str]) -> list[Usage]:
+        """The counters of these clients as they stand, in order; nothing is counted."""
+
+    async def reset(self, clients: Sequence[str]) -> None:
+        """Forget every bucket of the window for these clients."""
+
+
+class ReputationSource(Protocol):
+    """Reputations by IPv4 address (canonical text, such as "192.0.2.75")."""
+
+    def known(self, address: str) -> Known | None:
+        """What can be said at once: a fresh or stale entry, or the failure while asking is pointless."""
+
+    def start(self, address: str) -> None:
+        """Begin a lookup in the background, unless one is under way or asking is pointless."""
+
+    async def lookup(self, address: str) -> Reputation:
+        """The reputation, waited for at most the configured deadline; `Unavailable` when it passes."""
+
+
+class Clock(Protocol):
+    """Time as an argument."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds from an arbitrary start that never go back."""
+
+
+class Observer(Protocol):
+    """Told of every decision: the log, the metrics, the memory of recent decisions."""
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """A batch of decisions was made. Must not raise and must not wait."""
+
+
+class LookupObserver(Protocol):
+    """Told of score lookups."""
+
+    def looked_up(self, outcome: str, seconds: float) -> None:
+        """A lookup over DNS ended: "scored", "unknown", "refused" or "unavailable", and how long it took."""
+
+    def cache(self, result: str) -> None:
+        """A score was wanted: "hit", "stale", "shared" (found in memcached) or "miss"."""
+
+
+class StoreObserver(Protocol):
+    """Told of round trips to memcached."""
+
+    def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
+        """One pipelined exchange with one server ended."""
+
+    def poisoned_key(self) -> None:
+        """A key held something that is no counter; it was deleted."""

@@ -1,0 +1,87 @@
+"""The answer to Postfix: the reply template, rendered, and what access(5) allows as an action."""
+
+import re
+from typing import Final
+
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from senderscore_policy.errors import ConfigError
+from senderscore_policy.policy.tiers import UNLIMITED, Limit
+
+PERMIT: Final = "DUNNO"
+VARIABLES: Final = frozenset({"score", "tier", "limit", "count", "window", "client_address"})
+LONGEST_REPLY: Final = 512
+"""Bytes of an action; an SMTP reply line holds 512 (RFC 5321, 4.5.3.1.5)."""
+
+_NUMERIC = re.compile(r"[45]\d\d( [45]\.\d{1,3}\.\d{1,3})?( .+)?")
+# access(5), ACCEPT/REJECT/OTHER ACTIONS: the words that an action may begin with, and whether text must follow.
+_ACTIONS: Final = {
+    "OK": False, "DUNNO": False, "REJECT": False, "DEFER": False, "DEFER_IF_REJECT": False,
+    "DEFER_IF_PERMIT": False, "HOLD": False, "DISCARD": False, "WARN": False, "INFO": False,
+    "BCC": True, "FILTER": True, "PREPEND": True, "REDIRECT": True,
+}  # fmt: skip
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+# A template is a line of text: without range() and the other globals it has nothing to loop over for long.
+_ENVIRONMENT.globals.clear()
+
+
+def action_problem(action: str) -> str | None:
+    """Why access(5) does not allow this text as an action; None if it does."""
+    word, _, text = action.partition(" ")
+    if _NUMERIC.fullmatch(action):
+        return None
+    if word.upper() not in _ACTIONS:
+        return (
+            f"{word!r} is no action of access(5); begin with a code such as 421 or 550, or with DEFER, REJECT, HOLD …"
+        )
+    if _ACTIONS[word.upper()] and not text.strip():
+        return f"{word} needs a text behind it, see access(5)"
+    return None
+
+
+class ReplyTemplate:
+    """A reply to a client above its limit.
+
+    The template sees `score` (0 to 100, or "unknown"), `tier`, `limit`, `count`, `window`
+    ("hour", "10 minutes") and `client_address`.
+
+    Args:
+        source: jinja2 text that renders to an access(5) action.
+
+    Raises:
+        ConfigError: it is no template, uses another variable, or renders to no valid action.
+    """
+
+    def __init__(self, source: str) -> None:
+        try:
+            unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - VARIABLES
+            self._template = _ENVIRONMENT.from_string(source)
+            if unknown:
+                raise ConfigError(
+                    [f"unknown variable {', '.join(sorted(unknown))}; there are {', '.join(sorted(VARIABLES))}"]
+                )
+            samples = [self.render(score, "71-80", 800, 801, "hour", "192.0.2.75") for score in (75, None)]
+        except TemplateError as error:
+            raise ConfigError([f"not a valid jinja2 template: {error}"]) from error
+        except (ArithmeticError, TypeError, ValueError, MemoryError) as error:
+            raise ConfigError([f"the template fails when it is rendered: {error}"]) from error
+        problems = [problem for sample in samples if (problem := action_problem(sample))]
+        if problems:
+            raise ConfigError(problems[:1])
+
+    def render(  # noqa: PLR0917 - the variables of the template, in the documented order
+        self, score: int | None, tier: str, limit: Limit, count: int, window: str, client_address: str
+    ) -> str:
+        """The action for Postfix: one line, without control characters, of at most `LONGEST_REPLY` bytes."""
+        text = self._template.render(
+            score="unknown" if score is None else score,
+            tier=tier,
+            limit="unlimited" if limit == UNLIMITED else int(limit),
+            count=count,
+            window=window,
+            client_address=client_address,
+        )
+        line = _UNPRINTABLE.sub(" ", text).strip()
+        return line.encode()[:LONGEST_REPLY].decode(errors="ignore")

@@ -1,0 +1,71 @@
+"""What is known of a client's reputation: four outcomes of a lookup, never a sentinel number."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The zone has a score for the client.
+
+    Args:
+        score: 0 (worst) to 100 (best); 0 is a real score.
+    """
+
+    score: int
+
+    name = "scored"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """The zone has no score for the client: NXDOMAIN, no data, or an IPv6 client."""
+
+    name = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The zone does not answer us: an address in 127.255.255.0/24, or our own query budget is spent.
+
+    Args:
+        detail: the raw answer or the reason, for people.
+    """
+
+    detail: str
+
+    name = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The lookup failed: timeout, SERVFAIL, REFUSED, garbage, or an address that is no score.
+
+    Args:
+        detail: what happened, for people.
+    """
+
+    detail: str
+
+    name = "unavailable"
+
+
+Reputation = Scored | Unknown | Refused | Unavailable
+
+UNKNOWN = Unknown()
+
+
+class Known(NamedTuple):
+    """A reputation at hand, with its times.
+
+    Args:
+        reputation: the outcome of the lookup.
+        fetched_at: when the zone said so, in seconds since the epoch.
+        fresh_until: from then on it is stale: served, while a new lookup runs.
+        source: "dns" when this daemon asked, "cache" when it came from memcached or the state file.
+    """
+
+    reputation: Reputation
+    fetched_at: float
+    fresh_until: float
+    source: str

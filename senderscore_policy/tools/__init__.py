@@ -1,0 +1,1 @@
+"""What one command needs alone; `serve` imports none of it."""
