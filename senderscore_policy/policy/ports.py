@@ -1,6 +1,6 @@
 """What the engine needs from the world, as narrow protocols; adapters and test fakes are written to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from senderscore_policy.policy.decision import Decision
@@ -112,3 +112,31 @@ class StoreObserver(Protocol):
 
     def poisoned_key(self) -> None:
         """A key held something that is no counter; it was deleted."""
+
+
+class SharedCache(Protocol):
+    """Small texts shared by the daemons of a site (memcached). No method raises for a broken back end."""
+
+    async def get(self, key: str) -> str | None:
+        """The text kept under the key (printable ASCII without spaces), or None."""
+
+    async def put(self, key: str, text: str, ttl: int) -> None:
+        """Keep the text for `ttl` seconds; best effort."""
+
+
+class Persistent(Protocol):
+    """Something that outlives a restart in the state directory."""
+
+    def snapshot(self) -> Iterator[str]:
+        """Lines (without line feeds) that `restore` understands.
+
+        The call itself is quick and copies what it needs; the iterator is consumed in another
+        thread, a piece at a time, while the daemon goes on.
+        """
+
+    def restore(self, lines: Iterable[str]) -> None:
+        """Take up what an earlier process saved.
+
+        Raises:
+            ValueError: the lines are malformed; nothing is taken up.
+        """
