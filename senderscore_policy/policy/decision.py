@@ -17,6 +17,7 @@ class Reason(Enum):
     EXEMPT = "exempt"
     AUTHENTICATED = "authenticated"
     NO_ADDRESS = "no-address"
+    REPEAT = "repeat"
 
 
 class Decision(NamedTuple):

@@ -18,7 +18,7 @@ class Rule:
     """A limit with the name under which logs, metrics and commands show it.
 
     Args:
-        name: "71-80" for a tier, or "unscored", "unavailable", "override".
+        name: "71-80" for a tier, or "unscored", "unavailable", "not-asked", "override".
         limit: messages per window.
         reply: template of the answer above the limit; None: the general one.
     """
@@ -40,6 +40,8 @@ class Tier:
 class TierTable:
     """The rule for every outcome of a lookup.
 
+    `not_asked` is the rule for a client whose score nobody has needed yet: the smallest limit of all.
+
     Args:
         tiers: contiguous over 0-100, in any order (the configuration has checked it).
         unscored: for clients that the zone has no score for.
@@ -51,7 +53,7 @@ class TierTable:
         self.unscored = unscored
         self.unavailable = unavailable
         self._by_score = [tier.rule for tier in self.tiers for _ in range(tier.low, tier.high + 1)]
-        self.smallest_limit: Limit = min(rule.limit for rule in self.rules)
+        self.not_asked = Rule("not-asked", min(rule.limit for rule in self.rules))
 
     @property
     def rules(self) -> list[Rule]:
