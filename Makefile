@@ -1,0 +1,53 @@
+# Every target installs what it needs: Python packages into virtual environments, Debian packages (named first) with apt.
+
+PYTHON := python3
+PIP := pip install --quiet --disable-pip-version-check
+VENV := .venv
+TEST_VENV := build/venv-test
+SOURCES := pyproject.toml README.md $(shell find senderscore_policy -type f -not -name '*.pyc')
+# Where the commands look for the control socket when nothing is configured.
+RUNTIME := $(or $(XDG_RUNTIME_DIR),$(HOME)/.local/state)/senderscore-policy
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lint clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 14
+
+run: $(VENV)/.run ## serve a demo on 127.0.0.1:10045 that asks no real zone
+	@mkdir -p build '$(RUNTIME)'
+	@echo "The demo answers on 127.0.0.1:10045; README.md shows what to ask it. Ctrl-C ends it."
+	@STATE_DIRECTORY="$$(mktemp -d '$(CURDIR)/build/demo.XXXXXX')" RUNTIME_DIRECTORY='$(RUNTIME)' \
+		$(VENV)/bin/senderscore-policy serve -c docs/demo.toml
+
+test: $(TEST_VENV)/.installed ## build the wheel, install it and run every test against it; PYTEST="-k …" selects
+	tests/install-components memcached rbldnsd postfix
+	$(TEST_VENV)/bin/pytest --installed $(PYTEST)
+
+lint: $(VENV)/.lint ## ruff, mypy and the import rules
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) build dist
+
+# uvloop makes the daemon faster, and it does without.
+$(VENV)/.run: pyproject.toml
+	tests/make-venv $(PYTHON) $(VENV)
+	$(VENV)/bin/$(PIP) --editable '.[uvloop]' || $(VENV)/bin/$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.run
+	$(VENV)/bin/$(PIP) --editable '.[lint,test]'
+	@touch $@
+
+$(TEST_VENV)/.installed: $(SOURCES)
+	tests/make-venv $(PYTHON) $(TEST_VENV)
+	rm -rf build/wheel
+	$(TEST_VENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(TEST_VENV)/bin/$(PIP) "$$(echo build/wheel/*.whl)[test]"
+	$(TEST_VENV)/bin/$(PIP) --force-reinstall --no-deps build/wheel/*.whl
+	@touch $@

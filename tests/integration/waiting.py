@@ -1,0 +1,31 @@
+"""Waiting for what happens outside the test, and the ports that it happens at."""
+
+import socket
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(probe: Callable[[], T | None], what: str, seconds: float = 30) -> T:
+    """The first truthy result of `probe`, asked again until it comes.
+
+    For what tells nobody that it is there, such as a line in a log; `seconds` only bounds a failure.
+
+    Raises:
+        AssertionError: it never came.
+    """
+    deadline = time.monotonic() + seconds
+    while not (result := probe()):
+        assert time.monotonic() < deadline, f"still waiting for {what} after {seconds} s"
+        time.sleep(0.01)
+    return result
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

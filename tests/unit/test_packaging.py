@@ -1,0 +1,85 @@
+"""What is shipped, and facts that stand in more than one place."""
+
+import dataclasses
+import importlib.metadata
+import importlib.resources
+import re
+from pathlib import Path
+
+import pytest
+
+import senderscore_policy
+from senderscore_policy.config.load import load
+from senderscore_policy.config.model import Config
+from senderscore_policy.policy.reply import ReplyTemplate
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+POLICY_SERVICE = re.compile(r"check_policy_service\s+\{\s*(inet:\S+,.*?)\s*\}")
+
+
+def read(path: str) -> str:
+    """A file of the source tree."""
+    return (ROOT / path).read_text()
+
+
+def test_the_installed_package_is_tested(pytestconfig: pytest.Config) -> None:
+    """`make test` tests what the wheel installed, not the source tree."""
+    if not pytestconfig.getoption("installed"):
+        pytest.skip("make test asks for this")
+    package = Path(senderscore_policy.__path__[0])
+    assert package.parent.name == "site-packages"
+    assert package == Path(importlib.metadata.distribution("senderscore-policy").locate_file("senderscore_policy"))
+
+
+@pytest.mark.parametrize("file", ["py.typed", "config/default.toml"])
+def test_data_files_are_in_the_package(file: str) -> None:
+    """What the program reads and what type checkers look for is installed with it."""
+    assert (importlib.resources.files(senderscore_policy) / file).is_file()
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    """A version that nobody has described is not released."""
+    newest = re.search(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)
+    assert newest
+    assert newest[1] == senderscore_policy.__version__
+
+
+def test_main_cf_is_the_same_everywhere() -> None:
+    """README and the commented default file hook the daemon into Postfix in the same way."""
+    default = (importlib.resources.files(senderscore_policy) / "config/default.toml").read_text()
+    lines = {found for text in (read("README.md"), default) for found in POLICY_SERVICE.findall(text)}
+    assert lines == {"inet:127.0.0.1:10045, timeout=10s, default_action=DUNNO"}
+
+
+def test_the_readme_shows_the_default_reply() -> None:
+    """What a client is shown to see is what it will see."""
+    action = ReplyTemplate(Config().over_limit).render(75, "71-80", 800, 801, "hour", "192.0.2.75")
+    code, text = action.split(" ", 1)
+    assert f"\n{code} 4.7.1 <END-OF-MESSAGE>: End-of-data rejected: {text}\n" in read("README.md")
+
+
+def test_the_demo_changes_nothing_but_scores_and_where_to_ask() -> None:
+    """Its file is the defaults with overrides for documentation networks, and a zone that nobody serves."""
+    demo = load(ROOT / "docs/demo.toml")
+    assert {server.host for server in demo.reputation.nameservers} == {"127.0.0.1"}
+    standard = Config()
+    reputation = dataclasses.replace(
+        demo.reputation, zone=standard.reputation.zone, nameservers=standard.reputation.nameservers
+    )
+    assert dataclasses.replace(demo, overrides=(), reputation=reputation) == standard
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link of a page is to a file or folder of the source tree."""
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    """Each `make` command of a page is a target of the Makefile."""
+    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
+    assert {first or second for first, second in named} <= targets
