@@ -82,7 +82,7 @@ class Message:
 
 
 class Engine:
-    """Decides requests.
+    """Decides requests. `stopped` tells whether it has been asked to stop.
 
     Args:
         rules: the site's policy; assign anew to change it.
@@ -107,6 +107,7 @@ class Engine:
         self._decisions: list[Decision] = []
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self.stopped = False
         self._time = 0.0
 
     @property
@@ -124,22 +125,24 @@ class Engine:
         self._arrived.append(question)
         self._wake.set()
 
+    def stop(self) -> None:
+        """Let `run` return once everything in hand is answered."""
+        self.stopped = True
+        self._wake.set()
+
     async def run(self) -> None:
-        """Decide batch after batch until cancelled."""
-        while True:
+        """Decide batch after batch, until `stop` and everything in hand is answered."""
+        while not self.stopped or self._arrived or self._refunds or self._waiting:
             await self._wake.wait()
             self._wake.clear()
             while self._arrived or self._refunds:
                 await self._next_batch()
                 # What has arrived meanwhile joins the refunds of this batch in one round trip.
                 await asyncio.sleep(0)
-
-    async def finish(self) -> None:
-        """Decide what is in hand, lookups included (they end by their deadline). Call after `run` has ended."""
-        while self._arrived or self._refunds or self._waiting:
-            await self._next_batch()
-            if self._waiting:
+            if self.stopped and self._waiting:
+                # Lookups end by their deadline.
                 await asyncio.wait(self._waiting)
+                self._wake.set()
 
     async def _next_batch(self) -> None:
         batch, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]

@@ -5,6 +5,7 @@ A request is lines of `name=value` and an empty line; the reply is `action=…` 
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from senderscore_policy.errors import ProtocolError
@@ -111,20 +112,21 @@ class RequestParser:
         start = 0
         end = buffer.find(b"\n\n", self._searched)
         try:
-            while end >= 0 and end + 2 - start <= MAX_REQUEST:
+            while end >= 0 and end + 1 - start <= MAX_REQUEST:
                 requests.append(_checked(bytes(buffer[start : end + 1])))
                 start = end + 1
                 end = buffer.find(b"\n\n", start)
         except ProtocolError as fault:
             self.fault = fault
-        if len(buffer) - start > MAX_REQUEST:
+        if len(buffer) - 1 - start > MAX_REQUEST:
             self.fault = self.fault or ProtocolError(f"a request of over {MAX_REQUEST} bytes")
         del buffer[:start]
-        # The last byte may be the first half of the two line feeds that end the request.
-        self._searched = len(buffer) - 1
+        # The last bytes, "\n" or "\n\r", may be the beginning of the two line ends that end the request.
+        self._searched = max(0, len(buffer) - 2)
         return requests
 
 
+@lru_cache(4096)
 def reply(action: str) -> bytes:
     """The answer on the wire."""
     return f"action={action}\n\n".encode()

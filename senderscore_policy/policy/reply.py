@@ -65,7 +65,7 @@ class ReplyTemplate:
             samples = [self.render(score, "71-80", 800, 801, "hour", "192.0.2.75") for score in (75, None)]
         except TemplateError as error:
             raise ConfigError([f"not a valid jinja2 template: {error}"]) from error
-        except (ArithmeticError, TypeError, ValueError, MemoryError) as error:
+        except (ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
             raise ConfigError([f"the template fails when it is rendered: {error}"]) from error
         problems = [problem for sample in samples if (problem := action_problem(sample))]
         if problems:

@@ -1,0 +1,102 @@
+"""How a client stands: what `get`, `score`, the status page and `top` show of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.reputation import Reputation, Scored
+from senderscore_policy.policy.rules import Rules
+from senderscore_policy.policy.tiers import UNLIMITED, Limit, Rule
+
+EXEMPT = Rule("exempt", UNLIMITED)
+
+
+def limit_as_json(limit: Limit) -> int | str:
+    """A limit as JSON shows it: a whole number or "unlimited"."""
+    return "unlimited" if limit == UNLIMITED else int(limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A client's counter against its limit.
+
+    Args:
+        client: with its override, if it has one.
+        reputation: as known; None: not asked.
+        rule: that it is held to as far as is known.
+        messages: counted in the window.
+        deferred: above the limit in the window, as this daemon has seen them.
+    """
+
+    client: Client
+    reputation: Reputation | None
+    rule: Rule
+    messages: int = 0
+    deferred: int = 0
+
+    @property
+    def score(self) -> int | None:
+        """The score, 0 to 100, or None."""
+        return self.reputation.score if isinstance(self.reputation, Scored) else None
+
+    @property
+    def reputation_name(self) -> str:
+        """scored, unknown, refused, unavailable, not-asked or override."""
+        if self.client.overridden:
+            return "override"
+        return "not-asked" if self.reputation is None else self.reputation.name
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `get --json` and of /api/clients."""
+        limit = self.rule.limit
+        return {
+            "client": self.client.key,
+            "count": self.messages,
+            "deferred": self.deferred,
+            "score": self.score,
+            "reputation": self.reputation_name,
+            "tier": self.rule.name,
+            "limit": limit_as_json(limit),
+            "left": limit_as_json(max(0, limit - self.messages)),
+        }
+
+    def score_as_json(self, source: str, age: float) -> dict[str, Any]:
+        """The object of `score --json`.
+
+        Args:
+            source: "override", "cache" or "dns"; "none" for an address that the zone is not asked for.
+            age: of the score, in seconds.
+        """
+        return {
+            "client": self.client.key,
+            "score": self.score,
+            "reputation": self.reputation_name,
+            "tier": self.rule.name,
+            "limit": limit_as_json(self.rule.limit),
+            "source": source,
+            "age": max(0, round(age)),
+        }
+
+
+def standing(
+    rules: Rules, client: Client, reputation: Reputation | None, messages: int = 0, deferred: int = 0
+) -> Standing:
+    """A client's standing by the rules in force.
+
+    Args:
+        rules: the site's policy.
+        client: from the rules' directory.
+        reputation: what the zone said, None if it has not been asked; an override goes before it.
+        messages: counted in the window.
+        deferred: above the limit in the window.
+    """
+    reputation = client.reputation or reputation
+    if client.exempt:
+        rule = EXEMPT
+    elif client.rule is not None:
+        rule = client.rule
+    elif reputation is None:
+        rule = rules.tiers.not_asked
+    else:
+        rule = rules.tiers.rule_for(reputation)
+    return Standing(client, reputation, rule, messages, deferred)

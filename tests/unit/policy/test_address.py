@@ -1,0 +1,50 @@
+"""Addresses and networks."""
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from senderscore_policy.policy.address import NetworkTable, parse_address
+
+ADDRESSES = st.ip_addresses()
+
+
+@pytest.mark.parametrize(
+    "text", ["unknown", "", "192.0.2", "192.0.2.75 ", "192.0.2.075", "fe80::1%eth0", "a" * 100, "３"]
+)
+def test_no_address(text: str) -> None:
+    """What is no address is None, never an error."""
+    assert parse_address(text) is None
+
+
+@given(st.text())
+def test_any_text(text: str) -> None:
+    """No text raises."""
+    parse_address(text)
+
+
+@given(ADDRESSES)
+def test_round_trip(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """An address reads as itself, v4-mapped as IPv4."""
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    assert parse_address(str(address)) == (mapped or address)
+
+
+@given(
+    st.lists(st.tuples(st.ip_addresses(v=4), st.integers(0, 32)), max_size=20),
+    st.lists(st.tuples(st.ip_addresses(v=6), st.integers(0, 128)), max_size=20),
+    st.lists(ADDRESSES, min_size=1),
+)
+def test_longest_prefix(
+    v4: list[tuple[ipaddress.IPv4Address, int]],
+    v6: list[tuple[ipaddress.IPv6Address, int]],
+    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address],
+) -> None:
+    """The longest network that holds an address wins, as a search through all of them finds it."""
+    networks = [ipaddress.ip_network(pair, strict=False) for pair in [*v4, *v6]]
+    table = NetworkTable((network, network) for network in networks)
+    for address in addresses + [network[-1] for network in networks]:
+        holding = [n for n in networks if n.version == address.version and address in n]
+        assert table.match(address) == max(holding, key=lambda network: network.prefixlen, default=None)
