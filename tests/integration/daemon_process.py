@@ -119,11 +119,11 @@ class Daemon:
         Raises:
             RuntimeError: it ends before, or nothing is heard for 30 seconds; with its log.
         """
-        end = os.pidfd_open(self.process.pid)
+        heard, end = self._notifications.fileno(), os.pidfd_open(self.process.pid)
         try:
             while True:
-                ready, _, _ = select.select([self._notifications, end], [], [], 30)
-                if self._notifications not in ready:
+                ready, _, _ = select.select([heard, end], [], [], 30)
+                if heard not in ready:
                     raise RuntimeError(f"no {notification} from the daemon; its log:\n{self.log}")
                 if notification in self._notifications.recv(4096).decode().splitlines():
                     return

@@ -29,7 +29,8 @@ def test_the_installed_package_is_tested(pytestconfig: pytest.Config) -> None:
         pytest.skip("make test asks for this")
     package = Path(senderscore_policy.__path__[0])
     assert package.parent.name == "site-packages"
-    assert package == Path(importlib.metadata.distribution("senderscore-policy").locate_file("senderscore_policy"))
+    installed = importlib.metadata.distribution("senderscore-policy").locate_file("senderscore_policy")
+    assert package == Path(str(installed))
 
 
 @pytest.mark.parametrize("file", ["py.typed", "config/default.toml"])
