@@ -1,0 +1,117 @@
+"""HTTP: the status listener, read-only, and the control socket, which may also write.
+
+Imported after READY=1, in a thread: aiohttp alone takes longer to import than the rest to start.
+"""
+
+import ipaddress
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from senderscore_policy.policy.address import Client, parse_address
+from senderscore_policy.policy.standing import Standing
+
+if TYPE_CHECKING:
+    from senderscore_policy.daemon.desk import Desk
+
+log = logging.getLogger(__name__)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class BadRequestError(Exception):
+    """The caller's mistake; its text goes back with status 400."""
+
+
+def _json(data: object, status: int = 200) -> web.Response:
+    return web.json_response(data, status=status, dumps=lambda value: json.dumps(value, ensure_ascii=True))
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BadRequestError as error:
+        return _json({"error": str(error)}, 400)
+    except web.HTTPException as error:
+        return _json({"error": f"{error.reason}: {request.method} {request.path}"}, error.status)
+
+
+class Api:
+    """The handlers.
+
+    Args:
+        desk: answers what is asked.
+    """
+
+    def __init__(self, desk: "Desk") -> None:
+        self._desk = desk
+
+    def application(self, *, writable: bool) -> web.Application:
+        """The routes: all read; those that write only where `writable` (the control socket)."""
+        app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/api/clients", self._clients)
+        app.router.add_get("/api/clients/{ip}", self._client)
+        if writable:
+            # A lookup may cost a query of the budget, so it is for the control socket too.
+            app.router.add_get("/api/scores/{ip}", self._score)
+            app.router.add_post("/api/clients/{ip}/increment", self._increment)
+            app.router.add_post("/api/clients/{ip}/reset", self._reset)
+        return app
+
+    def _client_of(self, request: web.Request) -> Client:
+        text = request.match_info["ip"]
+        address = parse_address(text)
+        if address is None:
+            # `get` prints an IPv6 client as its network: take that back, too.
+            try:
+                address = ipaddress.ip_network(text.replace("_", "/")).network_address
+            except ValueError:
+                raise BadRequestError(f"{text!r} is no IP address") from None
+        return self._desk.client(address)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        health = self._desk.health()
+        return web.Response(text=health + "\n", status=503 if health.startswith("stopping") else 200)
+
+    async def _clients(self, _: web.Request) -> web.Response:
+        standings = await self._desk.busiest()
+        return _json({"clients": [standing.as_json() for standing in standings]})
+
+    async def _client(self, request: web.Request) -> web.Response:
+        return await self._show(self._client_of(request))
+
+    async def _show(self, client: Client, **extra: Any) -> web.Response:
+        standings: list[Standing] = await self._desk.standings([client])
+        return _json(standings[0].as_json() | extra)
+
+    async def _score(self, request: web.Request) -> web.Response:
+        return _json(await self._desk.score(self._client_of(request)))
+
+    async def _increment(self, request: web.Request) -> web.Response:
+        client = self._client_of(request)
+        try:
+            by = (await request.json())["by"] if request.can_read_body else 1
+        except (ValueError, KeyError, TypeError):
+            raise BadRequestError('the body is to be {"by": N}') from None
+        if not isinstance(by, int) or isinstance(by, bool) or not 1 <= by <= 1_000_000_000:
+            raise BadRequestError(f"by is {by!r}, it must be a whole number from 1 to 1000000000")
+        await self._desk.increment(client, by)
+        return await self._show(client)
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        client = self._client_of(request)
+        await self._desk.reset(client)
+        return await self._show(client, note=self._desk.reset_note)
+
+
+async def serve(app: web.Application, listeners: list[Any]) -> web.AppRunner:
+    """Answer HTTP on these listening sockets until the runner is cleaned up."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    for listener in listeners:
+        await web.SockSite(runner, listener, shutdown_timeout=1.0).start()
+    return runner

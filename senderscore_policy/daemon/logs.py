@@ -1,0 +1,170 @@
+"""The daemon's log: one canonical line per decision, written by a thread of its own.
+
+The event loop only puts lines into a queue: a terminal, a pipe or a syslog daemon that does not
+take them holds up no mail.
+"""
+
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Final
+
+from senderscore_policy.config.model import Log
+from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.decision import Decision, Reason
+from senderscore_policy.policy.reputation import Scored
+from senderscore_policy.policy.tiers import UNLIMITED
+
+MAX_QUEUED: Final = 10_000
+"""Entries (each the lines of one batch) that wait for the writer; above it they are dropped and counted."""
+CLOSE_TIME: Final = 2.0
+"""Seconds that the log gets at exit to write what is queued."""
+NAME: Final = "senderscore-policy"
+
+Sink = Callable[[int, Sequence[str]], None]
+"""Writes lines of one logging level; may block; raises OSError."""
+
+# sd-daemon(3): the priority of a line on stderr.
+_SYSTEMD_PRIORITY: Final = {
+    logging.DEBUG: "<7>", logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>", logging.CRITICAL: "<2>",
+}  # fmt: skip
+
+
+def stderr_sink() -> Sink:
+    """Lines on stderr, with systemd's priorities where the journal reads them."""
+    journal = "JOURNAL_STREAM" in os.environ
+
+    def write(level: int, lines: Sequence[str]) -> None:
+        start = _SYSTEMD_PRIORITY.get(level, "<6>") if journal else f"{NAME}: "
+        sys.stderr.write("".join(f"{start}{line}\n" for line in lines))
+        sys.stderr.flush()
+
+    return write
+
+
+def syslog_sink(address: str = "/dev/log") -> Sink:
+    """Lines to the local syslog daemon, facility mail."""
+    handler = logging.handlers.SysLogHandler(address, facility=logging.handlers.SysLogHandler.LOG_MAIL)
+    handler.ident = f"{NAME}[{os.getpid()}]: "
+
+    def write(level: int, lines: Sequence[str]) -> None:
+        for line in lines:
+            handler.emit(
+                logging.makeLogRecord({"levelno": level, "levelname": logging.getLevelName(level), "msg": line})
+            )
+
+    return write
+
+
+class LogWriter(logging.Handler):
+    """Writes lines in a thread; as a logging handler it takes the records of the whole program.
+
+    Args:
+        sink: where the lines go.
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
+        self._sink = sink
+        self._queue: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._write, name="log", daemon=True)
+        self._thread.start()
+
+    def put(self, level: int, lines: Sequence[str]) -> None:
+        """Queue lines; never waits."""
+        if self._queue.qsize() >= MAX_QUEUED:
+            self._dropped += len(lines)
+            return
+        if self._dropped:
+            self._queue.put((logging.WARNING, [f"{self._dropped} log lines dropped: the log was not taken"]))
+            self._dropped = 0
+        self._queue.put((level, lines))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a log record; a traceback becomes one line each."""
+        self.put(record.levelno, self.format(record).splitlines())
+
+    def close(self) -> None:
+        """Write what is queued, for at most `CLOSE_TIME`."""
+        self._queue.put(None)
+        self._thread.join(CLOSE_TIME)
+        super().close()
+
+    def _write(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            try:
+                self._sink(*entry)
+            except OSError:
+                self._dropped += len(entry[1])
+
+
+def set_up(settings: Log) -> LogWriter:
+    """Send the log of the whole program where the configuration says."""
+    writer = LogWriter(syslog_sink() if settings.target == "syslog" else stderr_sink())
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    root.addHandler(writer)
+    root.setLevel(settings.level.upper())
+    return writer
+
+
+def _quoted(value: str) -> str:
+    """A value of a `name=value` log line: in quotes where it could be taken for more than one field."""
+    if value and not set(value) & set(' "=\\'):
+        return value
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _client(client: Client | None) -> str:
+    return "unknown" if client is None else client.key
+
+
+def decision_line(decision: Decision) -> str:
+    """The canonical log line of one decision: `name=value` fields in a fixed order."""
+    request, reputation = decision.request, decision.reputation
+    score = str(reputation.score) if isinstance(reputation, Scored) else "none"
+    limit = "unlimited" if decision.limit == UNLIMITED else str(int(decision.limit))
+    fields = (
+        ("reason", decision.reason.value),
+        ("client", _client(decision.client)),
+        ("score", score),
+        ("reputation", "not-asked" if reputation is None else reputation.name),
+        ("tier", decision.tier),
+        ("count", str(decision.messages)),
+        ("limit", limit),
+        ("queue_id", request.text("queue_id")),
+        ("instance", request.text("instance")),
+        ("client_address", request.text("client_address")),
+        ("sender", request.text("sender")),
+        ("state", request.text("protocol_state")),
+        ("action", decision.action),
+    )
+    return "decision " + " ".join(f"{name}={_quoted(value)}" for name, value in fields)
+
+
+class DecisionLog:
+    """Logs each message above its limit, and at level debug every decision.
+
+    Args:
+        writer: the log.
+    """
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Log a batch (`ports.Observer`)."""
+        over = [decision_line(decision) for decision in decisions if decision.reason is Reason.OVER_LIMIT]
+        if over and logging.root.isEnabledFor(logging.INFO):
+            self._writer.put(logging.INFO, over)
+        if logging.root.isEnabledFor(logging.DEBUG):
+            rest = [decision_line(decision) for decision in decisions if decision.reason is not Reason.OVER_LIMIT]
+            if rest:
+                self._writer.put(logging.DEBUG, rest)

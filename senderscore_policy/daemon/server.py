@@ -1,0 +1,257 @@
+"""Policy connections: bytes from Postfix to questions for the engine, and answers back in order."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from senderscore_policy.daemon.metrics import Histogram
+from senderscore_policy.policy.protocol import Request, RequestParser, reply
+
+REQUEST_TIME: Final = 30.0
+"""Seconds in which a request once begun must be complete."""
+SWEEP_INTERVAL: Final = 5.0
+"""Seconds between two looks for connections that have been silent too long."""
+MAX_IN_HAND: Final = 1000
+"""Requests of one connection in hand; above it the connection is not read, until half are answered."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ConnectionCounts:
+    """What the metrics say of connections; each only ever grows."""
+
+    accepted: int = 0
+    closed_idle: int = 0
+    closed_for_newcomer: int = 0
+    malformed: int = 0
+    failed: int = 0
+
+
+class Exchange:
+    """One request on a connection and the place of its reply (an `engine.Question`)."""
+
+    __slots__ = ("arrived_at", "connection", "reply", "request")
+
+    def __init__(self, connection: "PolicyConnection", request: Request, arrived_at: float) -> None:
+        self.connection = connection
+        self.request = request
+        self.arrived_at = arrived_at
+        self.reply: bytes | None = None
+
+    def answer(self, action: str) -> None:
+        """Send the action, after the replies to all earlier requests of the connection."""
+        self.reply = reply(action)
+        self.connection.answered(self)
+
+    def __enter__(self) -> None:
+        """Begin work on this request."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """The broad except of the program: what nobody foresaw ends this connection and nothing else."""
+        if not isinstance(error, Exception):
+            return False
+        self.connection.fail(error)
+        return True
+
+
+class PolicyConnection(asyncio.Protocol):
+    """One connection of an smtpd."""
+
+    def __init__(self, server: "PolicyServer") -> None:
+        self._server = server
+        self._parser = RequestParser()
+        self._in_hand: deque[Exchange] = deque()
+        self._transport: asyncio.Transport
+        self._ending = False
+        self._paused = False
+        self._writable = True
+        self.peer = ""
+        self.active_at = 0.0
+        self.begun_at: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in hand."""
+        return not self._in_hand
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place among the connections."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        address = transport.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix socket"
+        self.active_at = self._server.now()
+        self._server.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Submit the requests that the data completes."""
+        requests = self._parser.feed(data)
+        self.active_at = now = self._server.now()
+        for request in requests:
+            exchange = Exchange(self, request, now)
+            self._in_hand.append(exchange)
+            self._server.submit(exchange)
+        if not self._parser.partial:
+            self.begun_at = None
+        elif requests or self.begun_at is None:
+            self.begun_at = now
+        if self._parser.fault:
+            self._server.counts.malformed += 1
+            log.warning("malformed request from %s: %s; disconnected", self.peer, self._parser.fault)
+            self._end()
+        elif len(self._in_hand) > MAX_IN_HAND:
+            self._pause()
+
+    def eof_received(self) -> bool:
+        """Answer what is in hand before closing a half-closed connection."""
+        self._end()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Leave; requests in hand are decided all the same, their answers go nowhere."""
+        self._in_hand.clear()
+        self._server.leave(self)
+
+    def pause_writing(self) -> None:
+        """The peer does not read its replies: accept no more of its requests."""
+        self._writable = False
+        self._pause()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._writable = True
+        self._resume()
+
+    def answered(self, exchange: Exchange) -> None:
+        """A reply is known: send all that are due, in order."""
+        in_hand = self._in_hand
+        self.active_at = now = self._server.now()
+        self._server.latency.observe(now - exchange.arrived_at)
+        if not in_hand or in_hand[0] is not exchange:
+            return
+        if len(in_hand) == 1:
+            in_hand.clear()
+            self._send(exchange.reply or b"")
+        else:
+            # More replies of this batch follow at once: one write for all of them.
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        replies = []
+        in_hand = self._in_hand
+        while in_hand and in_hand[0].reply is not None:
+            replies.append(in_hand.popleft().reply or b"")
+        if replies:
+            self._send(b"".join(replies))
+
+    def _send(self, data: bytes) -> None:
+        self._transport.write(data)
+        if self._ending:
+            self._end()
+        elif self._paused:
+            self._resume()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._writable and not self._ending and len(self._in_hand) <= MAX_IN_HAND // 2:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """Read no more; close when everything in hand is answered."""
+        self._ending = True
+        if self.idle:
+            self._transport.close()
+        else:
+            self._pause()
+
+    def close(self) -> None:
+        """Close after the requests in hand (shutdown, idle connections)."""
+        self._end()
+
+    def fail(self, error: Exception) -> None:
+        """Log the unforeseen error and drop the connection without a reply."""
+        self._server.counts.failed += 1
+        log.error("unforeseen error in a request from %s; disconnected", self.peer, exc_info=error)
+        self._in_hand.clear()
+        self._transport.abort()
+
+
+class PolicyServer:
+    """All policy connections, within their bounds.
+
+    Args:
+        submit: takes a question into the engine's next batch.
+        latency: told the seconds from each request's last byte to its reply.
+        max_connections: at this many the one that is idle longest is closed for a newcomer.
+        idle_timeout: seconds after which an idle connection is closed.
+    """
+
+    def __init__(
+        self, submit: Callable[[Exchange], None], latency: Histogram, max_connections: int, idle_timeout: float
+    ) -> None:
+        self.submit = submit
+        self.latency = latency
+        self.counts = ConnectionCounts()
+        self._max_connections = max_connections
+        self._idle_timeout = idle_timeout
+        self._connections: set[PolicyConnection] = set()
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._connections)
+
+    def enter(self, connection: PolicyConnection) -> None:
+        """Take a new connection in, at the price of the one that has been idle longest."""
+        self.counts.accepted += 1
+        self._connections.add(connection)
+        if len(self._connections) > self._max_connections:
+            idle = (other for other in self._connections if other.idle and other is not connection)
+            longest = min(idle, key=lambda other: other.active_at, default=connection)
+            self.counts.closed_for_newcomer += 1
+            self._connections.discard(longest)
+            longest.close()
+
+    def leave(self, connection: PolicyConnection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+
+    async def sweep(self) -> None:
+        """Close connections that are silent too long, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            now = self.now()
+            for connection in list(self._connections):
+                if connection.begun_at is not None and now - connection.begun_at > REQUEST_TIME:
+                    self.counts.malformed += 1
+                    log.warning(
+                        "request from %s not complete after %.0f s; disconnected", connection.peer, REQUEST_TIME
+                    )
+                    connection.close()
+                elif connection.idle and now - connection.active_at > self._idle_timeout:
+                    self.counts.closed_idle += 1
+                    connection.close()
+
+    def fail(self, error: Exception) -> None:
+        """Drop every connection that has a request in hand: a whole batch could not be decided."""
+        for connection in [connection for connection in self._connections if not connection.idle]:
+            connection.fail(error)
+
+    def close(self) -> None:
+        """Close every connection once its requests in hand are answered."""
+        for connection in list(self._connections):
+            connection.close()

@@ -1,0 +1,84 @@
+"""The log: canonical lines, and a writer that never holds up the loop."""
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from senderscore_policy.daemon.logs import MAX_QUEUED, LogWriter, decision_line
+from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.decision import Decision, Reason
+from senderscore_policy.policy.protocol import RequestParser
+from senderscore_policy.policy.reputation import Scored
+
+
+def decision(attributes: bytes) -> Decision:
+    """A deferral of a request with these attributes."""
+    (request,) = RequestParser().feed(b"client_address=192.0.2.75\n" + attributes + b"\n\n")
+    return Decision(
+        request,
+        Client("192.0.2.75", "192.0.2.75"),
+        Reason.OVER_LIMIT,
+        '421 say "no"',
+        801,
+        "71-80",
+        800.0,
+        Scored(75),
+        0.0,
+    )
+
+
+def test_the_canonical_line() -> None:
+    """One line names the message, the client, its score, tier, count and limit, and the answer."""
+    line = decision_line(
+        decision(b"queue_id=4XYZ\ninstance=12.34.0\nsender=a@example.org\nprotocol_state=END-OF-MESSAGE")
+    )
+    assert line == (
+        "decision reason=over-limit client=192.0.2.75 score=75 reputation=scored tier=71-80 count=801 limit=800 "
+        "queue_id=4XYZ instance=12.34.0 client_address=192.0.2.75 sender=a@example.org state=END-OF-MESSAGE "
+        'action="421 say \\"no\\""'
+    )
+
+
+def test_no_attribute_forges_a_field() -> None:
+    """Whatever an attribute holds, the line stays one line, and its fields stay apart."""
+    line = decision_line(decision(b'sender=x client=192.0.2.1\x1b[2J\xe2\x80\xa8"\rscore=0'))
+    assert line.isprintable()
+    assert ' sender="x client=192.0.2.1\\\\x1b[2J\\\\u2028\\"\\\\rscore=0" ' in line
+
+
+def test_the_writer_drops_rather_than_waits() -> None:
+    """While the log takes nothing, lines queue up to a bound and are counted beyond it; then the count is told."""
+    release = threading.Event()
+    written: list[str] = []
+
+    def sink(_: int, lines: Sequence[str]) -> None:
+        release.wait()
+        written.extend(lines)
+
+    writer = LogWriter(sink)
+    for number in range(MAX_QUEUED + 10):
+        writer.put(logging.INFO, [str(number)])
+    release.set()
+    while writer._queue.qsize():
+        pass
+    writer.put(logging.INFO, ["last"])
+    writer.close()
+    assert written[-1] == "last"
+    assert written[-2].endswith("log lines dropped: the log was not taken")
+    assert written[:MAX_QUEUED] == [str(number) for number in range(MAX_QUEUED)]
+
+
+def test_a_broken_sink_is_survived() -> None:
+    """A log that raises loses its lines and nothing else."""
+    written: list[str] = []
+
+    def sink(_: int, lines: Sequence[str]) -> None:
+        if lines == ["bad"]:
+            raise BrokenPipeError
+        written.extend(lines)
+
+    writer = LogWriter(sink)
+    writer.put(logging.INFO, ["bad"])
+    writer.put(logging.INFO, ["good"])
+    writer.close()
+    assert written[-1] == "good"

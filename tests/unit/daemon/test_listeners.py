@@ -1,0 +1,44 @@
+"""Listening sockets."""
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from senderscore_policy.config.model import Inet, Unix
+from senderscore_policy.daemon.listeners import address_of, bind, take
+from senderscore_policy.errors import BackendError
+
+
+def test_a_stale_unix_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
+    """A socket file that nobody answers on is taken over; one that somebody does is an error that says so."""
+    path = Unix(str(tmp_path / "policy.sock"))
+    first = bind(path)
+    with pytest.raises(BackendError, match="another process listens there"):
+        bind(path)
+    first.close()
+    second = bind(path, 0o660)
+    assert stat.S_IMODE(Path(path.path).stat().st_mode) == 0o660
+    second.close()
+
+
+def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
+    """A plain file in the place of the socket is never removed."""
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(BackendError):
+        bind(Unix(str(path)))
+    assert path.read_text() == "precious"
+
+
+def test_a_passed_socket_is_not_bound_again() -> None:
+    """Of the wanted addresses those that systemd passed are served from its sockets, matched by address."""
+    passed = bind(Inet("127.0.0.1", 0))
+    address = address_of(passed)
+    other = socket.socket(socket.AF_UNIX)
+    sockets = [("senderscore-policy.socket", passed), ("control", other)]
+    assert take(sockets, "policy", (address,)) == [passed]
+    assert sockets == [("control", other)]
+    passed.close()
+    other.close()

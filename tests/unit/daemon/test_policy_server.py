@@ -1,0 +1,178 @@
+"""Policy connections over a socket pair, with a test in the place of the engine."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+
+import pytest
+
+from senderscore_policy.daemon import server as server_module
+from senderscore_policy.daemon.metrics import Histogram
+from senderscore_policy.daemon.server import MAX_IN_HAND, Exchange, PolicyConnection, PolicyServer
+
+REQUEST = b"request=smtpd_access_policy\nclient_address=192.0.2.75\n\n"
+
+
+class Desk:
+    """A server whose questions lie on a desk until the test answers them."""
+
+    def __init__(self, max_connections: int = 10, idle_timeout: float = 1000) -> None:
+        self.questions: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.server = PolicyServer(self.questions.put_nowait, Histogram((1.0,)), max_connections, idle_timeout)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client's end of a new connection."""
+        ours, theirs = socket.socketpair()
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: PolicyConnection(self.server), ours)
+        return await asyncio.open_connection(sock=theirs)
+
+
+def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
+    """Run a scenario to its end."""
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_replies_keep_their_order() -> None:
+    """Answers found out of order are sent in the order of the requests."""
+
+    async def scenario() -> None:
+        desk = Desk()
+        reader, writer = await desk.connect()
+        writer.write(REQUEST * 3)
+        first, second, third = [await desk.questions.get() for _ in range(3)]
+        third.answer("3")
+        second.answer("2")
+        first.answer("1")
+        assert await reader.readexactly(30) == b"action=1\n\naction=2\n\naction=3\n\n"
+        writer.close()
+
+    run(scenario)
+
+
+def test_a_half_closed_connection_gets_its_reply() -> None:
+    """A client that shuts down its sending side still reads the reply, then the end."""
+
+    async def scenario() -> None:
+        desk = Desk()
+        reader, writer = await desk.connect()
+        writer.write(REQUEST)
+        writer.write_eof()
+        question = await desk.questions.get()
+        while not question.connection._ending:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        question.answer("DUNNO")
+        assert await reader.read() == b"action=DUNNO\n\n"
+        writer.close()
+
+    run(scenario)
+
+
+def test_malformed_is_disconnected_without_a_reply() -> None:
+    """After a malformed request comes the end; the sound request before it is still answered."""
+
+    async def scenario() -> None:
+        desk = Desk()
+        reader, writer = await desk.connect()
+        writer.write(REQUEST + b"nonsense\n\n" + REQUEST)
+        (await desk.questions.get()).answer("DUNNO")
+        assert await reader.read() == b"action=DUNNO\n\n"
+        assert desk.questions.empty()
+        assert desk.server.counts.malformed == 1
+        writer.close()
+        reader, writer = await desk.connect()
+        writer.write(b"nonsense\n\n")
+        assert await reader.read() == b""
+        writer.close()
+
+    run(scenario)
+
+
+def test_an_unforeseen_error_ends_the_connection_alone() -> None:
+    """An exception in one exchange drops its connection without a reply; another connection is served."""
+
+    async def scenario() -> None:
+        desk = Desk()
+        reader, writer = await desk.connect()
+        other_reader, other_writer = await desk.connect()
+        writer.write(REQUEST)
+        with await desk.questions.get():
+            raise ZeroDivisionError
+        assert await reader.read() == b""
+        other_writer.write(REQUEST)
+        (await desk.questions.get()).answer("DUNNO")
+        assert await other_reader.readexactly(14) == b"action=DUNNO\n\n"
+        assert desk.server.counts.failed == 1
+        writer.close()
+        other_writer.close()
+
+    run(scenario)
+
+
+def test_a_newcomer_replaces_the_longest_idle() -> None:
+    """At max_connections the connection longest without a request in hand is closed: no newcomer, no busy one."""
+
+    async def scenario() -> None:
+        desk = Desk(max_connections=2)
+        busy_reader, busy_writer = await desk.connect()
+        busy_writer.write(REQUEST)
+        question = await desk.questions.get()
+        idle_reader, idle_writer = await desk.connect()
+        new_reader, new_writer = await desk.connect()
+        assert await idle_reader.read() == b""
+        question.answer("DUNNO")
+        assert await busy_reader.readexactly(14) == b"action=DUNNO\n\n"
+        new_writer.write(REQUEST)
+        (await desk.questions.get()).answer("DUNNO")
+        assert await new_reader.readexactly(14) == b"action=DUNNO\n\n"
+        assert desk.server.counts.closed_for_newcomer == 1
+        for writer in (busy_writer, idle_writer, new_writer):
+            writer.close()
+
+    run(scenario)
+
+
+def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is not completed in 30 s and a connection idle for idle_timeout are closed."""
+    monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
+
+    async def scenario() -> None:
+        desk = Desk(idle_timeout=100)
+        now = 1000.0
+        desk.server.now = lambda: now
+        slow_reader, slow_writer = await desk.connect()
+        slow_writer.write(b"request=smtpd_access_policy\n")
+        (slow,) = desk.server._connections
+        while slow.begun_at is None:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        idle_reader, idle_writer = await desk.connect()
+        sweeping = asyncio.create_task(desk.server.sweep())
+        now += 31
+        assert await slow_reader.read() == b""
+        assert not idle_reader.at_eof()
+        now += 70
+        assert await idle_reader.read() == b""
+        sweeping.cancel()
+        slow_writer.close()
+        idle_writer.close()
+
+    run(scenario)
+
+
+def test_a_flood_on_one_connection_is_bounded() -> None:
+    """A client that sends without end is not read any further while its requests are in hand, and goes on after."""
+
+    async def scenario() -> None:
+        desk = Desk()
+        reader, writer = await desk.connect()
+        total = 20 * MAX_IN_HAND
+        writer.write(REQUEST * total)
+        answered = 0
+        while answered < total:
+            question = await desk.questions.get()
+            assert len(question.connection._in_hand) < 10 * MAX_IN_HAND
+            question.answer("DUNNO")
+            answered += 1
+        assert await reader.readexactly(total * 14) == b"action=DUNNO\n\n" * total
+        writer.close()
+
+    run(scenario)

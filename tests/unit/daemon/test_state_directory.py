@@ -1,0 +1,95 @@
+"""What outlives a restart."""
+
+import asyncio
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from senderscore_policy.daemon.state import StateDirectory, write_atomically
+
+
+class Part:
+    """Saved as its lines; "bad" is malformed."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
+
+    def snapshot(self) -> Iterator[str]:
+        return iter(list(self.lines))
+
+    def restore(self, lines: Iterable[str]) -> None:
+        lines = list(lines)
+        if "bad" in lines:
+            raise ValueError("it is bad")
+        self.lines = lines
+
+
+def save(directory: Path, part: Part) -> StateDirectory:
+    """Save the part in the directory."""
+    state = StateDirectory(directory, {"part": part})
+    asyncio.run(state.save())
+    return state
+
+
+def test_saved_and_restored(tmp_path: Path) -> None:
+    """What was saved is there for the next process, readable by its owner alone."""
+    directory = tmp_path / "new" / "state"
+    save(directory, Part("a", "b"))
+    part = Part()
+    StateDirectory(directory, {"part": part}).restore()
+    assert part.lines == ["a", "b"]
+    assert stat.S_IMODE((directory / "part").stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert [path.name for path in directory.iterdir()] == ["part"]
+
+
+def test_malformed_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A malformed file becomes `.bad` with a warning, and the daemon starts empty."""
+    (tmp_path / "part").write_text("bad\n")
+    part = Part()
+    StateDirectory(tmp_path, {"part": part}).restore()
+    assert part.lines == []
+    assert (tmp_path / "part.bad").exists()
+    assert not (tmp_path / "part").exists()
+    assert "set aside" in caplog.text
+
+
+def test_bytes_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
+    """Garbage bytes are malformed, too."""
+    (tmp_path / "part").write_bytes(b"\xff\xfe\x00")
+    StateDirectory(tmp_path, {"part": Part()}).restore()
+    assert (tmp_path / "part.bad").exists()
+
+
+def test_unwritable_is_told_once_and_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A state directory that cannot be written is a warning and a `problem` until it can."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    part = Part("a")
+    state = StateDirectory(blocked / "state", {"part": part})
+    caplog.set_level("INFO")
+    asyncio.run(state.save())
+    asyncio.run(state.save())
+    assert state.problem
+    assert caplog.text.count("state not saved") == 1
+    blocked.unlink()
+    asyncio.run(state.save())
+    assert state.problem == ""
+    assert "saved again" in caplog.text
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    """An error while writing leaves what was saved before, and no temporary file."""
+
+    def lines() -> Iterator[str]:
+        yield "new"
+        raise OSError("disk full")
+
+    path = tmp_path / "part"
+    path.write_text("old\n")
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, lines())
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
