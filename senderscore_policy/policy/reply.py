@@ -22,6 +22,11 @@ _ACTIONS: Final = {
     "BCC": True, "FILTER": True, "PREPEND": True, "REDIRECT": True,
 }  # fmt: skip
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# What jinja2's own code, the Python it compiles to, and its filters raise on odd templates, TemplateError aside.
+_FAILURES: Final = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError),
+    *(RuntimeError, SyntaxError, TypeError, ValueError),
+)
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 # A template is a line of text: without range() and the other globals it has nothing to loop over for long.
 _ENVIRONMENT.globals.clear()
@@ -65,7 +70,7 @@ class ReplyTemplate:
             samples = [self.render(score, "71-80", 800, 801, "hour", "192.0.2.75") for score in (75, None)]
         except TemplateError as error:
             raise ConfigError([f"not a valid jinja2 template: {error}"]) from error
-        except (ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
+        except _FAILURES as error:
             raise ConfigError([f"the template fails when it is rendered: {error}"]) from error
         problems = [problem for sample in samples if (problem := action_problem(sample))]
         if problems:
