@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from policy_client import PolicyClient
+from waiting import wait_for_listener
 
 COMMAND = Path(sysconfig.get_path("scripts"), "senderscore-policy")
 """The installed command."""
@@ -49,7 +50,10 @@ class Daemon:
             `directory`/policy.sock alone, counts in memory and asks a closed port for scores unless they say otherwise.
 
     Attributes:
-        directory: holds policy.toml, policy.sock, control.sock, log, and state/.
+        directory: holds what follows, its log, and state/.
+        file: its configuration file.
+        socket: where Postfix asks.
+        control: where commands ask; it follows READY=1.
         process: the process running now or last.
         expected_status: how it must end.
     """
@@ -60,6 +64,7 @@ class Daemon:
     def __init__(self, directory: Path, **tables: Any) -> None:
         self.directory = directory
         self.socket = directory / "policy.sock"
+        self.control = directory / "control.sock"
         self.file = directory / "policy.toml"
         self.configure(**tables)
         (directory / "state").mkdir()
@@ -72,7 +77,7 @@ class Daemon:
         listen = {
             "policy": [f"unix:{self.socket}"],
             "status": "",
-            "control": str(self.directory / "control.sock"),
+            "control": str(self.control),
         }
         whole = tables | {
             "listen": listen | tables.get("listen", {}),
@@ -179,7 +184,12 @@ class Daemon:
         return PolicyClient(self.socket)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of senderscore-policy with this daemon's configuration file."""
+        """Run a command of senderscore-policy with this daemon's configuration file.
+
+        If the daemon runs, then after its control socket, which follows READY=1, is there.
+        """
+        if self.launched and self.process.poll() is None:
+            wait_for_listener(self.control)
         return run_command(*arguments, "-c", str(self.file))
 
     def json(self, *arguments: str) -> Any:

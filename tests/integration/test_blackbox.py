@@ -16,7 +16,7 @@ import pytest
 from daemon_process import Daemon
 from memcached_server import MemcachedServer
 from policy_client import PolicyClient, request
-from waiting import free_port
+from waiting import free_port, wait_for_listener
 
 StartDaemon = Callable[..., Daemon]
 
@@ -253,7 +253,8 @@ class TestService:
     def test_the_control_socket_is_closed_to_others(self, start_daemon: StartDaemon) -> None:
         """Only the daemon's user and group may write counters."""
         daemon = start_daemon()
-        assert stat.S_IMODE((daemon.directory / "control.sock").stat().st_mode) == 0o660
+        wait_for_listener(daemon.control)
+        assert stat.S_IMODE(daemon.control.stat().st_mode) == 0o660
 
     def test_sockets_left_behind_by_a_killed_daemon_are_no_obstacle(self, start_daemon: StartDaemon) -> None:
         """A daemon that was killed starts again on the same unix sockets."""
@@ -290,14 +291,14 @@ class TestService:
         """The status listener tells a load balancer that the daemon serves."""
         port = free_port()
         start_daemon(**LIMITED, listen={"status": f"127.0.0.1:{port}"})
-        assert fetched(f"http://127.0.0.1:{port}/healthz") == "ready"
+        assert fetched(port, "/healthz") == "ready"
 
     def test_metrics_count_the_answers(self, start_daemon: StartDaemon) -> None:
         """Prometheus sees requests by action and tier, and no client's address."""
         port = free_port()
         daemon = start_daemon(**LIMITED, listen={"status": f"127.0.0.1:{port}"})
         asked(daemon, 5)
-        metrics = fetched(f"http://127.0.0.1:{port}/metrics")
+        metrics = fetched(port, "/metrics")
         assert "senderscore_policy_requests_total" in metrics
         assert CLIENT not in metrics
 
@@ -410,8 +411,9 @@ def answer(nameserver: socket.socket, address: str) -> None:
     nameserver.sendto(response.to_wire(), peer)
 
 
-def fetched(url: str) -> str:
-    """The body of a page."""
-    with urllib.request.urlopen(url, timeout=30) as response:
+def fetched(port: int, path: str) -> str:
+    """A page of the status listener, which follows READY=1."""
+    wait_for_listener(port)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
         body: bytes = response.read()
         return body.decode().strip()

@@ -1,18 +1,39 @@
 """What a client of a real Postfix sees, with a real memcached and a real score zone behind the daemon."""
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 from daemon_process import Daemon
 from memcached_server import MemcachedServer
 from postfix_server import Postfix
-from rbldnsd_server import RbldnsdServer
+from rbldnsd_server import RBLDNSD, rbldnsd
 from waiting import free_port
 
 pytestmark = pytest.mark.real
 
-SCORES = {"192.0.2.75": 75, "192.0.2.5": 5, "192.0.2.95": 95}
+ZONE = "score.test"
+SCORES = {"192.0.2.5": "127.0.4.5", "192.0.2.75": "127.0.4.75", "192.0.2.95": "127.0.4.95"}
+
+
+@dataclass(frozen=True)
+class ScoreZone:
+    """A running rbldnsd with the scores `SCORES` in the zone `ZONE`."""
+
+    nameserver: str
+    stop: Callable[[], None]
+
+
+@pytest.fixture
+def score_zone() -> Iterator[ScoreZone]:
+    """A score zone of its own."""
+    if RBLDNSD is None:
+        pytest.skip("rbldnsd is not installed")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(rbldnsd({ZONE: SCORES}))
+        yield ScoreZone(f"{server.host}:{server.port}", stack.close)
 
 
 class Site:
@@ -33,14 +54,13 @@ def site(
     start_daemon: Callable[..., Daemon],
     start_postfix: Callable[[int], Postfix],
     memcached: MemcachedServer,
-    rbldnsd: Callable[[dict[str, int]], RbldnsdServer],
+    score_zone: ScoreZone,
 ) -> Site:
     """A site with the scores `SCORES`."""
     port = free_port()
-    zone = rbldnsd(SCORES)
     daemon = start_daemon(
         listen={"policy": [f"inet:127.0.0.1:{port}"]},
-        reputation={"zone": zone.zone, "nameservers": [f"127.0.0.1:{zone.port}"]},
+        reputation={"zone": ZONE, "nameservers": [score_zone.nameserver]},
         counters={"store": "memcached", "servers": [f"127.0.0.1:{memcached.port}"]},
     )
     return Site(start_postfix(port), daemon)
@@ -107,7 +127,7 @@ def test_mail_flows_while_memcached_is_away(site: Site, memcached: MemcachedServ
     assert site.deliveries("192.0.2.5", 101) == ["250"] * 100 + ["421"]
 
 
-def test_mail_flows_while_the_zone_is_away(site: Site, rbldnsd: Callable[[dict[str, int]], RbldnsdServer]) -> None:
+def test_mail_flows_while_the_zone_is_away(site: Site, score_zone: ScoreZone) -> None:
     """Without an answer from DNS a client has the limit of [unavailable], which is none."""
-    rbldnsd.stop_all()
+    score_zone.stop()
     assert site.deliveries("192.0.2.5", 105) == ["250"] * 105

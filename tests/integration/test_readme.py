@@ -22,7 +22,7 @@ def test_the_session_of_the_readme(make_daemon: Callable[..., Daemon]) -> None:
     # The demo itself, but for the addresses: those may be taken here.
     demo = (ROOT / "docs/demo.toml").read_text()
     listen = f'[listen]\npolicy = ["inet:127.0.0.1:{free_port()}"]\nstatus = ""\n'
-    daemon.file.write_text(f'{demo}\n{listen}control = "{daemon.directory}/control.sock"\n')
+    daemon.file.write_text(f'{demo}\n{listen}control = "{daemon.control}"\n')
     daemon.start(STATE_DIRECTORY=str(daemon.directory / "state"))
     for command, _, expected in steps:
         assert command.startswith(COMMAND)

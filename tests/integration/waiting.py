@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,6 +22,19 @@ def eventually(probe: Callable[[], T | None], what: str, seconds: float = 30) ->
         assert time.monotonic() < deadline, f"still waiting for {what} after {seconds} s"
         time.sleep(0.01)
     return result
+
+
+def wait_for_listener(endpoint: Path | int) -> None:
+    """Wait until somebody listens on the unix socket or the TCP port of 127.0.0.1."""
+    family, address = (
+        (socket.AF_UNIX, str(endpoint)) if isinstance(endpoint, Path) else (socket.AF_INET, ("127.0.0.1", endpoint))
+    )
+
+    def listens() -> bool:
+        with socket.socket(family) as probe:
+            return probe.connect_ex(address) == 0
+
+    eventually(listens, f"a listener on {endpoint}")
 
 
 def free_port() -> int:
