@@ -10,7 +10,7 @@ RUNTIME := $(or $(XDG_RUNTIME_DIR),$(HOME)/.local/state)/senderscore-policy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint clean
+.PHONY: help run test lint deb deb-test clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 14
@@ -30,6 +30,12 @@ lint: $(VENV)/.lint ## ruff, mypy and the import rules
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+deb: ## build the Debian package in a clean Debian 12, check it, put it into dist/
+	.ci/deb
+
+deb-test: ## try the package in dist/ on Debian 12 and 13: life cycle, autopkgtest, piuparts
+	.ci/deb-test
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist
