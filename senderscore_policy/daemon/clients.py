@@ -6,7 +6,7 @@ from typing import Final
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.generations import GenerationalCache
 from senderscore_policy.policy.ports import Clock
-from senderscore_policy.policy.window import Window
+from senderscore_policy.policy.window import View, Window
 
 MAX_CLIENTS: Final = 20_000
 """Clients remembered; those that have sent nothing for longest are forgotten first."""
@@ -29,14 +29,14 @@ class SeenClients:
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Remember a batch (`ports.Observer`)."""
         put = self._last.put
+        view = self.window.view(self._clock.monotonic())
         for decision in decisions:
             if decision.messages and decision.client is not None:
                 put(decision.client.key, decision)
                 if decision.reason is Reason.OVER_LIMIT:
-                    self._defer(decision.client.key)
+                    self._defer(decision.client.key, view)
 
-    def _defer(self, client: str) -> None:
-        view = self.window.view(self._clock.monotonic())
+    def _defer(self, client: str, view: View) -> None:
         buckets = self._deferred.get(client) or {}
         if view.current not in buckets:
             in_view = {view.current, *view.open, *view.closed}

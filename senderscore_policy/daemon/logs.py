@@ -7,6 +7,7 @@ take them holds up no mail.
 import logging
 import logging.handlers
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -115,9 +116,12 @@ def set_up(settings: Log) -> LogWriter:
     return writer
 
 
+_PLAIN: Final = re.compile(r'[^ "=\\]+')
+
+
 def _quoted(value: str) -> str:
     """A value of a `name=value` log line: in quotes where it could be taken for more than one field."""
-    if value and not set(value) & set(' "=\\'):
+    if _PLAIN.fullmatch(value):
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

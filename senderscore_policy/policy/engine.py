@@ -163,17 +163,17 @@ class Engine:
     def _plan(self, question: Question, messages: list[Message]) -> None:
         """Answer the request at once, or add it to the messages to be counted."""
         request = question.request
-        address = request.get(b"client_address")
+        address = request.after(b"\nclient_address=")
         client = self._clients.get(address) or self._enter(address)
         if client is _NO_CLIENT:
             self._uncounted(question, None, Reason.NO_ADDRESS)
         elif client.exempt:
             self._uncounted(question, client, Reason.EXEMPT)
-        elif self._rules.exempt_authenticated and request.get(b"sasl_username"):
+        elif self._rules.exempt_authenticated and request.after(b"\nsasl_username="):
             self._uncounted(question, client, Reason.AUTHENTICATED)
         else:
             message = Message(question, client, self._amount(request))
-            instance = request.get(b"instance")
+            instance = request.after(b"\ninstance=")
             first = instance and self._repeats.first(instance + b" " + address, message, self._clock.monotonic())
             if first:
                 self._repeat(question, first)
@@ -189,7 +189,7 @@ class Engine:
     def _amount(self, request: Request) -> int:
         if not self._rules.count_recipients:
             return 1
-        count = request.get(b"recipient_count")
+        count = request.after(b"\nrecipient_count=")
         return max(1, int(count)) if count.isdigit() and len(count) < 10 else 1
 
     def _repeat(self, question: Question, first: Message) -> None:
@@ -241,7 +241,7 @@ class Engine:
             reason, action = Reason.WITHIN_LIMIT, PERMIT
         else:
             reason = Reason.OVER_LIMIT
-            action = self._rules.action(rule, reputation, tally.messages, first.request.text("client_address"))
+            action = self._rules.action(rule, reputation, tally.messages, first.request)
             self._refunds.append(Refund(tally.receipt, message.amount))
             self._wake.set()
         decision = Decision(

@@ -11,6 +11,7 @@ from senderscore_policy.policy.tiers import UNLIMITED, Limit
 
 PERMIT: Final = "DUNNO"
 VARIABLES: Final = frozenset({"score", "tier", "limit", "count", "window", "client_address"})
+INDIVIDUAL: Final = frozenset({"count", "client_address"})
 LONGEST_REPLY: Final = 512
 """Bytes of an action; an SMTP reply line holds 512 (RFC 5321, 4.5.3.1.5)."""
 
@@ -52,6 +53,11 @@ class ReplyTemplate:
     The template sees `score` (0 to 100, or "unknown"), `tier`, `limit`, `count`, `window`
     ("hour", "10 minutes") and `client_address`.
 
+    Attributes:
+        individual: it differs from message to message, not only by score and tier.
+        rendered: replies by score, tier and limit, unless it is individual: rendering takes longer
+            than all the rest of a decision.
+
     Args:
         source: jinja2 text that renders to an access(5) action.
 
@@ -61,7 +67,8 @@ class ReplyTemplate:
 
     def __init__(self, source: str) -> None:
         try:
-            unknown = meta.find_undeclared_variables(_ENVIRONMENT.parse(source)) - VARIABLES
+            variables = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
+            unknown = variables - VARIABLES
             self._template = _ENVIRONMENT.from_string(source)
             if unknown:
                 raise ConfigError(
@@ -72,6 +79,8 @@ class ReplyTemplate:
             raise ConfigError([f"not a valid jinja2 template: {error}"]) from error
         except _FAILURES as error:
             raise ConfigError([f"the template fails when it is rendered: {error}"]) from error
+        self.individual = not variables.isdisjoint(INDIVIDUAL)
+        self.rendered: dict[tuple[int | None, str, Limit], str] = {}
         problems = [problem for sample in samples if (problem := action_problem(sample))]
         if problems:
             raise ConfigError(problems[:1])

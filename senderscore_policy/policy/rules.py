@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from senderscore_policy.policy.address import ClientDirectory
+from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reply import PERMIT, ReplyTemplate
 from senderscore_policy.policy.reputation import Reputation, Scored
 from senderscore_policy.policy.tiers import Limit, Rule, TierTable
@@ -34,13 +35,19 @@ class Rules:
     exempt_authenticated: bool
     count_recipients: bool
 
-    def action(self, rule: Rule, reputation: Reputation | None, messages: int, client_address: str) -> str:
-        """The answer to a client above the limit of `rule`."""
+    def action(self, rule: Rule, reputation: Reputation | None, messages: int, request: Request) -> str:
+        """The answer to a request above the limit of `rule`."""
         if self.observe:
             return PERMIT
         template = self.over_limit if rule.reply is None else self.tier_replies[rule.reply]
         score = reputation.score if isinstance(reputation, Scored) else None
-        return template.render(score, rule.name, rule.limit, messages, self.window, client_address)
+        key = (score, rule.name, rule.limit)
+        text = template.rendered.get(key)
+        if text is None:
+            text = template.render(*key, messages, self.window, request.text("client_address"))
+            if not template.individual:
+                template.rendered[key] = text
+        return text
 
 
 def within(limit: Limit, messages: int, amount: int) -> bool:
