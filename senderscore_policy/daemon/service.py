@@ -70,9 +70,7 @@ class Service:
         self._seen = SeenClients(config.counters.window_of_time(), clock)
         observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen]
         self._engine = Engine(rules_of(config), self._counting.store, self._source, clock, observers)
-        self._state = StateDirectory(
-            state_directory(config), {"counters": self._counting.local, "scores": self._source}
-        )
+        self._state = StateDirectory(state_directory(config), {"counters": self._counting, "scores": self._source})
         connections = connections_possible(config.listen.max_connections)
         self._server = PolicyServer(self._engine.submit, self._metrics.latency, connections, config.listen.idle_timeout)
         shared = config.counters.store == "memcached"
