@@ -33,7 +33,7 @@ _SCORE_TTL: Final = Bounds(
 )
 _FAILURE_TTL: Final = Bounds(1, 3600, "seconds; clients go without their score until then, though the zone may be back")
 _REPLICAS: Final = Bounds(1, 2, "the servers that keep each counter")
-_TIMEOUT: Final = Bounds(0.01, 5, "seconds that every message may wait when memcached hangs")
+_TIMEOUT: Final = Bounds(0.01, 10, "seconds that every message may wait when memcached hangs")
 _IPV6_PREFIX: Final = Bounds(1, 128, "bits of an IPv6 address that are one client")
 _WINDOW: Final = Bounds(60, 2_419_200, "seconds: a minute to 28 days")
 _BUCKETS: Final = Bounds(2, 60, "parts of a sliding window")
