@@ -1,0 +1,107 @@
+"""Scores at hand, with their lifetimes; and a score as the text that daemons share."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
+
+from senderscore_policy.config.model import ReputationSettings
+from senderscore_policy.policy.generations import GenerationalCache
+from senderscore_policy.policy.reputation import UNKNOWN, Known, Reputation, Scored, Unknown
+from senderscore_policy.policy.window import CLOCK_SKEW
+
+MAX_ENTRIES: Final = 200_000
+LONGEST_STALE: Final = 7 * 86400.0
+"""Seconds after which a score is no longer served, even while no new one can be had."""
+_CLOCK_STEP: Final = 86400.0
+"""Seconds by which the clock may have been set back before a score from the future is dropped: asking again for
+every client would cost more than scores that live a little longer."""
+
+
+class ScoreCache:
+    """Outcomes of lookups by client address, bounded. All times in seconds since the epoch.
+
+    Args:
+        settings: the lifetimes.
+    """
+
+    def __init__(self, settings: ReputationSettings) -> None:
+        self.settings = settings
+        self._entries: GenerationalCache[str, Known] = GenerationalCache(MAX_ENTRIES)
+
+    def get(self, address: str, now: float) -> Known | None:
+        """A score or its known absence, fresh or stale; or a failure that is still fresh."""
+        entry = self._entries.get(address)
+        if entry is None:
+            return None
+        if isinstance(entry.reputation, Scored | Unknown):
+            return entry if -_CLOCK_STEP < now - entry.fetched_at < LONGEST_STALE else None
+        return entry if entry.fetched_at - CLOCK_SKEW <= now < entry.fresh_until else None
+
+    def keep(
+        self, address: str, reputation: Scored | Unknown, fetched_at: float, source: Literal["dns", "cache"]
+    ) -> Known:
+        """Keep what the zone said at `fetched_at`."""
+        entry = Known(reputation, fetched_at, fetched_at + self.lifetime(reputation), source)
+        self._entries.put(address, entry)
+        return entry
+
+    def keep_failure(self, address: str, failure: Reputation, now: float) -> None:
+        """Keep a failed lookup, so that the next one waits; a score at hand stays and is served until then."""
+        entry = self.get(address, now)
+        until = now + self.settings.failure_ttl
+        if entry is not None and isinstance(entry.reputation, Scored | Unknown):
+            entry = entry._replace(fresh_until=max(entry.fresh_until, until))
+        else:
+            entry = Known(failure, now, until, "dns")
+        self._entries.put(address, entry)
+
+    def lifetime(self, reputation: Scored | Unknown) -> float:
+        """Seconds for which it is fresh."""
+        return self.settings.scored_ttl if isinstance(reputation, Scored) else self.settings.unknown_ttl
+
+    def scores(self) -> Iterator[tuple[str, int | None, float]]:
+        """Address, score (None: the zone has none) and time of all that outlives a restart.
+
+        The entries are copied by the call; the iterator may be used in another thread.
+        """
+        entries = self._entries.items()
+        return (
+            (address, reputation.score if isinstance(reputation, Scored) else None, entry.fetched_at)
+            for address, entry in entries
+            if isinstance(reputation := entry.reputation, Scored | Unknown)
+        )
+
+    def restore(self, scores: Iterable[tuple[str, int | None, float]], now: float) -> None:
+        """Keep what an earlier process had, as far as it may still be served."""
+        by_score: dict[int | None, Scored | Unknown] = {score: Scored(score) for score in range(101)}
+        by_score[None] = UNKNOWN
+        for address, score, fetched_at in scores:
+            if now - fetched_at < LONGEST_STALE:
+                self.keep(address, by_score[score], fetched_at, "cache")
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
+
+def as_text(known: Known, zone: str) -> str:
+    """A score for other daemons: "75:1700000000:score.example.org", or "unknown:1700000000:…"."""
+    reputation = known.reputation
+    score = reputation.score if isinstance(reputation, Scored) else reputation.name
+    return f"{score}:{int(known.fetched_at)}:{zone}"
+
+
+def from_text(text: str, zone: str) -> tuple[Scored | Unknown, int] | None:
+    """What another daemon shared, and when the zone said so; None if it is garbage or of another zone."""
+    score, _, rest = text.partition(":")
+    fetched_at, _, its_zone = rest.partition(":")
+    if its_zone != zone or not _is_number(fetched_at):
+        return None
+    if score == UNKNOWN.name:
+        return UNKNOWN, int(fetched_at)
+    if _is_number(score) and int(score) <= 100:
+        return Scored(int(score)), int(fetched_at)
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 12

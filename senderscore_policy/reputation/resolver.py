@@ -1,0 +1,176 @@
+"""Asking the score zone through dnspython, the only module that knows it."""
+
+import asyncio
+from typing import Any, Final
+
+import dns.asyncbackend
+import dns.asyncresolver
+import dns.exception
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdatatype
+import dns.resolver
+import dns.reversename
+
+from senderscore_policy.config.model import Inet, ReputationSettings
+from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Unavailable
+from senderscore_policy.reputation.answer import Probe, reputation_of
+from senderscore_policy.reputation.budget import QueryBudget
+
+PATIENCE: Final = 5.0
+"""Seconds after which a lookup is given up. Longer than a request waits: a late answer serves the next one."""
+
+
+class ScoreResolver:
+    """Looks scores up: an A record of the absolute reversed name, nothing else.
+
+    Every nameserver is asked once, in order, a lone one twice. Each question sent is taken from the
+    budget, also a repeated one and the one over TCP that follows a truncated answer.
+
+    Args:
+        settings: the zone and its nameservers.
+        budget: asked before every question.
+        patience: seconds for a whole lookup.
+    """
+
+    def __init__(self, settings: ReputationSettings, budget: QueryBudget, patience: float = PATIENCE) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._patience = patience
+        self._resolver: dns.asyncresolver.Resolver | None = None
+
+    def reconfigure(self, settings: ReputationSettings) -> None:
+        """Go by other settings from the next lookup on; the system's resolver configuration is read again."""
+        self._settings = settings
+        self._resolver = None
+
+    async def query(self, address: str) -> Reputation:
+        """The reputation of an IPv4 address; a failure is `Refused` or `Unavailable`, never an exception."""
+        return (await self.query_raw(address)).outcome
+
+    async def query_raw(self, address: str) -> Probe:
+        """What came of asking for an IPv4 address (canonical text), with the raw answer."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        backend = _MeteredBackend(self._budget)
+        addresses: tuple[str, ...] = ()
+        rcode = None
+        try:
+            # dnspython's own limit comes first, and its error says more; but it goes by the wall clock, which may step.
+            async with asyncio.timeout(self._patience):
+                outcome, addresses, rcode = await self._resolve(address, backend)
+        except dns.resolver.NXDOMAIN:
+            outcome, rcode = UNKNOWN, "NXDOMAIN"
+        except (dns.exception.DNSException, OSError, ValueError) as error:
+            # ValueError: /etc/resolv.conf names no addresses.
+            outcome, rcode = Unavailable(str(error) or f"no answer within {self._patience:g} s"), _rcode_of(error)
+        if backend.refused:
+            outcome = Refused(f"query budget spent: {self._budget}")
+        return Probe(outcome, addresses, rcode, loop.time() - started, backend.nameserver, backend.questions)
+
+    async def _resolve(self, address: str, backend: "_MeteredBackend") -> tuple[Reputation, tuple[str, ...], str]:
+        """Outcome, raw addresses and rcode of an answer.
+
+        Raises:
+            dns.exception.DNSException: there is no answer, or NXDOMAIN.
+            OSError, ValueError: there is nobody to ask.
+        """
+        if self._resolver is None:
+            self._resolver = _make_resolver(self._settings.nameservers, 0.95 * self._patience)
+        name = dns.reversename.from_address(address, v4_origin=dns.name.from_text(self._settings.zone))
+        answer = await self._resolver.resolve(
+            name, dns.rdatatype.A, raise_on_no_answer=False, search=False, backend=backend
+        )
+        addresses = tuple(record.address for record in answer)
+        outcome = reputation_of(addresses)
+        if not addresses and _is_referral(answer.response):
+            outcome = Unavailable(f"{backend.nameserver} refers to other servers: it resolves no names for us")
+        return outcome, addresses, dns.rcode.to_text(answer.response.rcode())
+
+
+def _make_resolver(nameservers: tuple[Inet, ...], lifetime: float) -> dns.asyncresolver.Resolver:
+    """A resolver that asks these nameservers, or those of the system if there are none.
+
+    Raises:
+        dns.resolver.NoResolverConfiguration, ValueError: the system has none.
+    """
+    resolver = dns.asyncresolver.Resolver(configure=not nameservers)
+    if nameservers:
+        resolver.nameservers = [server.host for server in nameservers]
+        resolver.nameserver_ports = {server.host: server.port for server in nameservers}
+    resolver.lifetime = lifetime
+    resolver.timeout = lifetime / max(2, len(resolver.nameservers))
+    return resolver
+
+
+def _is_referral(response: dns.message.Message) -> bool:
+    """Whether an answer without records points to other servers, and is not NODATA (RFC 2308, 2.2)."""
+    types = {rrset.rdtype for rrset in response.authority}
+    return dns.rdatatype.NS in types and dns.rdatatype.SOA not in types
+
+
+def _rcode_of(error: Exception) -> str | None:
+    """The rcode of the last nameserver that responded, but with no answer."""
+    errors = (getattr(error, "kwargs", None) or {}).get("errors", [])
+    rcodes = [cause for _, _, _, cause, _ in errors if isinstance(cause, str)]
+    return rcodes[-1] if rcodes else None
+
+
+class _BudgetSpentError(OSError):
+    """Instead of a socket. Of an OSError dnspython concludes that this nameserver needs no second try."""
+
+
+class _MeteredBackend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc]  # its types hide a public name
+    """Opens the sockets of one lookup: each is for one question, which the budget must allow first.
+
+    Attributes:
+        questions: sent so far.
+        refused: the budget did not allow one.
+        nameserver: who was asked last.
+    """
+
+    def __init__(self, budget: QueryBudget) -> None:
+        self.questions = 0
+        self.refused = False
+        self.nameserver: str | None = None
+        self._budget = budget
+        self._asyncio = dns.asyncbackend.get_backend("asyncio")
+
+    def name(self) -> str:
+        """For dnspython: which event loop this is for."""
+        return self._asyncio.name()
+
+    def datagram_connection_required(self) -> bool:
+        """Yes: on a connected socket a nameserver that is down is noticed at once (ICMP, port unreachable)."""
+        return True
+
+    async def sleep(self, interval: float) -> None:
+        """Wait between two rounds."""
+        await asyncio.sleep(interval)
+
+    async def make_socket(  # noqa: PLR0917 - dnspython's signature
+        self,
+        af: int,
+        socktype: int,
+        proto: int = 0,
+        source: Any = None,
+        destination: Any = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - likewise
+        ssl_context: Any = None,
+        server_hostname: str | None = None,
+    ) -> Any:
+        """A socket for one question.
+
+        Raises:
+            _BudgetSpentError: the question must not be sent.
+            OSError: the nameserver cannot be reached.
+        """
+        if not self._budget.spend():
+            self.refused = True
+            raise _BudgetSpentError("query budget spent")
+        self.questions += 1
+        self.nameserver = str(Inet(destination[0], destination[1]))
+        return await self._asyncio.make_socket(  # type: ignore[no-untyped-call]
+            af, socktype, proto, source, destination, timeout, ssl_context, server_hostname
+        )

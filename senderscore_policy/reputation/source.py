@@ -1,0 +1,256 @@
+"""Where the engine gets scores: a cache in front of other daemons' cache in front of the zone."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Final, Protocol
+
+from senderscore_policy.config.model import ReputationSettings
+from senderscore_policy.policy.ports import Clock, LookupObserver, SharedCache
+from senderscore_policy.policy.reputation import Known, Reputation, Scored, Unavailable, Unknown
+from senderscore_policy.policy.window import CLOCK_SKEW
+from senderscore_policy.reputation import saved
+from senderscore_policy.reputation.answer import Probe
+from senderscore_policy.reputation.breaker import Permit, parse_refusal
+from senderscore_policy.reputation.budget import QueryBudget
+from senderscore_policy.reputation.cache import ScoreCache, as_text, from_text
+from senderscore_policy.reputation.deferred import DeferredResolver
+from senderscore_policy.reputation.gate import Gate
+
+MAX_LOOKUPS: Final = 1000
+"""Lookups under way at most; each may hold a socket, and about as many end within a second."""
+SHARED_CACHE_PATIENCE: Final = 0.25
+"""Seconds that the shared cache may take before the zone is asked instead."""
+
+log = logging.getLogger(__name__)
+
+
+class Resolver(Protocol):
+    """Who asks the zone."""
+
+    async def query_raw(self, address: str) -> Probe:
+        """What came of asking for an IPv4 address; a failure is an outcome, never an exception."""
+
+    def reconfigure(self, settings: ReputationSettings) -> None:
+        """Go by other settings from the next lookup on."""
+
+
+class ScoreSource:
+    """Scores by client address (`ports.ReputationSource`), kept over restarts (`ports.Persistent`).
+
+    Args:
+        settings: zone, lifetimes, deadline.
+        resolver: asks the zone, within the budget.
+        budget: the questions left.
+        clock: the time.
+        observer: told of lookups.
+        shared: scores that other daemons looked up; None: there are no others.
+    """
+
+    def __init__(  # noqa: PLR0917 - the parts in the order of a question's way
+        self,
+        settings: ReputationSettings,
+        resolver: Resolver,
+        budget: QueryBudget,
+        clock: Clock,
+        observer: LookupObserver,
+        shared: SharedCache | None,
+    ) -> None:
+        self.budget = budget
+        self._settings = settings
+        self._resolver = resolver
+        self._clock = clock
+        self._observer = observer
+        self._shared = shared
+        self._cache = ScoreCache(settings)
+        self._gate = Gate(settings, budget, clock)
+        self._moves = 0
+        self._under_way: dict[str, asyncio.Future[Reputation]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def state(self) -> str:
+        """For people: "ok", or "degraded: " and why there are no new scores."""
+        return self._gate.state
+
+    def known(self, address: str) -> Known | None:
+        """What can be said at once: a fresh or stale score, a fresh failure, or why asking is pointless."""
+        now = self._clock.time()
+        entry = self._cache.get(address, now)
+        if entry is not None:
+            self._observer.cache("hit" if now < entry.fresh_until else "stale")
+            return entry
+        if self._gate.clear:
+            return None
+        obstacle = self._gate.obstacle()
+        # Stale from the start: the caller goes on calling `start`, which sees to probes and to the shared cache.
+        return None if obstacle is None else Known(obstacle, now, now, "dns")
+
+    def start(self, address: str) -> None:
+        """Begin a lookup in the background, unless one is under way, or asking is pointless, or too many are."""
+        self._begin(address)
+
+    async def lookup(self, address: str) -> Reputation:
+        """The reputation, waited for at most the configured deadline.
+
+        When that passes, or the lookup fails, a stale score if there is one, else the failure. The
+        lookup goes on, for those who ask later.
+        """
+        now = self._clock.time()
+        entry = self._cache.get(address, now)
+        if entry is not None and now < entry.fresh_until:
+            return entry.reputation
+        obstacle = self._gate.obstacle()
+        lookup = self._begin(address)
+        if obstacle is None and lookup is not None:
+            deadline = self._settings.deadline
+            await asyncio.wait([lookup], timeout=deadline)
+            outcome = lookup.result() if lookup.done() else Unavailable(f"no answer within {deadline:g} s")
+        else:
+            outcome = obstacle or Unavailable(f"{MAX_LOOKUPS} lookups are under way")
+        if entry is not None and not isinstance(outcome, Scored | Unknown):
+            return entry.reputation
+        return outcome
+
+    def reconfigure(self, settings: ReputationSettings) -> None:
+        """Go by other settings. Scores of another zone are forgotten; what was asked stays asked."""
+        old, self._settings = self._settings, settings
+        self._resolver.reconfigure(settings)
+        self._cache.settings = settings
+        moved = (settings.zone, settings.nameservers) != (old.zone, old.nameservers)
+        self._gate.reconfigure(settings, moved=moved)
+        if moved:
+            self._moves += 1
+            self._under_way = {}
+        if settings.zone != old.zone:
+            self._cache.clear()
+
+    def snapshot(self) -> Iterator[str]:
+        """The lines that `restore` takes up; they may be consumed in another thread."""
+        header = saved.Header(
+            zone=self._settings.zone,
+            nameservers=[str(server) for server in self._settings.nameservers],
+            saved_at=self._clock.time(),
+            budget=self.budget.snapshot(),
+            refusal=self._gate.snapshot(),
+        )
+        return saved.to_lines(header, self._cache.scores())
+
+    def restore(self, lines: Iterable[str]) -> None:
+        """Take up the budget's use; of the same zone the scores; of the same nameservers, too, a refusal.
+
+        Raises:
+            ValueError: the lines are malformed; nothing is taken up.
+        """
+        header, scores = saved.from_lines(lines)
+        now = self._clock.time()
+        away = max(0.0, now - header.saved_at)
+        refusal = parse_refusal(header.refusal, away, self._clock.monotonic()) if header.refusal else None
+        self.budget.restore(header.budget, away)
+        if header.zone != self._settings.zone:
+            refusal, scores = None, []
+        if header.nameservers != [str(server) for server in self._settings.nameservers]:
+            refusal = None
+        self._gate.restore(refusal)
+        self._cache.restore(scores, now)
+
+    async def close(self) -> None:
+        """End all lookups; who still waits for one gets `Unavailable`."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, address: str) -> asyncio.Future[Reputation] | None:
+        """The lookup of the address, under way already or from now on; None: there is no use in one, or no room."""
+        under_way = self._under_way.get(address)
+        if under_way is not None:
+            return under_way
+        now = self._clock.time()
+        entry = self._cache.get(address, now)
+        if (entry is not None and now < entry.fresh_until) or len(self._tasks) >= MAX_LOOKUPS:
+            return None
+        refresh = entry is not None
+        if self._shared is None and not self._gate.admits(refresh=refresh):
+            return None
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[Reputation] = loop.create_future()
+        self._under_way[address] = result
+        task = loop.create_task(self._look_up(address, result, refresh=refresh))
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, address, result))
+        return result
+
+    def _ended(self, address: str, result: asyncio.Future[Reputation], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if self._under_way.get(address) is result:
+            del self._under_way[address]
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("the lookup of %s failed by a fault of this program", address, exc_info=error)
+        if not result.done():
+            result.set_result(Unavailable("the lookup was given up"))
+
+    async def _look_up(self, address: str, result: asyncio.Future[Reputation], *, refresh: bool) -> None:
+        """Ask the other daemons' cache, then the zone; keep the outcome and give it to all who wait."""
+        moves = self._moves
+        entry = await self._from_shared(address)
+        self._observer.cache("miss" if entry is None else "shared")
+        if entry is not None:
+            result.set_result(entry.reputation)
+            return
+        outcome = await self._from_zone(address, refresh=refresh)
+        if moves == self._moves:
+            now = self._clock.time()
+            if isinstance(outcome, Scored | Unknown):
+                entry = self._cache.keep(address, outcome, now, "dns")
+            else:
+                self._cache.keep_failure(address, outcome, now)
+        result.set_result(outcome)
+        if entry is not None:
+            await self._share(address, entry)
+
+    async def _from_zone(self, address: str, *, refresh: bool) -> Reputation:
+        moves = self._moves
+        permit = self._gate.enter(refresh=refresh)
+        if not isinstance(permit, Permit):
+            return permit
+        probe = await self._resolver.query_raw(address)
+        if moves == self._moves:
+            self._gate.record(permit, probe)
+        self._observer.looked_up(probe.outcome.name, probe.elapsed)
+        return probe.outcome
+
+    async def _from_shared(self, address: str) -> Known | None:
+        """What another daemon looked up, kept here too if it is fresh."""
+        if self._shared is None:
+            return None
+        try:
+            async with asyncio.timeout(SHARED_CACHE_PATIENCE):
+                text = await self._shared.get(address)
+        except TimeoutError:
+            return None
+        found = None if text is None else from_text(text, self._settings.zone)
+        if found is None:
+            return None
+        reputation, fetched_at = found
+        fresh = -CLOCK_SKEW <= self._clock.time() - fetched_at < self._cache.lifetime(reputation)
+        return self._cache.keep(address, reputation, fetched_at, "cache") if fresh else None
+
+    async def _share(self, address: str, entry: Known) -> None:
+        """Let the other daemons have a score."""
+        ttl = int(entry.fresh_until - self._clock.time())
+        if self._shared is not None and ttl > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHARED_CACHE_PATIENCE):
+                    await self._shared.put(address, as_text(entry, self._settings.zone), ttl)
+
+
+def open_source(
+    settings: ReputationSettings, clock: Clock, observer: LookupObserver, shared: SharedCache | None
+) -> ScoreSource:
+    """A source that asks the zone through dnspython, within its own query budget."""
+    budget = QueryBudget(settings.query_budget, clock)
+    return ScoreSource(settings, DeferredResolver(settings, budget), budget, clock, observer, shared)

@@ -1,0 +1,259 @@
+"""Scores over DNS: every answer that a zone, a resolver or a liar can give."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from nameserver import (
+    ZONE,
+    Held,
+    Nameserver,
+    Question,
+    Reply,
+    addresses,
+    alias,
+    garbage,
+    rcode,
+    referral,
+    silence,
+    truncated,
+    wrong_id,
+)
+from rbldnsd_server import EVERYBODY, RBLDNSD, Rbldnsd, rbldnsd
+
+from senderscore_policy.config.model import Inet, ReputationSettings
+from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unavailable
+from senderscore_policy.reputation.answer import Probe
+from senderscore_policy.reputation.budget import QueryBudget
+from senderscore_policy.reputation.deferred import DeferredResolver
+from senderscore_policy.reputation.resolver import ScoreResolver
+from senderscore_policy.reputation.source import ScoreSource
+
+CLIENT = "192.0.2.75"
+NAME = f"75.2.0.192.{ZONE}."
+PATIENCE = 0.5
+"""Seconds until a lookup is given up: a wrong answer costs a test no more, a right one comes long before."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic()
+
+
+class NoObserver:
+    """Told of lookups, and keeps it for itself."""
+
+    def looked_up(self, outcome: str, seconds: float) -> None:
+        """Take note of the end of a lookup."""
+
+    def cache(self, result: str) -> None:
+        """Take note of a look into the cache."""
+
+
+@pytest.fixture
+def nameserver() -> Iterator[Nameserver]:
+    """A name server that says NXDOMAIN until a test scripts it."""
+    with Nameserver() as server:
+        yield server
+
+
+def settings_for(*servers: Nameserver | Rbldnsd, zone: str = ZONE) -> ReputationSettings:
+    """The test zone at these servers."""
+    return ReputationSettings(zone=zone, nameservers=tuple(Inet(server.host, server.port) for server in servers))
+
+
+def ask(
+    settings: ReputationSettings, budget: QueryBudget | None = None, address: str = CLIENT, patience: float = PATIENCE
+) -> Probe:
+    """What a lookup comes to."""
+    resolver = ScoreResolver(settings, budget or QueryBudget(0, SystemClock()), patience)
+    return asyncio.run(resolver.query_raw(address))
+
+
+ANSWERS: dict[str, tuple[Reply, object]] = {
+    "the worst score is a score": (addresses("127.0.4.0"), Scored(0)),
+    "a score": (addresses("127.0.4.50"), Scored(50)),
+    "the best score": (addresses("127.0.4.100"), Scored(100)),
+    "above the scale": (addresses("127.0.4.101"), Unavailable),
+    "another blocklist's code": (addresses("127.0.0.4"), Unavailable),
+    "refused by .254": (addresses("127.255.255.254"), Refused("127.255.255.254")),
+    "refused by .255": (addresses("127.255.255.255"), Refused("127.255.255.255")),
+    "a resolver that rewrites NXDOMAIN": (addresses("10.1.2.3"), Unavailable),
+    "two scores: the lower": (addresses("127.0.4.80", "127.0.4.20"), Scored(20)),
+    "a score and a refusal": (addresses("127.0.4.80", "127.255.255.255"), Refused),
+    "a score and nonsense": (addresses("10.1.2.3", "127.0.4.80"), Scored(80)),
+    "an alias of a score": (alias("other.test.", "127.0.4.60"), Scored(60)),
+    "an alias of nothing": (alias("other.test."), UNKNOWN),
+    "no such name": (rcode("NXDOMAIN"), UNKNOWN),
+    "no data": (rcode("NOERROR"), UNKNOWN),
+    "server failure": (rcode("SERVFAIL"), Unavailable),
+    "query refused": (rcode("REFUSED"), Unavailable),
+    "format error": (rcode("FORMERR"), Unavailable),
+    "not implemented": (rcode("NOTIMP"), Unavailable),
+    "a referral is no answer": (referral, Unavailable),
+    "truncated, whole over TCP": (truncated(addresses("127.0.4.75")), Scored(75)),
+    "truncated, unknown over TCP": (truncated(rcode("NXDOMAIN")), UNKNOWN),
+    "truncated, nothing over TCP": (truncated(silence), Unavailable),
+    "another query's answer": (wrong_id(addresses("127.0.4.75")), Unavailable),
+    "garbage": (garbage, Unavailable),
+    "silence": (silence, Unavailable),
+}
+
+
+@pytest.mark.parametrize(("reply", "outcome"), ANSWERS.values(), ids=list(ANSWERS))
+def test_every_answer_means_one_of_four_outcomes_and_every_question_is_counted(
+    nameserver: Nameserver, reply: Reply, outcome: object
+) -> None:
+    """Whatever comes back, the outcome is the right one of four, and the budget knows each question sent."""
+    nameserver.answers[CLIENT] = reply
+    budget = QueryBudget(10_000, SystemClock())
+    probe = ask(settings_for(nameserver), budget)
+    assert probe.outcome == outcome or (isinstance(outcome, type) and isinstance(probe.outcome, outcome))
+    assert len(nameserver.questions) == budget.used == probe.questions > 0
+    assert probe.nameserver == f"127.0.0.1:{nameserver.port}"
+
+
+def test_only_the_absolute_reversed_name_is_asked_and_only_for_an_a_record(nameserver: Nameserver) -> None:
+    """No AAAA, no search list: each would be a question more of the quota."""
+    nameserver.answers[CLIENT] = addresses("127.0.4.75")
+    ask(settings_for(nameserver))
+    assert nameserver.questions == [Question("udp", NAME, "A")]
+
+
+def test_a_truncated_answer_costs_two_questions(nameserver: Nameserver) -> None:
+    """The second one goes over TCP."""
+    nameserver.answers[CLIENT] = truncated(addresses("127.0.4.75"))
+    ask(settings_for(nameserver))
+    assert [question.transport for question in nameserver.questions] == ["udp", "tcp"]
+
+
+def test_a_lone_nameserver_that_is_silent_is_asked_twice(nameserver: Nameserver) -> None:
+    """A datagram may get lost; more questions would only burn the budget."""
+    nameserver.otherwise = silence
+    assert ask(settings_for(nameserver)).questions == 2
+
+
+@pytest.mark.parametrize("first", [silence, rcode("SERVFAIL"), garbage], ids=["silent", "failing", "insane"])
+def test_the_next_nameserver_is_asked_when_one_fails(nameserver: Nameserver, first: Reply) -> None:
+    """Each is asked once."""
+    with Nameserver("127.0.0.2") as second:
+        nameserver.otherwise = first
+        second.otherwise = addresses("127.0.4.75")
+        probe = ask(settings_for(nameserver, second), patience=2)
+    assert probe.outcome == Scored(75)
+    assert probe.questions == 2
+    assert probe.nameserver == f"127.0.0.2:{second.port}"
+
+
+def test_a_nameserver_that_is_down_is_noticed_at_once(nameserver: Nameserver) -> None:
+    """A closed port is no reason to wait: the next one is asked, with a patience that no timeout would fit into."""
+    with Nameserver("127.0.0.2") as down:
+        pass
+    nameserver.otherwise = addresses("127.0.4.75")
+    assert ask(settings_for(down, nameserver), patience=3600).outcome == Scored(75)
+
+
+def test_a_question_beyond_the_budget_is_not_sent(nameserver: Nameserver) -> None:
+    """Not even the retry over TCP of an answer that came truncated."""
+    nameserver.answers[CLIENT] = truncated(addresses("127.0.4.75"))
+    budget = QueryBudget(10, SystemClock())
+    probe = ask(settings_for(nameserver), budget)
+    assert isinstance(probe.outcome, Refused)
+    assert "budget" in probe.outcome.detail
+    assert not probe.refused_by_zone
+    assert ask(settings_for(nameserver), budget).questions == 0
+    assert len(nameserver.questions) == budget.used == 1
+
+
+def test_the_raw_answer_is_at_hand_for_people(nameserver: Nameserver) -> None:
+    """The doctor shows what came, whatever it means."""
+    nameserver.answers[CLIENT] = addresses("127.255.255.255")
+    refused = ask(settings_for(nameserver))
+    assert (refused.addresses, refused.rcode, refused.refused_by_zone) == (("127.255.255.255",), "NOERROR", True)
+    assert ask(settings_for(nameserver), address="127.0.0.1").rcode == "NXDOMAIN"
+    nameserver.answers[CLIENT] = rcode("SERVFAIL")
+    assert ask(settings_for(nameserver)).rcode == "SERVFAIL"
+
+
+def test_without_a_resolver_configuration_lookups_fail_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without /etc/resolv.conf gets "unavailable", not a traceback."""
+    import dns.resolver
+
+    def no_configuration(*_: object, **__: object) -> None:
+        raise dns.resolver.NoResolverConfiguration
+
+    monkeypatch.setattr("dns.asyncresolver.Resolver", no_configuration)
+    probe = ask(ReputationSettings(zone=ZONE))
+    assert isinstance(probe.outcome, Unavailable)
+    assert probe.questions == 0
+
+
+def source_for(settings: ReputationSettings, patience: float = 5) -> ScoreSource:
+    """A score source that asks the settings' nameservers."""
+    clock = SystemClock()
+    budget = QueryBudget(settings.query_budget, clock)
+    return ScoreSource(settings, ScoreResolver(settings, budget, patience), budget, clock, NoObserver(), None)
+
+
+def test_an_answer_after_the_deadline_serves_the_next_request(nameserver: Nameserver) -> None:
+    """The request goes on without the score; the lookup goes on too, and costs no second question."""
+    late = nameserver.answers[CLIENT] = Held(addresses("127.0.4.75"))
+
+    async def two_requests() -> None:
+        source = source_for(replace(settings_for(nameserver), deadline=0.05), patience=60)
+        assert isinstance(await source.lookup(CLIENT), Unavailable)
+        late.release()
+        source.reconfigure(settings_for(nameserver))
+        assert await source.lookup(CLIENT) == Scored(75)
+        known = source.known(CLIENT)
+        assert known is not None
+        assert known.reputation == Scored(75)
+        await source.close()
+
+    asyncio.run(two_requests())
+    assert len(nameserver.questions) == 1
+
+
+def test_a_lookup_given_up_before_its_answer_is_over(nameserver: Nameserver) -> None:
+    """An answer that comes after the last second of patience is not waited for."""
+    late = nameserver.answers[CLIENT] = Held(addresses("127.0.4.75"))
+    assert isinstance(ask(settings_for(nameserver), patience=0.1).outcome, Unavailable)
+    late.release()
+
+
+def test_dnspython_is_loaded_by_the_first_lookup(nameserver: Nameserver) -> None:
+    """Concurrent first lookups share it."""
+    nameserver.otherwise = addresses("127.0.4.75")
+    settings = settings_for(nameserver)
+
+    async def three_at_once() -> list[Probe]:
+        resolver = DeferredResolver(settings, QueryBudget(0, SystemClock()))
+        return await asyncio.gather(*(resolver.query_raw(f"192.0.2.{n}") for n in range(3)))
+
+    assert [probe.outcome for probe in asyncio.run(three_at_once())] == [Scored(75)] * 3
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not RBLDNSD, reason="rbldnsd is not installed")
+def test_a_real_zone_scores_knows_not_and_refuses() -> None:
+    """The server that large sites keep their copy of the zone in."""
+    scores = {CLIENT: "127.0.4.75", "192.0.2.6": "127.0.4.0"}
+    with rbldnsd({"score.test": scores, "refused.test": {EVERYBODY: "127.255.255.255"}}) as server:
+        budget = QueryBudget(10_000, SystemClock())
+        scored = settings_for(server)
+        assert ask(scored, budget, patience=5).outcome == Scored(75)
+        assert ask(scored, budget, "192.0.2.6", patience=5).outcome == Scored(0)
+        assert ask(scored, budget, "192.0.2.7", patience=5).outcome == UNKNOWN
+        refused = ask(settings_for(server, zone="refused.test"), budget, patience=5)
+        assert refused.refused_by_zone
+        assert refused.outcome == Refused("127.255.255.255")
+        assert budget.used == 4

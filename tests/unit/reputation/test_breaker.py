@@ -1,0 +1,176 @@
+"""When asking the zone is pointless."""
+
+import pytest
+
+from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored, Unavailable
+from senderscore_policy.reputation.breaker import (
+    FAILURES_IN_A_ROW,
+    FIRST_PERIOD,
+    LONGEST_PERIOD,
+    Breaker,
+    Closed,
+    Failing,
+    Permit,
+    Refusing,
+    parse_refusal,
+)
+
+TTL = 60.0
+REFUSED = Refused("127.255.255.255")
+FAILED = Unavailable("timeout")
+
+
+def ask(breaker: Breaker, outcome: Reputation, now: float) -> bool:
+    """One question, if it is let through."""
+    permit = breaker.enter(now)
+    if permit is not None:
+        breaker.record(permit, outcome, now)
+    return permit is not None
+
+
+def failing() -> Breaker:
+    """A breaker after ten failures at time 0."""
+    breaker = Breaker(TTL)
+    for _ in range(FAILURES_IN_A_ROW):
+        assert ask(breaker, FAILED, 0)
+    return breaker
+
+
+def test_a_refusal_stops_all_questions_for_five_minutes() -> None:
+    """It holds for every client."""
+    breaker = Breaker(TTL)
+    ask(breaker, REFUSED, 0)
+    assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, FIRST_PERIOD)
+    assert not breaker.admits(FIRST_PERIOD - 1)
+    assert not ask(breaker, Scored(75), FIRST_PERIOD - 1)
+    assert breaker.admits(FIRST_PERIOD)
+
+
+def test_each_further_refusal_doubles_the_pause_up_to_six_hours() -> None:
+    """About a dozen questions in the first day, four a day from then on."""
+    breaker, now, pauses = Breaker(TTL), 0.0, []
+    for _ in range(9):
+        assert ask(breaker, REFUSED, now)
+        assert isinstance(breaker.state, Refusing)
+        pauses.append(breaker.state.until - now)
+        now = breaker.state.until
+    assert pauses == [300, 600, 1200, 2400, 4800, 9600, 19200, LONGEST_PERIOD, LONGEST_PERIOD]
+
+
+def test_many_lookups_refused_at_once_count_as_one_refusal() -> None:
+    """Those under way when the first is refused do not double anything."""
+    breaker = Breaker(TTL)
+    permits = [breaker.enter(0) for _ in range(50)]
+    for permit in permits:
+        assert permit is Permit.QUESTION
+        breaker.record(permit, REFUSED, 0)
+    assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, FIRST_PERIOD)
+
+
+@pytest.mark.parametrize("answer", [Scored(0), UNKNOWN])
+def test_an_answer_to_the_probe_ends_the_refusal(answer: Reputation) -> None:
+    """The next refusal begins at five minutes again."""
+    breaker = Breaker(TTL)
+    ask(breaker, REFUSED, 0)
+    ask(breaker, answer, FIRST_PERIOD)
+    assert isinstance(breaker.state, Closed)
+    ask(breaker, REFUSED, 1000)
+    assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, 1000 + FIRST_PERIOD)
+
+
+def test_an_answer_to_an_older_question_does_not_end_a_refusal() -> None:
+    """It says nothing about now."""
+    breaker = Breaker(TTL)
+    old = breaker.enter(0)
+    assert old is Permit.QUESTION
+    ask(breaker, REFUSED, 1)
+    breaker.record(old, Scored(75), 2)
+    assert isinstance(breaker.state, Refusing)
+
+
+def test_ten_failures_in_a_row_leave_one_probe_for_each_failure_ttl() -> None:
+    """Nobody else is let through."""
+    breaker = failing()
+    assert breaker.state == Failing("timeout", TTL)
+    assert not ask(breaker, FAILED, TTL - 1)
+    assert [ask(breaker, FAILED, TTL + second) for second in range(61)] == [True] + [False] * 59 + [True]
+
+
+def test_nine_failures_and_an_answer_are_forgotten() -> None:
+    """They must be in a row."""
+    breaker = Breaker(TTL)
+    for _ in range(3):
+        for _ in range(FAILURES_IN_A_ROW - 1):
+            ask(breaker, FAILED, 0)
+        ask(breaker, UNKNOWN, 0)
+    assert isinstance(breaker.state, Closed)
+
+
+def test_any_answer_ends_the_failing() -> None:
+    """Also a late one to a question from before."""
+    breaker = failing()
+    ask(breaker, Scored(50), TTL)
+    assert isinstance(breaker.state, Closed)
+    breaker = failing()
+    breaker.record(Permit.QUESTION, Scored(50), 1)
+    assert isinstance(breaker.state, Closed)
+
+
+def test_a_probe_that_never_comes_back_is_followed_by_another() -> None:
+    """A lookup that was cancelled must not close the zone for ever."""
+    breaker = failing()
+    assert breaker.enter(TTL) is Permit.PROBE
+    assert breaker.enter(TTL + 1) is None
+    assert breaker.enter(2 * TTL) is Permit.PROBE
+
+
+def test_a_failed_probe_of_a_refusing_zone_is_tried_again_soon() -> None:
+    """A timeout says nothing about the refusal: neither longer nor over."""
+    breaker = Breaker(TTL)
+    ask(breaker, REFUSED, 0)
+    ask(breaker, FAILED, FIRST_PERIOD)
+    assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, FIRST_PERIOD + TTL)
+
+
+def test_a_failing_zone_that_refuses_is_refusing() -> None:
+    """The longer pause wins."""
+    breaker = failing()
+    ask(breaker, REFUSED, TTL)
+    assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, TTL + FIRST_PERIOD)
+
+
+def test_an_administrator_may_have_it_probed_at_once() -> None:
+    """One question, and the pause goes on growing if it is refused."""
+    breaker = Breaker(TTL)
+    ask(breaker, REFUSED, 0)
+    breaker.probe_now(10)
+    assert ask(breaker, REFUSED, 10)
+    assert breaker.state == Refusing("127.255.255.255", 2 * FIRST_PERIOD, 10 + 2 * FIRST_PERIOD)
+    assert not ask(breaker, REFUSED, 11)
+
+
+def test_a_refusal_outlives_a_restart() -> None:
+    """A restart burns no quota, and the time in between counts."""
+    breaker = Breaker(TTL)
+    ask(breaker, REFUSED, 0)
+    saved = breaker.snapshot(100)
+    assert saved is not None
+    assert parse_refusal(saved, away=50, now=7) == Refusing("127.255.255.255", FIRST_PERIOD, 7 + 150)
+    assert parse_refusal(saved, away=9999, now=7).until == 7
+
+
+def test_failures_do_not_outlive_a_restart() -> None:
+    """They cost nothing to find out again."""
+    assert failing().snapshot(0) is None
+
+
+@pytest.mark.parametrize("key", ["period", "remaining"])
+@pytest.mark.parametrize("value", [None, "x", -1, 1e9, float("nan"), 10**400])
+def test_a_damaged_refusal_is_refused(key: str, value: object) -> None:
+    """A pause cannot become longer than six hours, or anything else than a number."""
+    saved = {"detail": "127.255.255.255", "period": 300.0, "remaining": 10.0}
+    with pytest.raises(ValueError, match="refusal"):
+        parse_refusal(saved | {key: value}, away=0, now=0)
+    del saved[key]
+    with pytest.raises(ValueError, match="refusal"):
+        parse_refusal(saved, away=0, now=0)

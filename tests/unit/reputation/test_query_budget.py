@@ -1,0 +1,211 @@
+"""The quota: how many questions may be asked, whatever the clocks do."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reputation_fakes import DAY, HOUR, START, FakeClock
+
+from senderscore_policy.reputation.budget import QueryBudget
+
+MONTH = 30 * DAY
+
+
+def spend_all(budget: QueryBudget) -> int:
+    """Spend until it refuses."""
+    spent = 0
+    while budget.spend():
+        spent += 1
+    return spent
+
+
+def most_within(times: list[float], span: float) -> int:
+    """The most of these times that lie within any span, both ends included."""
+    return max((sum(1 for later in times[n:] if later - time <= span) for n, time in enumerate(times)), default=0)
+
+
+steps = st.lists(
+    st.tuples(st.floats(0, 3 * DAY) | st.sampled_from([0.0, HOUR, DAY, 15 * DAY]), st.integers(1, 8)), max_size=60
+)
+
+
+@given(limit=st.integers(1, 120), steps=steps)
+def test_no_window_ever_holds_more_than_the_limit(limit: int, steps: list[tuple[float, int]]) -> None:
+    """At most the limit in any 30 days, and at most a tenth of it (one at least) in any 24 hours."""
+    clock = FakeClock()
+    budget = QueryBudget(limit, clock)
+    sent: list[float] = []
+    for wait, wanted in steps:
+        clock.pass_time(wait)
+        sent += [clock.uptime for _ in range(wanted) if budget.spend()]
+    assert most_within(sent, MONTH) <= limit
+    assert most_within(sent, DAY) <= max(1, limit // 10)
+
+
+@given(limit=st.integers(1, 120), steps=steps, restart_after=st.integers(0, 60))
+def test_a_restart_gives_nothing_back(limit: int, steps: list[tuple[float, int]], restart_after: int) -> None:
+    """A new process that takes up the saved use keeps to the same limits, on another monotonic clock."""
+    clock = FakeClock()
+    budget = QueryBudget(limit, clock)
+    sent: list[float] = []
+    for number, (wait, wanted) in enumerate(steps):
+        if number == restart_after:
+            saved = budget.snapshot()
+            clock.uptime = 3.0
+            budget = QueryBudget(limit, clock)
+            budget.restore(saved, away=0)
+        clock.pass_time(wait)
+        sent += [clock.now for _ in range(wanted) if budget.spend()]
+    # Ages are saved in milliseconds.
+    assert most_within(sent, MONTH - 0.01) <= limit
+    assert most_within(sent, DAY - 0.01) <= max(1, limit // 10)
+
+
+def test_the_day_is_full_before_the_month() -> None:
+    """A botnet's hour does not spend a month."""
+    clock = FakeClock()
+    budget = QueryBudget(10_000, clock)
+    assert spend_all(budget) == 1000
+    assert budget.spent
+    clock.pass_time(DAY + 1)
+    assert not budget.spent
+    assert spend_all(budget) == 1000
+
+
+def test_the_month_is_full_after_ten_such_days_and_frees_itself() -> None:
+    """After 30 days the first day's questions are there again."""
+    clock = FakeClock()
+    budget = QueryBudget(10_000, clock)
+    for _ in range(10):
+        spend_all(budget)
+        clock.pass_time(DAY + 1)
+    assert budget.spent
+    assert (budget.used, budget.used_today) == (10_000, 0)
+    clock.pass_time(20 * DAY)
+    assert spend_all(budget) == 1000
+
+
+def test_without_a_budget_questions_are_counted_and_never_refused() -> None:
+    """The metrics show the use all the same."""
+    budget = QueryBudget(0, FakeClock())
+    assert all(budget.spend() for _ in range(5000))
+    assert budget.used == budget.used_today == 5000
+    assert budget.refresh_allowed
+
+
+def test_a_small_budget_still_allows_a_question_a_day() -> None:
+    """A tenth of five is none, and none would be no service."""
+    assert spend_all(QueryBudget(5, FakeClock())) == 1
+
+
+def test_refreshes_stop_before_first_questions() -> None:
+    """The last fifth of a day, and of a month, is for clients without any score."""
+    clock = FakeClock()
+    budget = QueryBudget(1000, clock)
+    for _ in range(79):
+        budget.spend()
+    assert budget.refresh_allowed
+    budget.spend()
+    assert not budget.refresh_allowed
+    assert not budget.spent
+    for _ in range(9):
+        clock.pass_time(DAY + 1)
+        spend_all(budget)
+    clock.pass_time(DAY + 1)
+    assert budget.used_today == 0
+    assert not budget.refresh_allowed
+
+
+@pytest.mark.parametrize("step", [-365 * DAY, -HOUR, HOUR, 365 * DAY])
+def test_a_wall_clock_that_steps_changes_nothing(step: float) -> None:
+    """The windows go by the monotonic clock."""
+    clock = FakeClock()
+    budget = QueryBudget(100, clock)
+    spend_all(budget)
+    clock.now += step
+    assert budget.spent
+    assert not budget.spend()
+    assert budget.used == 10
+
+
+def test_time_switched_off_counts() -> None:
+    """A machine that was off for a day has its day's questions again."""
+    clock = FakeClock()
+    budget = QueryBudget(100, clock)
+    spend_all(budget)
+    saved = budget.snapshot()
+    started = QueryBudget(100, clock)
+    started.restore(saved, away=DAY + 1)
+    assert not started.spent
+    assert started.used == 10
+
+
+def test_restarting_all_the_time_does_not_keep_questions_young() -> None:
+    """Ages are exact: a daemon that restarts every ten minutes frees its questions on time."""
+    clock = FakeClock()
+    budget = QueryBudget(100, clock)
+    spend_all(budget)
+    while clock.now <= START + DAY:
+        assert budget.spent
+        saved = budget.snapshot()
+        clock.pass_time(600)
+        clock.uptime = 1.0
+        budget = QueryBudget(100, clock)
+        budget.restore(saved, away=600)
+    assert not budget.spent
+
+
+def test_another_limit_takes_hold_at_once() -> None:
+    """What was used stays used."""
+    budget = QueryBudget(100, FakeClock())
+    spend_all(budget)
+    budget.reconfigure(200)
+    assert not budget.spent
+    assert spend_all(budget) == 10
+    budget.reconfigure(50)
+    assert budget.spent
+    budget.reconfigure(0)
+    assert budget.spend()
+
+
+def test_memory_is_bounded_by_hours() -> None:
+    """One slot for each hour, however many questions."""
+    clock = FakeClock()
+    budget = QueryBudget(0, clock)
+    for _ in range(5000):
+        clock.pass_time(600)
+        budget.spend()
+    assert len(budget.snapshot()) <= 30 * 24 + 1
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [[0, 0]],
+        [[0, 0, 1, 1]],
+        ["abc"],
+        [None],
+        [[0, "x", 1]],
+        [[0, 10, 1]],
+        [[10, 0, 0]],
+        [[10, 5, 1], [20, 15, 1]],
+        [[-10, -20, 1]],
+        [[float("nan"), float("nan"), 1]],
+        [[10**400, 0, 1]],
+        [[10, 5, float("inf")]],
+    ],
+)
+def test_damaged_state_is_refused_whole(saved: list[object]) -> None:
+    """Nothing of it is taken up."""
+    budget = QueryBudget(100, FakeClock())
+    with pytest.raises(ValueError, match="query budget"):
+        budget.restore([[30, 20, 4], *saved], away=0)
+    assert budget.used == 0
+
+
+def test_it_reads_well() -> None:
+    """Logs and the status page show it as it is."""
+    budget = QueryBudget(10_000, FakeClock())
+    budget.spend()
+    assert str(budget) == "1 of 1000 questions in 24 hours, 1 of 10000 in 30 days"
+    budget.reconfigure(0)
+    assert str(budget) == "1 questions in 24 hours, 1 in 30 days"
