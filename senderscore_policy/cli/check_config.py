@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     say(f"{path}: no mistakes" if path else f"there is no {CONFIG_FILE}: the built-in defaults hold")
     say("")
-    window = config.counters.window_of_time()
-    say(table(["tier", f"messages/{window}"], [[rule.name, limit_as_json(rule.limit)] for rule in rules]))
+    limits = f"messages/{config.counters.window_of_time()}"
+    say(table(["tier", limits], [[rule.name, limit_as_json(rule.limit)] for rule in rules], {limits}))
     for warning in warnings:
         say(f"\nwarning: {warning}")
     return 0

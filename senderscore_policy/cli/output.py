@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 
 def say(text: str) -> None:
@@ -15,24 +15,20 @@ def say_json(value: object) -> None:
     say(json.dumps(value, indent=2))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """An aligned table; numbers, and their column's head, go to the right. None is shown as "-".
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Container[str] = ()) -> str:
+    """An aligned table. None is shown as "-".
 
     Args:
         head: the columns' names.
         rows: their values.
+        numbers: names of the columns that go to the right.
     """
-    rows = list(rows)
-    cells = [list(head), *(["-" if value is None else str(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [any(isinstance(value, int) for value in column) for column in zip(*rows, strict=True)] or [False] * len(
-        head
-    )
-    lines = (
+    lines = [list(head), *(["-" if value is None else str(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
         "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for cell, width, name in zip(line, widths, head, strict=True)
         ).rstrip()
-        for line in cells
+        for line in lines
     )
-    return "\n".join(lines)

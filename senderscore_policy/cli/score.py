@@ -1,13 +1,14 @@
 """The command `score`."""
 
 import argparse
-from typing import Final
+from typing import Any, Final
 
 from senderscore_policy.cli.arguments import add_clients, add_config, add_json, configuration
 from senderscore_policy.cli.output import say, say_json, table
 from senderscore_policy.tools.access import open_access
 
 COLUMNS: Final = ("client", "score", "reputation", "tier", "limit", "source", "age")
+NUMBERS: Final = frozenset({"score", "limit", "age"})
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,17 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say_json([{name: score[name] for name in COLUMNS} for score in scores])
     else:
-        shown = [score | {"age": _in_words(score["age"])} for score in scores]
-        say(table(COLUMNS, [[score[name] for name in COLUMNS] for score in shown]))
+        shown = [score | {"age": _age(score)} for score in scores]
+        say(table(COLUMNS, [[score[name] for name in COLUMNS] for score in shown], NUMBERS))
     return 0
 
 
-def _in_words(seconds: float) -> str:
-    """A length of time in its largest unit: "5 min"."""
+def _age(score: dict[str, Any]) -> str | None:
+    """The score's age in its largest unit, "5 min"; None if it does not come from the zone."""
+    if score["source"] not in ("cache", "dns"):
+        return None
+    seconds = score["age"]
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"

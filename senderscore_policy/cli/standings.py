@@ -6,6 +6,7 @@ from typing import Any, Final
 from senderscore_policy.cli.output import say, say_json, table
 
 COLUMNS: Final = ("client", "count", "deferred", "score", "reputation", "tier", "limit", "left")
+NUMBERS: Final = frozenset({"count", "deferred", "score", "limit", "left"})
 
 
 def show(clients: Sequence[dict[str, Any]], *, as_json: bool) -> None:
@@ -18,4 +19,4 @@ def show(clients: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     if as_json:
         say_json([{name: client[name] for name in COLUMNS} for client in clients])
     else:
-        say(table(COLUMNS, [[client[name] for name in COLUMNS] for client in clients]))
+        say(table(COLUMNS, [[client[name] for name in COLUMNS] for client in clients], NUMBERS))

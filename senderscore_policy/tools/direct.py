@@ -125,5 +125,5 @@ class DirectAccess:
         """The counters, with at least one server up: those that are down have no part in what follows."""
         assert self._counters is not None
         if await self._counters.evictions() is None:
-            raise BackendError(f"no daemon is running, and memcached is {self._counters.state}")
+            raise BackendError(f"no daemon is running, nor memcached: {self._counters.state.removeprefix('degraded: ')}")
         return self._counters

@@ -1,0 +1,65 @@
+"""The warnings of `check-config`."""
+
+import pytest
+
+from senderscore_policy.config.advice import warnings_of
+from senderscore_policy.config.load import parse
+
+TWO_TIERS = '[[tier]]\nscores = "0-50"\nlimit = {}\n[[tier]]\nscores = "51-100"\nlimit = {}\n'
+
+
+def warnings(text: str) -> list[str]:
+    """The warnings about a file."""
+    return warnings_of(parse(text, "policy.toml"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        TWO_TIERS.format(5, 5),
+        TWO_TIERS.format(5, '"unlimited"'),
+        '[reputation]\nzone = "score.example.org"\nlookup = "eager"\nquery_budget = 0\nnameservers = ["8.8.8.8"]',
+        '[reputation]\nnameservers = ["192.0.2.53"]',
+        '[counters]\nstore = "memcached"\nservers = ["localhost:1", "[::1]:1", "unix:/run/memcached.sock"]',
+        '[counters]\nservers = ["192.0.2.1:11211"]',
+        "[unscored]\nlimit = 500",
+    ],
+)
+def test_sound_choices_are_not_warned_about(text: str) -> None:
+    """A warning that everybody sees is read by nobody."""
+    assert warnings(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('mode = "observe"', "every message passes"),
+        (TWO_TIERS.format(0, 5), "the limit of 0-50 is 0: the first message of every client waits for its score"),
+        (TWO_TIERS.format(0, 5), "a query_budget of 10000 covers 333 new clients a day"),
+        ("[unscored]\nlimit = 0\n[reputation]\nquery_budget = 300", "covers 10 new clients a day"),
+        ("[unavailable]\nlimit = 100", "[unavailable] does not fail open"),
+        (TWO_TIERS.format(6, 5), "do not rise with the score: 6 for 0-50, 5 for 51-100"),
+        (TWO_TIERS.format('"unlimited"', 5), "do not rise with the score: unlimited for 0-50, 5 for 51-100"),
+        ('[reputation]\nlookup = "eager"', 'lookup = "eager" with the public zone: one DNS query for each client'),
+        ('[reputation]\nzone = "Score.SenderScore.com."\nlookup = "eager"', "with the public zone"),
+        ("[reputation]\nquery_budget = 0", "a resolver that is not registered will be refused"),
+        ('[reputation]\nnameservers = ["192.0.2.53", "1.1.1.1:53"]', "1.1.1.1:53 answers for the whole Internet"),
+        ("[reputation]\ndeadline = 10", "Postfix has given up by then"),
+        ('[listen]\npolicy = ["inet:0.0.0.0:10045"]', "listen.policy inet:0.0.0.0:10045 is no loopback address"),
+        (
+            '[listen]\npolicy = ["inet:mx1.example.org:1"]',
+            "listen.policy inet:mx1.example.org:1 is no loopback address",
+        ),
+        ('[listen]\nstatus = "[::]:80"\nstatus_public = true', "listen.status [::]:80 is no loopback address"),
+        ("[listen]\nidle_timeout = 300", "Postfix keeps a connection for 300 s"),
+        (
+            '[counters]\nstore = "memcached"\nservers = ["192.0.2.1:1", "[::1]:1"]',
+            "192.0.2.1:1: memcached has no password",
+        ),
+    ],
+)
+def test_a_choice_with_a_price_is_warned_about(text: str, words: str) -> None:
+    """What is allowed and may surprise is said, with what it means."""
+    found = [warning for warning in warnings(text) if words in warning]
+    assert len(found) == 1
