@@ -34,18 +34,13 @@ class Gate:
         self._breaker = Breaker(settings.failure_ttl)
         self._logged: type[State] = Closed
         self._spent_logged = False
+        self._obstacle: Obstacle | None = None
 
     def obstacle(self) -> Obstacle | None:
         """Why nobody should wait for the zone; None: it may be asked."""
-        if self.clear:
-            return None
-        self._notice()
-        state = self._breaker.state
-        if isinstance(state, Refusing):
-            return Refused(state.detail)
-        if isinstance(state, Failing):
-            return Unavailable(state.detail)
-        return Refused(f"query budget spent: {self._budget}") if self._budget.spent else None
+        if not self.clear and self._budget.spent != self._spent_logged:
+            self._notice()  # only the budget changes by time alone
+        return self._obstacle
 
     def admits(self, *, refresh: bool) -> bool:
         """Whether `enter` would let a question through."""
@@ -65,7 +60,8 @@ class Gate:
             return Refused(f"query budget spent: {self._budget}")
         permit = self._breaker.enter(self._clock.monotonic())
         if permit is None:
-            return self.obstacle() or Unavailable("no question was due")
+            assert self._obstacle is not None
+            return self._obstacle
         return permit
 
     def record(self, permit: Permit, probe: Probe) -> None:
@@ -116,7 +112,7 @@ class Gate:
         self._notice()
 
     def _notice(self) -> None:
-        """Tell the log what has changed, once."""
+        """See what has changed, and tell the log, once."""
         state = self._breaker.state
         if type(state) is not self._logged:
             self._logged = type(state)
@@ -130,7 +126,13 @@ class Gate:
                 )
             else:
                 log.info("query budget: there are questions left again (%s)", self._budget)
-        self.clear = isinstance(state, Closed) and not spent
+        if isinstance(state, Refusing):
+            self._obstacle = Refused(state.detail)
+        elif isinstance(state, Failing):
+            self._obstacle = Unavailable(state.detail)
+        else:
+            self._obstacle = Refused(f"query budget spent: {self._budget}") if spent else None
+        self.clear = self._obstacle is None
 
     def _log_breaker(self, state: State) -> None:
         if isinstance(state, Refusing):

@@ -85,8 +85,8 @@ class ScoreSource:
         if self._gate.clear:
             return None
         obstacle = self._gate.obstacle()
-        # Stale from the start: the caller goes on calling `start`, which sees to probes and to the shared cache.
-        return None if obstacle is None else Known(obstacle, now, now, "dns")
+        # Stale since ever: so the caller goes on calling `start`, which sees to probes and to the shared cache.
+        return None if obstacle is None else Known(obstacle, now, 0.0, "dns")
 
     def start(self, address: str) -> None:
         """Begin a lookup in the background, unless one is under way, or asking is pointless, or too many are."""

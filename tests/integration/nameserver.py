@@ -156,11 +156,12 @@ class Nameserver:
         self.otherwise: Reply = rcode("NXDOMAIN")
         self.questions: list[Question] = []
         self._udp, self._tcp = self._bind()
-        self.port: int = self._udp.server_address[1]
+        self.port: int = self._udp.socket.getsockname()[1]
+        self._arrived = threading.Condition()
 
     def __enter__(self) -> Self:
         for server in (self._udp, self._tcp):
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -168,7 +169,13 @@ class Nameserver:
             server.shutdown()
             server.server_close()
 
-    def _bind(self) -> tuple[socketserver.BaseServer, socketserver.BaseServer]:
+    def wait_for_questions(self, count: int) -> list[Question]:
+        """The questions, once there are so many: the last may still be on its way when a lookup is given up."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: len(self.questions) >= count, timeout=30)
+            return list(self.questions)
+
+    def _bind(self) -> tuple["_UdpServer", "_TcpServer"]:
         """Sockets for UDP and TCP with the same port, one that the system has free for both."""
         for _ in range(20):
             udp = _UdpServer((self.host, 0), self._handler(_UdpHandler))
@@ -188,7 +195,9 @@ class Nameserver:
         except dns.exception.DNSException:
             return None
         asked = query.question[0]
-        self.questions.append(Question(transport, asked.name.to_text(), dns.rdatatype.to_text(asked.rdtype)))
+        with self._arrived:
+            self.questions.append(Question(transport, asked.name.to_text(), dns.rdatatype.to_text(asked.rdtype)))
+            self._arrived.notify_all()
         reversed_address = dns.name.Name((*asked.name.labels[:4], b"in-addr", b"arpa", b""))
         client = dns.reversename.to_address(reversed_address)
         return self.answers.get(client, self.otherwise)(query, transport)

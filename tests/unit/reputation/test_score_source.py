@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -244,6 +246,12 @@ def test_a_fault_in_a_lookup_is_logged_and_fails_open(caplog: pytest.LogCaptureF
     assert "ZeroDivisionError" in caplog.text
 
 
+def test_the_source_itself_does_not_load_dnspython() -> None:
+    """The daemon is ready without it; the first lookup loads it."""
+    program = "import sys, senderscore_policy.reputation.source; sys.exit('dns' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 # Other daemons
 
 
@@ -314,9 +322,9 @@ def test_a_shared_cache_that_hangs_delays_nobody_beyond_the_deadline() -> None:
     async def scenario() -> None:
         site = make_site(IMPATIENT, shared=FakeShared(hangs=True))
         site.zone.outcomes[CLIENT] = Scored(75)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert isinstance(await site.source.lookup(CLIENT), Unavailable)
-            site.source.reconfigure(DEFAULTS)
+            site.source.reconfigure(replace(DEFAULTS, deadline=3600))
             assert await site.source.lookup(CLIENT) == Scored(75)
         await site.source.close()
 
@@ -334,7 +342,7 @@ def test_while_the_zone_refuses_other_daemons_scores_are_still_found() -> None:
         refused = site.source.known(CLIENT)
         assert refused is not None
         assert refused.reputation == REFUSED
-        assert refused.fresh_until <= site.clock.time(), "so that the engine starts a lookup"
+        assert refused.fresh_until < START, "so that the engine starts a lookup"
         site.source.start(CLIENT)
         await site.settle()
         known = site.source.known(CLIENT)
@@ -402,12 +410,12 @@ def test_after_ten_failures_nobody_waits_and_one_probe_a_minute_looks_for_the_en
     caplog.set_level(logging.INFO)
 
     async def scenario() -> None:
-        site = make_site()
+        site = make_site(replace(DEFAULTS, deadline=3600))
         site.zone.otherwise = FAILED
         for number in range(FAILURES_IN_A_ROW):
             await site.source.lookup(f"10.0.0.{number}")
         site.zone.hold()
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(30):
             assert await site.source.lookup(CLIENT) == FAILED
         assert site.source.state.startswith("degraded: score.senderscore.com cannot be read (SERVFAIL)")
         for _ in range(3):
