@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from scdoc import escaped, literal, paragraph
+
 HEAD = """policy.toml(5)
 
 # NAME
@@ -29,21 +31,10 @@ FOOT = """# SEE ALSO
 NEW_PARAGRAPH = re.compile(r'\n\n|\n(?=Allowed:|Example:|"\w+":)')
 
 
-def escaped(text: str) -> str:
-    """Text that scdoc takes as it is."""
-    return re.sub(r"([\\*_`#\[\]])", r"\\\1", text)
-
-
-def literal(lines: list[str], indent: str) -> str:
-    """Lines in a fixed layout."""
-    fence = f"{indent}```"
-    return "\n".join([fence, *(f"{indent}{line}" for line in lines), fence])
-
-
 def prose(lines: list[str], indent: str) -> Iterator[str]:
     """Paragraphs; what is allowed, the example and each key of a table begin one of their own."""
-    for paragraph in NEW_PARAGRAPH.split("\n".join(lines).strip()):
-        yield indent + escaped(" ".join(paragraph.split()))
+    for text in NEW_PARAGRAPH.split("\n".join(lines).strip()):
+        yield paragraph([text], indent)
 
 
 def blocks(comment: list[str], indent: str) -> Iterator[str]:
@@ -73,7 +64,7 @@ def entries(text: str) -> Iterator[str]:
             yield from [f"## {code[0]}"] if comment else []
             yield from blocks(comment, "")
             yield from ["Default:"] if comment and code[1:] else []
-            yield from [literal(code, "")] if code[1:] else []
+            yield from [literal(code)] if code[1:] else []
         else:
             key, _, default = code[0].partition(" = ")
             (first, *more) = blocks(comment, "\t")
