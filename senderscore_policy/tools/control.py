@@ -1,6 +1,7 @@
 """The commands' side of a running daemon's control socket: HTTP over a unix socket."""
 
 import contextlib
+import grp
 import http.client
 import json
 import socket
@@ -135,5 +136,5 @@ def find_daemon(paths: Sequence[Path]) -> ControlClient:
 def _group(path: Path) -> str:
     """The group that may use the socket, in words."""
     with contextlib.suppress(OSError, KeyError):
-        return f"the group {path.group()}"
+        return f"the group {grp.getgrgid(path.stat().st_gid).gr_name}"
     return "the daemon's group"

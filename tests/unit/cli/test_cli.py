@@ -1,0 +1,134 @@
+"""What all commands have in common: usage, help, exit status, where the configuration is read."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_fakes import Run, closed
+
+from senderscore_policy import __version__
+from senderscore_policy.cli import COMMANDS
+
+
+def test_help_lists_every_command(run: Run) -> None:
+    """And says what the exit status means."""
+    status, out, err = run("--help")
+    assert (status, err) == (0, "")
+    assert all(f"  {name} " in out and summary in out for name, summary in COMMANDS.items())
+    assert "69 daemon or back end not reachable" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_each_command_teaches(run: Run, name: str) -> None:
+    """It describes the command and shows an example that can be copied."""
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    assert f"  senderscore-policy {name} " in out.partition("example")[2]
+    assert "-c FILE" in out
+
+
+def test_version(run: Run) -> None:
+    """The version is the package's."""
+    assert run("--version") == (0, f"senderscore-policy {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nope"],
+        ["-c", "policy.toml", "get"],
+        ["get"],
+        ["get", "300.1.1.1"],
+        ["get", "192.0.2.0/24"],
+        ["get", "2001:db8::1/64"],
+        ["get", "fe80::1%eth0"],
+        ["get", "192.0.2.1", "--jso"],
+        ["score", ""],
+        ["increment", "192.0.2.1", "--by", "x"],
+        ["increment", "192.0.2.1", "--by", "0"],
+        ["increment", "192.0.2.1", "--by", "1000000001"],
+        ["reset", "192.0.2.1", "all"],
+        ["ask", "client_address"],
+        ["ask", "=x"],
+        ["ask", "sender=a\nb=c"],
+        ["ask", "--endpoint", "127.0.0.1:10045"],
+        ["ask", "--timeout", "0"],
+        ["ask", "--timeout", "nan"],
+        ["check-config", "policy.toml"],
+        ["serve", "-d"],
+    ],
+)
+def test_wrong_usage_is_64_and_one_line(run: Run, arguments: list[str]) -> None:
+    """The line names the program and where to read more."""
+    status, out, err = run(*arguments)
+    assert (status, out) == (64, "")
+    assert err.startswith("senderscore-policy: ")
+    assert err.endswith(" --help\n")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_wrong_address_is_named(run: Run) -> None:
+    """Of several arguments it is clear which one is meant."""
+    assert "'300.1.1.1' is not an IP address" in run("get", "192.0.2.1", "300.1.1.1")[2]
+
+
+@pytest.mark.parametrize("command", ["serve", "get", "ask", "check-config"])
+def test_every_mistake_in_the_configuration_is_a_line_of_its_own(run: Run, file: Path, command: str) -> None:
+    """Whichever command reads the file: status 78, each problem with file and line."""
+    file.write_text('mode = "off"\n[counters]\nbuckets = 0')
+    status, out, err = run(command, *(["192.0.2.1"] if command == "get" else []), "-c", str(file))
+    assert (status, out) == (78, "")
+    first, second = err.splitlines()
+    assert first.startswith(f"senderscore-policy: {file}:1: mode: ")
+    assert second.startswith(f"senderscore-policy: {file}:3: counters.buckets: ")
+
+
+def test_a_file_that_does_not_exist_is_78(run: Run) -> None:
+    """A mistyped -c is never taken for the defaults."""
+    status, _, err = run("check-config", "-c", "/nowhere/policy.toml")
+    assert status == 78
+    assert err == "senderscore-policy: /nowhere/policy.toml: No such file or directory\n"
+
+
+def test_a_file_that_may_not_be_read_is_77(run: Run, file: Path) -> None:
+    """The remedy is another user, not another file."""
+    with closed(file):
+        status, _, err = run("check-config", "-c", str(file))
+    assert status == 77
+    assert err == f"senderscore-policy: {file}: Permission denied\n"
+
+
+@pytest.mark.parametrize("command", [["--help"], ["--version"], ["get", "--help"], ["ask", "--help"]])
+def test_help_needs_no_heavy_imports(command: list[str]) -> None:
+    """The libraries behind the daemon would make every command slow."""
+    code = "import sys; from senderscore_policy.cli import main; main(sys.argv[1:])"
+    heavy = "aiohttp|rich|dns|pymemcache|prometheus_client"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code, *command], capture_output=True, text=True, check=True
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "senderscore_policy" in imported
+    assert imported.isdisjoint(heavy.split("|"))
+
+
+def test_a_reader_who_has_enough_is_no_error() -> None:
+    """`senderscore-policy check-config --defaults | head` ends without a traceback."""
+    code = "import sys; from senderscore_policy.cli import main; sys.exit(main(['check-config', '--defaults']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_python_m_runs_it() -> None:
+    """`python -m senderscore_policy` is the same program."""
+    command = [sys.executable, "-m", "senderscore_policy", "nope"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 64
+    assert done.stderr.startswith("senderscore-policy: ")

@@ -1,0 +1,73 @@
+"""The command `check-config`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_fakes import Run
+
+from senderscore_policy.config import paths
+from senderscore_policy.config.load import DEFAULT_FILE
+
+TWO_TIERS = '[[tier]]\nscores = "0-50"\nlimit = 0\n[[tier]]\nscores = "51-100"\nlimit = "unlimited"\n'
+
+
+def test_a_sound_file_shows_its_tiers(run: Run, file: Path) -> None:
+    """The administrator sees what the file means, with the window that limits hold for."""
+    file.write_text(TWO_TIERS.replace("limit = 0", "limit = 50") + "[counters]\nwindow = 600\n")
+    status, out, err = run("check-config", "-c", str(file))
+    assert (status, err) == (0, "")
+    assert (
+        out
+        == f"""{file}: no mistakes
+
+tier         messages/10 minutes
+0-50                          50
+51-100                 unlimited
+unscored               unlimited
+unavailable            unlimited
+"""
+    )
+
+
+def test_warnings_follow(run: Run, file: Path) -> None:
+    """What is allowed and surprising is said, and is no failure."""
+    file.write_text(TWO_TIERS)
+    status, out, _ = run("check-config", "-c", str(file))
+    assert status == 0
+    assert "\nwarning: the limit of 0-50 is 0: " in out
+
+
+def test_json(run: Run, file: Path) -> None:
+    """Programs get the same."""
+    file.write_text(TWO_TIERS)
+    status, out, _ = run("check-config", "--json", "-c", str(file))
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["ok"] is True
+    assert answer["errors"] == []
+    assert answer["tiers"][:2] == [{"tier": "0-50", "limit": 0}, {"tier": "51-100", "limit": "unlimited"}]
+    assert len(answer["warnings"]) == 1
+
+
+def test_json_of_a_file_with_mistakes(run: Run, file: Path) -> None:
+    """The reasons are in both places: stdout for programs, stderr for people."""
+    file.write_text("[counters]\nbuckets = 0")
+    status, out, err = run("check-config", "--json", "-c", str(file))
+    answer = json.loads(out)
+    assert status == 78
+    assert answer["ok"] is False
+    assert [f"senderscore-policy: {problem}" for problem in answer["errors"]] == err.splitlines()
+
+
+def test_defaults_is_the_default_file(run: Run) -> None:
+    """It can be redirected into policy.toml as it is."""
+    assert run("check-config", "--defaults") == (0, DEFAULT_FILE.read_text(), "")
+
+
+def test_without_a_file_it_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody takes the defaults for a file of their own."""
+    monkeypatch.setattr(paths, "CONFIG_FILE", tmp_path / "policy.toml")
+    status, out, _ = run("check-config")
+    assert status == 0
+    assert out.startswith("there is no /etc/senderscore-policy/policy.toml: the built-in defaults hold\n")
