@@ -18,7 +18,7 @@ help: ## list the targets
 run: $(VENV)/.run ## serve a demo on 127.0.0.1:10045 that asks no real zone
 	@mkdir -p build '$(RUNTIME)'
 	@echo "The demo answers on 127.0.0.1:10045; README.md shows what to ask it. Ctrl-C ends it."
-	@STATE_DIRECTORY="$$(mktemp -d '$(CURDIR)/build/demo.XXXXXX')" RUNTIME_DIRECTORY='$(RUNTIME)' \
+	@exec env STATE_DIRECTORY="$$(mktemp -d '$(CURDIR)/build/demo.XXXXXX')" RUNTIME_DIRECTORY='$(RUNTIME)' \
 		$(VENV)/bin/senderscore-policy serve -c docs/demo.toml
 
 test: $(TEST_VENV)/.installed ## build the wheel, install it and run every test against it; PYTEST="-k …" selects

@@ -293,15 +293,6 @@ class TestService:
         start_daemon(**LIMITED, listen={"status": f"127.0.0.1:{port}"})
         assert fetched(port, "/healthz") == "ready"
 
-    def test_metrics_count_the_answers(self, start_daemon: StartDaemon) -> None:
-        """Prometheus sees requests by action and tier, and no client's address."""
-        port = free_port()
-        daemon = start_daemon(**LIMITED, listen={"status": f"127.0.0.1:{port}"})
-        asked(daemon, 5)
-        metrics = fetched(port, "/metrics")
-        assert "senderscore_policy_requests_total" in metrics
-        assert CLIENT not in metrics
-
 
 class TestCommands:
     """The commands that talk to a running daemon."""
