@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: wrong usage, --help or --version.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A reply may hold what the terminal's encoding has no sign for.
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if argv is None else list(argv)
     name = _first_argument(arguments)
     command = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
@@ -67,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _first_argument(arguments: Sequence[str]) -> str:
     parser = Parser(
         PROGRAM,
-        usage=f"{PROGRAM} COMMAND [-c FILE] …",
+        usage=f"{PROGRAM} COMMAND [-c FILE] ...",
         description="Limits how many messages a client may send to Postfix by its SenderScore.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

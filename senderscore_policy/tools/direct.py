@@ -101,29 +101,31 @@ class DirectAccess:
         return self._desk.client(parsed)
 
     async def _increment(self, client: Client, by: int) -> dict[str, Any]:
-        await self._find_memcached()
+        await self._messages(client)
         await self._desk.increment(client, by)
         return await self._stand(client)
 
     async def _reset(self, client: Client) -> dict[str, Any]:
-        await self._find_memcached()
+        await self._messages(client)
         await self._desk.reset(client)
         return await self._stand(client) | {"note": self._desk.reset_note}
 
     async def _stand(self, client: Client) -> dict[str, Any]:
-        counters = await self._find_memcached()
-        [usage] = await counters.read([client.key])
-        # What is counted while the last server goes down is counted here, and would be lost.
-        await self._find_memcached()
+        messages = await self._messages(client)
         found = None
         if self._shared is not None and client.address is not None:
             found = from_text(await self._shared.get(client.address) or "", self._zone)
         reputation = None if found is None else found[0]
-        return standing(self._rules, client, reputation, usage.messages).as_json()
+        return standing(self._rules, client, reputation, messages).as_json()
 
-    async def _find_memcached(self) -> MemcachedCounters:
-        """The counters, with at least one server up: those that are down have no part in what follows."""
+    async def _messages(self, client: Client) -> int:
+        """The client's messages, from servers that are up: which ones are is found out by asking.
+
+        A daemon counts by itself while all of them are down; what a command counted so would be lost.
+        """
         assert self._counters is not None
-        if await self._counters.evictions() is None:
-            raise BackendError(f"no daemon is running, nor memcached: {self._counters.state.removeprefix('degraded: ')}")
-        return self._counters
+        while servers := self._counters.cluster.live:
+            [usage] = await self._counters.read([client.key])
+            if self._counters.cluster.live == servers:
+                return usage.messages
+        raise BackendError(f"no daemon is running, nor memcached: {self._counters.state.removeprefix('degraded: ')}")

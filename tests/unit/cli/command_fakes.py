@@ -9,7 +9,12 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+import dns.message
+import dns.rrset
+
+Server = TypeVar("Server", bound=socketserver.BaseServer)
 
 Run = Callable[..., tuple[int, str, str]]
 """Runs a command: its arguments to exit status, stdout, stderr."""
@@ -129,3 +134,82 @@ def closed(path: Path) -> Iterator[None]:
         if root:
             os.seteuid(0)
         path.chmod(0o700)
+
+
+class Memcached(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """A memcached with the commands that counters need (memcached's protocol.txt).
+
+    Attributes:
+        items: what is stored.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _MemcachedHandler)
+        self.items: dict[bytes, bytes] = {}
+
+
+class _MemcachedHandler(socketserver.StreamRequestHandler):
+    server: Memcached
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            self.wfile.write(self._answer(*line.split()))
+
+    def _answer(self, command: bytes, *words: bytes) -> bytes:
+        items = self.server.items
+        answer = b"NOT_FOUND\r\n"
+        match command:
+            case b"get":
+                found = [key for key in words if key in items]
+                answer = b"".join(b"VALUE %b 0 %d\r\n%b\r\n" % (key, len(items[key]), items[key]) for key in found)
+                answer += b"END\r\n"
+            case b"add" | b"set":
+                value = self.rfile.read(int(words[3]) + 2)[:-2]
+                if command == b"set" or words[0] not in items:
+                    items[words[0]] = value
+                    answer = b"STORED\r\n"
+                else:
+                    answer = b"NOT_STORED\r\n"
+            case b"incr" if words[0] in items:
+                items[words[0]] = b"%d" % (int(items[words[0]]) + int(words[1]))
+                answer = items[words[0]] + b"\r\n"
+            case b"delete" if items.pop(words[0], None) is not None:
+                answer = b"DELETED\r\n"
+        return answer
+
+
+class Nameserver(socketserver.UDPServer):
+    """Gives every name the score 42.
+
+    Attributes:
+        questions: the names that were asked for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _NameserverHandler)
+        self.questions: list[str] = []
+
+
+class _NameserverHandler(socketserver.DatagramRequestHandler):
+    server: Nameserver
+
+    def handle(self) -> None:
+        query = dns.message.from_wire(self.rfile.read())
+        name = query.question[0].name
+        self.server.questions.append(str(name))
+        response = dns.message.make_response(query)
+        response.answer.append(dns.rrset.from_text(name, 10, "IN", "A", "127.0.4.42"))
+        self.wfile.write(response.to_wire())
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """The server, in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    with server:
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

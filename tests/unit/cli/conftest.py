@@ -2,12 +2,11 @@
 
 import importlib
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_fakes import ControlDaemon, Run
+from command_fakes import ControlDaemon, Run, running
 
 from senderscore_policy.cli import COMMANDS, main
 
@@ -62,9 +61,5 @@ score = 75
 @pytest.fixture
 def daemon(place: Path) -> Iterator[ControlDaemon]:
     """A daemon with its control socket where `file` says."""
-    with ControlDaemon(place / "control.sock") as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running(ControlDaemon(place / "control.sock")) as server:
         yield server
-        server.shutdown()
-        thread.join()

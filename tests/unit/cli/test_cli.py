@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_fakes import Run, closed
+from command_fakes import PolicyServer, Run, closed
 
 from senderscore_policy import __version__
 from senderscore_policy.cli import COMMANDS
@@ -132,3 +132,19 @@ def test_python_m_runs_it() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 64
     assert done.stderr.startswith("senderscore-policy: ")
+
+
+def test_any_terminal_can_show_a_reply() -> None:
+    """What its encoding lacks is escaped; help and the default file need nothing but ASCII."""
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
+    for command in (["--help"], ["check-config", "--defaults"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "senderscore_policy", *command], env=environment, capture_output=True, check=True
+        )
+        assert b"\\" not in done.stdout
+    with PolicyServer("action=450 später\n\n".encode()) as server:
+        done = subprocess.run(
+            [sys.executable, "-m", "senderscore_policy", "ask", "--endpoint", server.endpoint],
+            env=environment, capture_output=True, check=True,
+        )  # fmt: skip
+    assert done.stdout == b"action=450 sp\\xe4ter\n"
