@@ -136,7 +136,7 @@ def decision_line(decision: Decision) -> str:
     score = str(reputation.score) if isinstance(reputation, Scored) else "none"
     limit = "unlimited" if decision.limit == UNLIMITED else str(int(decision.limit))
     fields = (
-        ("reason", decision.reason.value),
+        ("reason", decision.reason),
         ("client", _client(decision.client)),
         ("score", score),
         ("reputation", "not-asked" if reputation is None else reputation.name),

@@ -55,7 +55,7 @@ class Metrics:
         for decision in decisions:
             action = decision.action
             word = action if action == "DUNNO" else action.partition(" ")[0]
-            counts[word, decision.reason.value, decision.tier] += 1
+            counts[word, decision.reason, decision.tier] += 1
 
     def looked_up(self, outcome: str, seconds: float) -> None:
         """Count a lookup over DNS."""

@@ -1,6 +1,6 @@
 """The record of one decision; the log line, the metrics, `explain` and the status page all read it."""
 
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from senderscore_policy.policy.address import Client
@@ -9,7 +9,7 @@ from senderscore_policy.policy.reputation import Reputation
 from senderscore_policy.policy.tiers import Limit
 
 
-class Reason(Enum):
+class Reason(StrEnum):
     """Why a request got its answer. The value is the word that logs and metrics show."""
 
     WITHIN_LIMIT = "within-limit"

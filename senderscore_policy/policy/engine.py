@@ -108,7 +108,7 @@ class Engine:
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self.stopped = False
-        self._time = 0.0
+        self._time = self._monotonic = 0.0
 
     @property
     def rules(self) -> Rules:
@@ -147,7 +147,7 @@ class Engine:
     async def _next_batch(self) -> None:
         batch, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]
         refunds, self._refunds = self._refunds, []
-        self._time = self._clock.time()
+        self._time, self._monotonic = self._clock.time(), self._clock.monotonic()
         messages: list[Message] = []
         for question in batch:
             with question:
@@ -174,7 +174,7 @@ class Engine:
         else:
             message = Message(question, client, self._amount(request))
             instance = request.after(b"\ninstance=")
-            first = instance and self._repeats.first(instance + b" " + address, message, self._clock.monotonic())
+            first = instance and self._repeats.first(instance + b" " + address, message, self._monotonic)
             if first:
                 self._repeat(question, first)
             else:

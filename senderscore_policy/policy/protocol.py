@@ -108,9 +108,31 @@ class RequestParser:
 
     def feed(self, data: bytes) -> list[Request]:
         """Take what was received and return the requests that it completes, in order."""
-        requests: list[Request] = []
         if self.fault:
-            return requests
+            return []
+        requests: list[Request] = []
+        try:
+            # What Postfix sends: one request in one piece. It need not go through the buffer.
+            end = data.find(b"\n\n")
+            if (
+                len(self._buffer) == 1
+                and 0 < end == len(data) - 2 < MAX_REQUEST
+                and data[0] != 0x0A
+                and b"\r" not in data
+            ):
+                requests.append(_checked(b"\n" + data[:-1]))
+            else:
+                self._cut(data, requests)
+        except ProtocolError as fault:
+            self.fault = fault
+        return requests
+
+    def _cut(self, data: bytes, requests: list[Request]) -> None:
+        """Add the data to the buffer, and the requests that this completes to the list.
+
+        Raises:
+            ProtocolError: what follows the requests in the list is none.
+        """
         buffer = self._buffer
         received = len(buffer)
         buffer += data
@@ -118,19 +140,15 @@ class RequestParser:
             buffer[received - 1 :] = buffer[received - 1 :].replace(b"\r\n", b"\n")
         start = 0
         end = buffer.find(b"\n\n", self._searched)
-        try:
-            while end >= 0 and end + 1 - start <= MAX_REQUEST:
-                requests.append(_checked(bytes(buffer[start : end + 1])))
-                start = end + 1
-                end = buffer.find(b"\n\n", start)
-        except ProtocolError as fault:
-            self.fault = fault
+        while end >= 0 and end + 1 - start <= MAX_REQUEST:
+            requests.append(_checked(bytes(buffer[start : end + 1])))
+            start = end + 1
+            end = buffer.find(b"\n\n", start)
         if len(buffer) - 1 - start > MAX_REQUEST:
-            self.fault = self.fault or ProtocolError(f"a request of over {MAX_REQUEST} bytes")
+            raise ProtocolError(f"a request of over {MAX_REQUEST} bytes")
         del buffer[:start]
         # The last bytes, "\n" or "\n\r", may be the beginning of the two line ends that end the request.
         self._searched = max(0, len(buffer) - 2)
-        return requests
 
 
 @lru_cache(4096)
