@@ -1,0 +1,100 @@
+"""The Debian package's own files."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import senderscore_policy
+from senderscore_policy.cli import COMMANDS
+from senderscore_policy.daemon.logs import decision_line
+from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.decision import Decision, Reason
+from senderscore_policy.policy.protocol import RequestParser
+from senderscore_policy.policy.reputation import Scored
+
+DEBIAN = Path(__file__).parents[2] / "debian"
+BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
+
+
+def test_the_version_is_the_program_s() -> None:
+    """The package's upstream version is the version that the program prints."""
+    newest = re.match(r"senderscore-policy \(([^-)]+)-", (DEBIAN / "changelog").read_text())
+    assert newest
+    assert newest[1] == senderscore_policy.__version__
+
+
+def deferral() -> str:
+    """The log line of a deferral."""
+    attributes = "request=smtpd_access_policy\nclient_address=192.0.2.75\nqueue_id=4ABC\nsender=a@example.org\n\n"
+    (request,) = RequestParser().feed(attributes.encode())
+    client = Client("192.0.2.75")
+    reply = "421 sender score = 75, you're limited to 800 messages/hour in our policy, try again later"
+    return decision_line(
+        Decision(request, client, Reason.OVER_LIMIT, reply, 801, "71-80", 800.0, Scored(75), 1_790_000_000.0)
+    )
+
+
+@pytest.mark.parametrize("time", ["Nov 22 21:00:00", "2026-11-22T21:00:00.123456+00:00"])
+@pytest.mark.parametrize(
+    ("line", "routine"),
+    [
+        (deferral(), True),
+        ("serving on 127.0.0.1:10045, mode enforce, counters in memory", True),
+        ("configuration reloaded, generation 2", True),
+        ("stopping", True),
+        ("malformed request from 127.0.0.1:40000: a line without '='; disconnected", False),
+        ("configuration not reloaded: counters.window: must be 60 or more", False),
+    ],
+)
+def test_logcheck_mails_what_is_not_routine(time: str, line: str, routine: bool) -> None:
+    """An administrator with logcheck hears of trouble, not of each deferral."""
+    rules = DEBIAN / "senderscore-policy.logcheck.ignore.server"
+    entry = f"{time} mx senderscore-policy[123]: {line}\n"
+    done = subprocess.run(["grep", "-E", "-f", rules], input=entry, text=True, capture_output=True, check=False)
+    assert (done.stdout == entry) == routine
+
+
+def completions(line: str, directory: Path) -> set[str]:
+    """What TAB offers at the end of a command line."""
+    program = directory / "senderscore-policy"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m senderscore_policy "$@"\n')
+    program.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(senderscore_policy.__path__[0]).parent)}
+    script = f"""
+        . {BASH_COMPLETION}
+        . {DEBIAN}/senderscore-policy.bash-completion
+        compopt() {{ :; }}  # works only where the shell itself completes
+        COMP_LINE=$1 COMP_POINT=${{#1}}
+        read -ra COMP_WORDS <<<"$1"
+        [[ $1 != *' ' ]] || COMP_WORDS+=('')
+        COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+        _senderscore_policy {program} "${{COMP_WORDS[COMP_CWORD]}}" "${{COMP_WORDS[COMP_CWORD - 1]}}"
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", line],
+        check=True, capture_output=True, text=True, cwd=directory, env=environment,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+@pytest.mark.skipif(not (shutil.which("bash") and BASH_COMPLETION.exists()), reason="bash-completion is not installed")
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("senderscore-policy ", {*COMMANDS, "--help", "--version"}),
+        ("senderscore-policy check", {"check-config"}),
+        ("senderscore-policy get --", {"--help", "--config", "--json"}),
+        ("senderscore-policy increment --b", {"--by"}),
+        ("senderscore-policy ask client_a", {"client_address="}),
+        ("senderscore-policy serve -c sender", {"senderscore-policy"}),
+    ],
+)
+def test_tab_completes_commands_options_and_files(line: str, offered: set[str], tmp_path: Path) -> None:
+    """What bash offers is what the program takes."""
+    assert completions(line, tmp_path) == offered
