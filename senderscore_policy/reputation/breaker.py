@@ -11,6 +11,9 @@ FIRST_PERIOD: Final = 300.0
 """Seconds without a question after the first refusal; each further one doubles them."""
 LONGEST_PERIOD: Final = 6 * 3600.0
 FAILURES_IN_A_ROW: Final = 10
+LONGEST_PROBE_PERIOD: Final = 600.0
+"""Seconds between two probes of a zone that does not answer, at most; before that a tenth of the time for which it
+has not. At one probe a minute, each of two questions, an outage of a few days would spend a month's query budget."""
 
 
 class Permit(Enum):
@@ -46,10 +49,12 @@ class Failing:
 
     Args:
         detail: how the last of them failed.
+        since: the time when it began, by the monotonic clock.
         until: the time of the next question, by the monotonic clock.
     """
 
     detail: str
+    since: float
     until: float
 
 
@@ -61,7 +66,7 @@ class Breaker:
     """Lets questions through while they are answered, and single probes while they are not.
 
     Args:
-        failure_ttl: seconds from one probe to the next.
+        failure_ttl: seconds from one probe to the next, at least.
     """
 
     def __init__(self, failure_ttl: float) -> None:
@@ -90,7 +95,10 @@ class Breaker:
         elif isinstance(outcome, Unavailable):
             self._failures += 1
             if isinstance(self.state, Closed) and self._failures >= FAILURES_IN_A_ROW:
-                self.state = Failing(outcome.detail, now + self.failure_ttl)
+                self.state = Failing(outcome.detail, now, now + self.failure_ttl)
+            elif isinstance(self.state, Failing) and permit is Permit.PROBE:
+                period = max(self.failure_ttl, min(0.1 * (now - self.state.since), LONGEST_PROBE_PERIOD))
+                self.state = Failing(outcome.detail, self.state.since, now + period)
         elif permit is Permit.PROBE or not isinstance(self.state, Refusing):
             self.reset()
 

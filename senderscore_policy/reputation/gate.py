@@ -145,7 +145,7 @@ class Gate:
         elif isinstance(state, Failing):
             log.warning(
                 "%s cannot be read, %d lookups in a row failed (%s): no new scores; one question every %.0f s "
-                "until one is answered",
+                "(in a long outage every 10 min) until one is answered",
                 self._zone, FAILURES_IN_A_ROW, state.detail, self._breaker.failure_ttl,
             )  # fmt: skip
         else:

@@ -1,5 +1,7 @@
 """When asking the zone is pointless."""
 
+from itertools import pairwise
+
 import pytest
 
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored, Unavailable
@@ -7,6 +9,7 @@ from senderscore_policy.reputation.breaker import (
     FAILURES_IN_A_ROW,
     FIRST_PERIOD,
     LONGEST_PERIOD,
+    LONGEST_PROBE_PERIOD,
     Breaker,
     Closed,
     Failing,
@@ -91,9 +94,19 @@ def test_an_answer_to_an_older_question_does_not_end_a_refusal() -> None:
 def test_ten_failures_in_a_row_leave_one_probe_for_each_failure_ttl() -> None:
     """Nobody else is let through."""
     breaker = failing()
-    assert breaker.state == Failing("timeout", TTL)
+    assert breaker.state == Failing("timeout", 0, TTL)
     assert not ask(breaker, FAILED, TTL - 1)
     assert [ask(breaker, FAILED, TTL + second) for second in range(61)] == [True] + [False] * 59 + [True]
+
+
+def test_a_long_outage_is_probed_ever_more_rarely() -> None:
+    """A day without an answer costs fewer than 250 probes, and the pause is never more than a tenth of the outage."""
+    breaker = failing()
+    probes = [second for second in range(86_400) if ask(breaker, FAILED, second)]
+    assert len(probes) < 250
+    pauses = [later - earlier for earlier, later in pairwise(probes)]
+    assert max(pauses) <= LONGEST_PROBE_PERIOD + 1
+    assert all(pause <= max(TTL, 0.1 * earlier) + 1 for earlier, pause in zip(probes, pauses, strict=False))
 
 
 def test_nine_failures_and_an_answer_are_forgotten() -> None:
