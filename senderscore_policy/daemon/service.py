@@ -113,9 +113,8 @@ class Service:
         await self._counting.close()
 
     async def _listen(self, listener: socket.socket) -> asyncio.Server:
+        # Not create_unix_server: from Python 3.13 on that removes the file at the end, even of systemd's socket.
         loop = asyncio.get_running_loop()
-        if listener.family == socket.AF_UNIX:
-            return await loop.create_unix_server(lambda: PolicyConnection(self._server), sock=listener)
         return await loop.create_server(lambda: PolicyConnection(self._server), sock=listener)
 
     async def _finish(self, deciding: asyncio.Task[None]) -> None:
@@ -144,6 +143,8 @@ class Service:
             ("status", self._config.listen.status, 0),
         ):
             try:
+                if isinstance(endpoint, Unix):
+                    Path(endpoint.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 listeners = take(passed, kind, (endpoint,) if endpoint else (), mode)
                 handlers = api.Api(self._desk)
                 app = handlers.application(writable=kind == "control")
