@@ -1,0 +1,156 @@
+"""One batch of charges and refunds on all servers, in one round trip or two. No I/O."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from senderscore_policy.counters.keys import BucketKeys
+from senderscore_policy.counters.memcached import Server
+from senderscore_policy.counters.part import Account, Part, Receipt
+from senderscore_policy.counters.pipeline import Order, Replies, add, delete, incr
+from senderscore_policy.policy.window import View
+
+K = TypeVar("K")
+
+
+class Batch:
+    """Charges, summed up by client, and refunds.
+
+    Args:
+        view: the buckets that count.
+        keys: names of the counters.
+        exptime: of counters that are made.
+
+    Attributes:
+        poisoned: how many keys that held no number are deleted.
+    """
+
+    def __init__(self, view: View, keys: BucketKeys, exptime: int) -> None:
+        self._view = view
+        self._keys = keys
+        self._exptime = exptime
+        self._open = [b"%d" % index for index in view.open]
+        self._closed = [b"%d" % index for index in view.closed if index != view.oldest]
+        self._oldest = [] if view.oldest is None else [b"%d" % view.oldest]
+        self._amounts: dict[Account, int] = {}
+        self._parts: dict[Server, Part] = {}
+        self._numbers: dict[str, int] = {}
+        self._values: dict[bytes, int] = {}
+        self.poisoned = 0
+
+    def refund(self, receipt: Receipt, amount: int) -> None:
+        """Take a charge back where it was counted."""
+        for server in receipt.servers:
+            self._parts.setdefault(server, Part()).refund(receipt.key, amount)
+
+    def charge(self, account: Account, amount: int) -> None:
+        """Count the amount, once for each account; of an account not read yet, read the closed buckets too."""
+        self._amounts[account] = amount
+        key, servers = account.receipt
+        increment = account.increment if amount == 1 else incr(key, amount)
+        keys: Sequence[bytes] = ()
+        if self._open or account.until is None:
+            stem = self._keys.stem(account.client)
+            indexes = self._open if account.until is not None else self._open + self._closed + self._oldest
+            keys = [stem + index for index in indexes]
+        for server in servers:
+            part = self._parts.get(server)
+            if part is None:
+                part = self._parts[server] = Part()
+            part.charge(account, increment, keys)
+
+    def orders(self) -> dict[Server, Order]:
+        """What to ask first."""
+        return {server: part.order(self._exptime) for server, part in self._parts.items()}
+
+    def take(self, replies: Mapping[Server, Replies]) -> dict[Server, Order]:
+        """Sort the replies to `orders`; a server that failed is absent. What to ask then, usually nothing."""
+        answered = {server: self._parts[server] for server in replies}
+        for server, part in answered.items():
+            part.take(replies[server])
+        self._merge()
+        self.poisoned = sum(len(part.poisoned) for part in answered.values())
+        orders = {server: Order(self._remainder(part), []) for server, part in answered.items()}
+        return {server: order for server, order in orders.items() if order.commands}
+
+    def take_again(self, replies: Mapping[Server, Replies]) -> None:
+        """Sort the replies to what `take` asked."""
+        for server, reply in replies.items():
+            self._parts[server].take_again(reply)
+        self._merge()
+
+    def counted_before(self, until: float) -> dict[str, tuple[int, Receipt]]:
+        """Of each client that a server counted: its messages without this batch, and where they were counted.
+
+        Accounts that were read now may be believed up to `until`.
+        """
+        before = {}
+        view, numbers, values = self._view, self._numbers, self._values
+        for account, amount in self._amounts.items():
+            number = numbers.get(account.client)
+            if number is None:
+                continue
+            if account.until is None:
+                account.until = until
+                if values:
+                    account.closed = self._sum(account, self._closed)
+                    account.oldest = self._sum(account, self._oldest)
+            messages = number - amount + account.closed
+            if account.oldest:
+                messages += view.partial(account.oldest)
+            if values and self._open:
+                messages += self._sum(account, self._open)
+            receipt = account.receipt
+            before[account.client] = (messages, receipt if len(receipt.servers) == 1 else self._counted(account))
+        return before
+
+    def _merge(self) -> None:
+        """Of several servers that have the same counter the larger number decides."""
+        self._numbers = _largest([part.numbers for part in self._parts.values()])
+        self._values = _largest([part.values for part in self._parts.values()])
+
+    def _remainder(self, part: Part) -> list[bytes]:
+        """What is left to be done on the part's server; the last commands increment what was missing."""
+        commands = [delete(key) for key in part.poisoned]
+        commands += self._catching_up(part)
+        increments = []
+        for account in part.missing:
+            amount = self._amounts[account]
+            # Beside the other server's number, our own share of it still to come; right also when the `add` loses.
+            seed = max(0, self._numbers.get(account.client, 0) - amount)
+            commands.append(add(account.receipt.key, seed, self._exptime))
+            increments.append(incr(account.receipt.key, amount))
+        return commands + increments
+
+    def _catching_up(self, part: Part) -> Iterable[bytes]:
+        """Commands that give the server what the other one of its accounts has counted more."""
+        for account in part.made:
+            behind = self._numbers.get(account.client, 0) - part.numbers.get(account.client, 0)
+            if behind > 0:
+                yield incr(account.receipt.key, behind)
+        if self._values and len(self._parts) > 1:
+            for account in part.fresh:
+                stem = self._keys.stem(account.client)
+                for index in self._closed + self._oldest:
+                    key = stem + index
+                    if key in self._values and key not in part.values:
+                        yield add(key, self._values[key], self._exptime)
+
+    def _sum(self, account: Account, indexes: Iterable[bytes]) -> int:
+        stem = self._keys.stem(account.client)
+        return sum([self._values.get(stem + index, 0) for index in indexes])
+
+    def _counted(self, account: Account) -> Receipt:
+        """The receipt, without the servers that failed."""
+        key, servers = account.receipt
+        return Receipt(key, tuple(server for server in servers if account.client in self._parts[server].numbers))
+
+
+def _largest(counts: list[dict[K, int]]) -> dict[K, int]:
+    if len(counts) == 1:
+        return counts[0]
+    merged: dict[K, int] = {}
+    for each in counts:
+        for key, count in each.items():
+            if count >= merged.get(key, 0):
+                merged[key] = count
+    return merged

@@ -1,0 +1,217 @@
+"""One memcached server: its connection, one deadline for a whole round trip, and whether it is up.
+
+pymemcache opens the connection. Orders go over it in the event loop, without blocking: a thread
+with pymemcache's blocking calls takes two to three times the processor time for each round trip,
+and has to wait for the interpreter when the answer is there.
+"""
+
+import asyncio
+import socket
+from typing import Final
+
+from pymemcache.client.base import Client  # type: ignore[import-untyped]
+from pymemcache.exceptions import MemcacheError  # type: ignore[import-untyped]
+
+from senderscore_policy.config.model import Endpoint, Unix
+from senderscore_policy.counters.pipeline import Order, Replies, ReplyReader
+from senderscore_policy.errors import BackendError
+
+_RECEIVE: Final = 64 * 1024
+
+
+class Connection(Client):  # type: ignore[misc]
+    """A connection to one memcached.
+
+    Args:
+        address: host and port, or the path of a unix socket.
+        seconds: for connecting, and for each answer to pymemcache's own methods.
+    """
+
+    sock: socket.socket | None
+
+    def __init__(self, address: tuple[str, int] | str, seconds: float) -> None:
+        super().__init__(address, connect_timeout=seconds, timeout=seconds, no_delay=True)
+
+    def open(self) -> socket.socket:
+        """Connect; blocks.
+
+        Raises:
+            OSError: nobody takes the connection.
+        """
+        self._connect()
+        assert self.sock is not None
+        return self.sock
+
+    async def exchange(self, order: Order, deadline: float) -> Replies:
+        """Send all commands at once and read their replies, until the event loop's clock shows `deadline`.
+
+        Raises:
+            OSError: the connection is lost, or there is no time left (TimeoutError).
+            BackendError: no sensible reply.
+        """
+        assert self.sock is not None
+        loop = asyncio.get_running_loop()
+        await self._send(order.encoded(), deadline)
+        reader = ReplyReader(len(order.commands), values=bool(order.keys))
+        wake = asyncio.Event()
+        alarm = loop.call_at(deadline, wake.set)
+        # By number: asyncio describes a socket object in an error that it then drops, for 30 µs.
+        descriptor = self.sock.fileno()
+        loop.add_reader(descriptor, wake.set)
+        try:
+            while True:
+                await wake.wait()
+                wake.clear()
+                if replies := reader.feed(self._received(late=loop.time() >= deadline)):
+                    return replies
+        finally:
+            loop.remove_reader(descriptor)
+            alarm.cancel()
+
+    async def _send(self, data: bytes, deadline: float) -> None:
+        assert self.sock is not None
+        sent = self.sock.send(data)
+        if sent < len(data):
+            async with asyncio.timeout_at(deadline):
+                await asyncio.get_running_loop().sock_sendall(self.sock, data[sent:])
+
+    def _received(self, *, late: bool) -> bytes:
+        """What has arrived. An answer that is there counts, however late: it may be the daemon that was slow."""
+        assert self.sock is not None
+        try:
+            data = self.sock.recv(_RECEIVE)
+        except BlockingIOError:
+            if late:
+                raise TimeoutError from None
+            return b""
+        if not data:
+            raise BackendError("closed the connection")
+        return data
+
+    def is_stale(self) -> bool:
+        """Whether the server has closed the connection, or sent what nobody asked for."""
+        assert self.sock is not None
+        try:
+            self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+
+class Server:
+    """One memcached.
+
+    Args:
+        endpoint: where it listens.
+        seconds: for a whole round trip, connecting included.
+
+    Attributes:
+        name: its address, as configured.
+        fault: why it is down; None while it is up. Set here at the first failure, cleared by who
+            has seen that it works again.
+    """
+
+    def __init__(self, endpoint: Endpoint, seconds: float) -> None:
+        self.name = str(endpoint)
+        self.fault: str | None = None
+        self._endpoint = endpoint
+        self._seconds = seconds
+        self._connection: Connection | None = None
+        self._free = asyncio.Lock()
+
+    async def exchange(self, order: Order, *, probe: bool = False) -> Replies:
+        """Send an order and read the replies, one order after the other.
+
+        What waited behind an order that failed fails at once; only a probe reaches a server that is down.
+
+        Raises:
+            BackendError: no server, no time left, or no sensible reply. The connection is closed
+                then, so that a late reply is never taken for one to the next order. The commands
+                may have been executed: do not send them again.
+        """
+        async with self._free:
+            if self.fault is not None and not probe:
+                raise BackendError(self.fault)
+            replies = None
+            try:
+                deadline = asyncio.get_running_loop().time() + self._seconds
+                connection = await self._ready(deadline)
+                replies = await connection.exchange(order, deadline)
+            except (OSError, BackendError) as error:
+                self.fault = self._description(error)
+                raise BackendError(self.fault) from error
+            finally:
+                if replies is None:
+                    self.close()
+            return replies
+
+    async def evictions(self) -> int:
+        """Items that the server threw out before their time, since it started (`stats`); over a connection of its own.
+
+        Raises:
+            BackendError: as for `exchange`.
+        """
+        connection = None
+        try:
+            async with asyncio.timeout(self._seconds):
+                connection = await self._dial()
+                stats = await asyncio.get_running_loop().run_in_executor(None, connection.stats)
+                return int(stats[b"evictions"])
+        except (OSError, MemcacheError, LookupError, ValueError) as error:
+            raise BackendError(self._description(error)) from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def close(self) -> None:
+        """Close the connection; the next order opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    async def _ready(self, deadline: float) -> Connection:
+        """A connection that works as far as one can see.
+
+        One that the server has closed meanwhile (a restart, its idle_timeout) is replaced before
+        anything is sent over it.
+        """
+        if self._connection is not None and self._connection.is_stale():
+            self.close()
+        if self._connection is None:
+            async with asyncio.timeout_at(deadline):
+                self._connection = await self._dial()
+            assert self._connection.sock is not None
+            self._connection.sock.setblocking(False)
+        return self._connection
+
+    async def _dial(self) -> Connection:
+        """Connect to the first address that takes the connection.
+
+        pymemcache tries only the first one of a name, and that of "localhost" may be ::1.
+        """
+        loop = asyncio.get_running_loop()
+        if isinstance(self._endpoint, Unix):
+            addresses: list[tuple[str, int] | str] = [self._endpoint.path]
+        else:
+            host, port = self._endpoint.host, self._endpoint.port
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            addresses = [(str(address[0]), port) for *_, address in found]
+        failure = OSError("no address")
+        for address in addresses:
+            connection = Connection(address, self._seconds)
+            try:
+                await loop.run_in_executor(None, connection.open)
+            except OSError as error:
+                failure = error
+            else:
+                return connection
+        raise failure
+
+    def _description(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no answer within {self._seconds:g} s"
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        return str(error) or type(error).__name__
