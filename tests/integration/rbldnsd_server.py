@@ -44,7 +44,7 @@ def rbldnsd(zones: Mapping[str, Mapping[str, str]]) -> Iterator[Rbldnsd]:
             (Path(directory) / str(number)).write_text(_SOA + "".join(lines), encoding="ascii")
             arguments.append(f"{zone}:ip4set:{number}")
         address = Rbldnsd("127.0.0.1", _free_udp_port())
-        command = [RBLDNSD, "-n", "-q", "-r", directory, "-b", f"{address.host}/{address.port}", *arguments]
+        command = [RBLDNSD, "-n", "-q", "-w", directory, "-b", f"{address.host}/{address.port}", *arguments]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:
             _wait_until_it_answers(process, address, next(iter(zones)))
