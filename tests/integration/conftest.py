@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from daemon_process import COMMAND, Daemon
+from memcached_server import MEMCACHED, MemcachedServer
 from postfix_server import Postfix, missing_for_postfix
 
 
@@ -67,3 +68,25 @@ def start_postfix() -> Iterator[Callable[[int], Postfix]]:
     yield start
     for postfix in started:
         postfix.stop()
+
+
+@pytest.fixture
+def start_memcached() -> Iterator[Callable[..., MemcachedServer]]:
+    """Starts memcached servers, with options of its command line."""
+    if MEMCACHED is None:
+        pytest.skip("memcached is not installed")
+    started: list[MemcachedServer] = []
+
+    def start(*options: str) -> MemcachedServer:
+        started.append(MemcachedServer(*options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
+
+
+@pytest.fixture
+def memcached(start_memcached: Callable[..., MemcachedServer]) -> MemcachedServer:
+    """A running memcached."""
+    return start_memcached()

@@ -130,6 +130,32 @@ class TestAnswers:
         assert asked(daemon, 1, instance="a.1") == ["DUNNO"]
         assert asked(daemon, 2, instance="") == [OVER_LIMIT] * 2
 
+    def test_a_repeat_waits_for_the_first(self, start_daemon: StartDaemon) -> None:
+        """While the first is still waiting for its score, a repeat on another connection joins it, and one counts."""
+        with silent_nameserver() as (nameserver, address):
+            daemon = start_daemon(**LIMITED, reputation={"nameservers": [address], "deadline": 30})
+            assert asked(daemon, 1, "198.51.100.9") == ["DUNNO"]
+            with daemon.client() as first, daemon.client() as repeat:
+                for postfix in (first, repeat):
+                    postfix.socket.sendall(request("198.51.100.9", instance="a.1"))
+                assert asked(daemon, 1) == ["DUNNO"]
+                answer(nameserver, "127.0.4.75")
+                assert [first.action(), repeat.action()] == ["DUNNO"] * 2
+        assert daemon.json("get", "198.51.100.9")[0]["count"] == 2
+
+    def test_a_newcomer_takes_the_place_of_the_longest_idle(self, start_daemon: StartDaemon) -> None:
+        """At max_connections nobody is turned away; Postfix reopens the connection that was closed for it."""
+        daemon = start_daemon(**LIMITED, listen={"max_connections": 10})
+        with contextlib.ExitStack() as stack:
+            connections = [stack.enter_context(daemon.client()) for _ in range(10)]
+            for postfix in connections:
+                assert postfix.ask("192.0.2.1", instance="a.1") == "DUNNO"
+            assert connections[0].ask() == "DUNNO"
+            assert stack.enter_context(daemon.client()).ask() == "DUNNO"
+            with pytest.raises(EOFError):
+                connections[1].action()
+            assert connections[0].ask() == "DUNNO"
+
     def test_exempt_and_authenticated_clients_are_not_counted(self, start_daemon: StartDaemon) -> None:
         """Neither the site's own networks nor users who logged in have a limit."""
         daemon = start_daemon(**LIMITED, exempt={"networks": ["192.0.2.128/25"]})
@@ -355,7 +381,7 @@ class TestSharedCounters:
         """Of N + k messages sent at the same moment to two daemons exactly N pass."""
         shared = {
             "override": [{"networks": ["192.0.2.0/24"], "limit": 40}],
-            "counters": {"store": "memcached", "servers": [f"127.0.0.1:{memcached.port}"], "timeout": 10},
+            "counters": {"store": "memcached", "servers": [memcached.address], "timeout": 10},
         }
         daemons = [start_daemon(**shared), start_daemon(**shared)]
         start = threading.Barrier(10)
@@ -373,7 +399,7 @@ class TestSharedCounters:
 
     def test_the_commands_work_without_a_daemon(self, make_daemon: StartDaemon, memcached: MemcachedServer) -> None:
         """What memcached counts is there to read and change while no daemon runs."""
-        servers = {"store": "memcached", "servers": [f"127.0.0.1:{memcached.port}"]}
+        servers = {"store": "memcached", "servers": [memcached.address]}
         daemon = make_daemon(**LIMITED, counters=servers)
         assert daemon.run("increment", CLIENT, "--by", "3").returncode == 0
         assert daemon.json("get", CLIENT)[0]["count"] == 3

@@ -61,7 +61,7 @@ def site(
     daemon = start_daemon(
         listen={"policy": [f"inet:127.0.0.1:{port}"]},
         reputation={"zone": ZONE, "nameservers": [score_zone.nameserver]},
-        counters={"store": "memcached", "servers": [f"127.0.0.1:{memcached.port}"]},
+        counters={"store": "memcached", "servers": [memcached.address]},
     )
     return Site(start_postfix(port), daemon)
 
