@@ -27,3 +27,7 @@ class ProtocolError(SenderscorePolicyError):
 
 class BackendError(SenderscorePolicyError):
     """Something behind the daemon (memcached, DNS, the daemon itself for a command) cannot be used."""
+
+
+class InputError(SenderscorePolicyError):
+    """A file that a command was given to work on cannot be read, or is something else."""
