@@ -79,6 +79,33 @@ class Window:
         closed = tuple(range(newest_closed, oldest - 1, -1))
         return View(current, tuple(still_open), closed, oldest, 1.0 - elapsed / length)
 
+    def opens_at(self, counts: Mapping[int, int], limit: float, now: float) -> float | None:
+        """When one more message is within the limit, if none is sent until then.
+
+        Args:
+            counts: messages of each bucket, by index, as counted by `now`.
+            limit: messages per window.
+            now: seconds of the clock that the counters go by.
+
+        Returns:
+            `now` or a later time; None: never, the limit is 0.
+        """
+        if limit < 1:
+            return None
+        room = limit - 1
+        length = self.bucket_seconds
+        span = self.buckets or 1
+        bucket = int(now // length)
+        while True:
+            # The newest `span` buckets, and what a clock ahead of this one has counted, are there as a whole.
+            whole = sum(count for index, count in counts.items() if index > bucket - span)
+            leaving = counts.get(bucket - span, 0) if self.buckets else 0
+            if whole <= room:
+                # View.partial: of `leaving` messages the share 1 - elapsed / length, rounded up, still counts.
+                elapsed = max(0.0, length * (1.0 - (room - whole) / leaving)) if leaving else 0.0
+                return max(now, bucket * length + elapsed)
+            bucket += 1
+
     def __str__(self) -> str:
         """The window in words, as a reply shows it: "hour" for 3600, else "10 minutes"."""
         for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):

@@ -1,5 +1,7 @@
 """Windows of time in buckets."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +39,38 @@ def test_steady_traffic_is_counted_whole(buckets: int, now: float, per_bucket: i
     counts = dict.fromkeys(view.closed, per_bucket) | {view.current: round(per_bucket * elapsed)}
     counts |= {index: per_bucket for index in view.open if index < view.current}
     assert view.total(counts) == pytest.approx(per_bucket * buckets, abs=2)
+
+
+@given(WINDOWS, st.floats(1e6, 4e9), st.lists(st.integers(0, 10**6), min_size=62, max_size=62), st.integers(1, 10**7))
+def test_a_client_is_let_in_again_when_its_count_has_room(
+    window: Window, now: float, sent: list[int], limit: int
+) -> None:
+    """At the time told a message is within the limit, a moment before it is not, unless the time is now."""
+    current = window.view(now).current
+    counts = {current - age: count for age, count in enumerate(sent) if age <= window.buckets}
+    opens = window.opens_at(counts, limit, now)
+    assert opens is not None
+    moment = 0.001
+    assert window.view(opens + moment).total(counts) + 1 <= limit
+    assert now <= opens <= now + window.ttl
+    if opens - moment > now:
+        assert window.view(opens - moment).total(counts) + 1 > limit
+
+
+def test_a_client_that_stops_is_let_in_after_the_window() -> None:
+    """800 messages in one bucket begin to leave the window an hour after its start, one each 0.375 s."""
+    window = Window(3600, 12)
+    start = 300.0 * 1000
+    assert window.opens_at({1000: 800}, 800, start + 299) == start + 3600 + 0.375
+    assert window.opens_at({1000: 799}, 800, start + 299) == start + 299
+    assert Window(3600, 0).opens_at({83: 800}, 800, start) == 84 * 3600
+
+
+def test_the_limits_at_either_end() -> None:
+    """A limit of 0 never lets anybody in; without a limit it is always now."""
+    window = Window(3600, 12)
+    assert window.opens_at({}, 0, 1e9) is None
+    assert window.opens_at({int(1e9 / 300): 10**9}, math.inf, 1e9) == 1e9
 
 
 def test_buckets_stay_open_for_the_clock_skew() -> None:
