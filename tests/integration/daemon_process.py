@@ -74,17 +74,13 @@ class Daemon:
 
     def configure(self, **tables: Any) -> None:
         """Write the configuration file anew."""
-        listen = {
-            "policy": [f"unix:{self.socket}"],
-            "status": "",
-            "control": str(self.control),
-        }
+        listen = {"policy": [f"unix:{self.socket}"], "status": "", "control": str(self.control)}
         whole = tables | {
             "listen": listen | tables.get("listen", {}),
             "reputation": {"zone": "score.test", "nameservers": [CLOSED_NAMESERVER]} | tables.get("reputation", {}),
             "state": {"directory": str(self.directory / "state")},
         }
-        # Plain keys first: in TOML they would belong to a table above them, but here every table is inline.
+        # Every table is inline, so that none swallows the keys below it.
         self.file.write_text("".join(f"{key} = {toml(value)}\n" for key, value in whole.items()))
 
     def start(self, sockets: Sequence[tuple[str, socket.socket]] = (), **environment: str) -> None:
