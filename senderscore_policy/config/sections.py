@@ -170,10 +170,9 @@ def read_tiers(sections: list[Section] | None, unscored: Section, unavailable: S
     if sections is None:
         return TierTable(default.tiers, *rules)
     tiers = [_read_tier(section) for section in sections]
-    if not report.faultless("tier"):
-        return default
-    _check_contiguous(tiers, report)
-    return TierTable(tiers, *rules)
+    if report.faultless(*([f"{section.path}.scores" for section in sections] or ["tier"])):
+        _check_contiguous(tiers, report)
+    return TierTable(tiers, *rules) if report.faultless("tier") else default
 
 
 def _read_tier(section: Section) -> Tier:

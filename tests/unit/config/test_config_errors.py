@@ -196,6 +196,7 @@ level = "loud"
         ["policy.toml:6", "counters.colour"],
         ["policy.toml:8", "exempt.networks[1]"],
         ["policy.toml:8", "exempt.networks[3]"],
+        ["policy.toml:9", "tier"],
         ["policy.toml:11", "tier[1].limit"],
         ["policy.toml:13", "log.level"],
     ]
