@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "increment": "count messages for a client",
     "reset": "forget a client's messages",
     "ask": "send one policy request to the daemon, as Postfix does",
+    "forecast": "replay mail logs against the limits",
 }
 """Each is a module of this package (`check-config` is check_config) with two functions: `register(parser)`
 adds description and arguments, `run(args)` does the work and returns the exit status."""

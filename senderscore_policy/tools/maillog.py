@@ -46,7 +46,7 @@ class Sender:
     Args:
         address: as logged; an IP address, or it was not known.
         authenticated: logged in with a user name.
-        name: of the host, as the log has it: anything that its owner could put into DNS.
+        name: of the host, as the log has it: anything that its owner could put into DNS; printable.
     """
 
     address: str
@@ -157,9 +157,14 @@ class _Reader:
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.traffic.who)
-            texts = [part.decode("utf-8", "backslashreplace") for part in (address, name)]
-            self.traffic.who.append(Sender(texts[0], key[1], texts[1]))
+            self.traffic.who.append(Sender(_as_text(address), key[1], _as_text(name)))
         return number
+
+
+def _as_text(part: bytes) -> str:
+    """A part of a line, fit for a terminal: what cannot be printed is escaped."""
+    text = part.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def read_logs(names: Sequence[str], advance: Advance) -> Traffic:

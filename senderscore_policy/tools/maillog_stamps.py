@@ -106,5 +106,10 @@ def _exists(year: int, hour: Hour) -> bool:
 
 
 def as_text(seconds: float) -> str:
-    """A time as reports show it: ISO 8601 in local time with its offset, to the second."""
+    """A time for programs: ISO 8601 in local time with its offset, to the second."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().isoformat(timespec="seconds")
+
+
+def for_people(seconds: float) -> str:
+    """A time for people, local and to the minute: "2026-09-07 09:42"."""
+    return f"{datetime.fromtimestamp(seconds, UTC).astimezone():%Y-%m-%d %H:%M}"
