@@ -59,7 +59,7 @@ class Cluster:
 
     async def exchange(self, orders: Mapping[Server, Order]) -> dict[Server, Replies]:
         """Send each live server its order, all at once; one that fails is down then, and absent in the result."""
-        asked = [server for server in orders if server in self.live]
+        asked = [server for server in orders if server.fault is None]
         if len(asked) == 1:
             answers = [await self._ask(asked[0], orders[asked[0]])]
         else:

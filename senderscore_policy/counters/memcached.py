@@ -62,8 +62,12 @@ class Connection(Client):  # type: ignore[misc]
             while True:
                 await wake.wait()
                 wake.clear()
-                if replies := reader.feed(self._received(late=loop.time() >= deadline)):
+                late = loop.time() >= deadline
+                # An answer that is there counts, however late: it may be the daemon that was slow.
+                if replies := reader.feed(self._received()):
                     return replies
+                if late:
+                    raise TimeoutError
         finally:
             loop.remove_reader(descriptor)
             alarm.cancel()
@@ -75,14 +79,12 @@ class Connection(Client):  # type: ignore[misc]
             async with asyncio.timeout_at(deadline):
                 await asyncio.get_running_loop().sock_sendall(self.sock, data[sent:])
 
-    def _received(self, *, late: bool) -> bytes:
-        """What has arrived. An answer that is there counts, however late: it may be the daemon that was slow."""
+    def _received(self) -> bytes:
+        """What has arrived, maybe nothing."""
         assert self.sock is not None
         try:
             data = self.sock.recv(_RECEIVE)
         except BlockingIOError:
-            if late:
-                raise TimeoutError from None
             return b""
         if not data:
             raise BackendError("closed the connection")

@@ -46,6 +46,11 @@ class MemoryStore:
         self._epoch = clock.time() - clock.monotonic()
         self._buckets: dict[int, dict[str, int]] = {}
 
+    @property
+    def now(self) -> float:
+        """The time that the buckets are numbered by; without a step of the wall clock, seconds since the epoch."""
+        return self._epoch + self._clock.monotonic()
+
     async def charge(self, charges: Sequence[Charge], refunds: Sequence[Refund]) -> list[Tally]:
         """See `ports.CounterStore.charge`."""
         self._take_back(refunds)
@@ -112,7 +117,7 @@ class MemoryStore:
 
     def _advance(self) -> View:
         """The view now; buckets that have left the window are dropped."""
-        view = self._window.view(self._epoch + self._clock.monotonic())
+        view = self._window.view(self.now)
         first = view.current if view.oldest is None else view.oldest
         for index in [index for index in self._buckets if index < first]:
             del self._buckets[index]

@@ -1,0 +1,375 @@
+"""Counters in memcached with the daemon's own as their stand-in, on fake servers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from counter_fakes import FakeClock, FakeMemcached, Script, Watcher, listening
+
+from senderscore_policy.config.model import CounterSettings, Endpoint, Unix
+from senderscore_policy.counters.cluster import Cluster
+from senderscore_policy.counters.failover import CLOSED_FOR, MemcachedCounters
+from senderscore_policy.counters.memory import MemoryStore
+from senderscore_policy.counters.shared import SharedTexts
+from senderscore_policy.policy.ports import Charge, Refund, Tally
+
+PLENTY = 20.0
+
+
+class Site:
+    """A daemon's counters and the servers that it knows; they listen while a test says so."""
+
+    def __init__(self, directory: Path, servers: int = 1, *, replicas: int = 1, timeout: float = PLENTY) -> None:
+        self.paths = [directory / f"{number}" for number in range(servers)]
+        self.fakes = [FakeMemcached() for _ in self.paths]
+        self.settings = CounterSettings(
+            store="memcached",
+            servers=tuple(Unix(str(path)) for path in self.paths),
+            replicas=2 if replicas == 2 else 1,
+            timeout=timeout,
+        )
+        self.clock = FakeClock()
+        self.watcher = Watcher()
+        self.local = MemoryStore(self.settings.window_of_time(), self.clock)
+        self.counters = self.daemon()
+
+    def daemon(self) -> MemcachedCounters:
+        """Another daemon's counters on the same servers."""
+        return MemcachedCounters(self.settings, self.local, self.clock, self.watcher, probe_interval=0.001)
+
+    @asynccontextmanager
+    async def running(self, *numbers: int, script: Script | None = None) -> AsyncIterator[None]:
+        """These servers listen (all, without a number)."""
+        async with AsyncExitStack() as stack:
+            for number in numbers or range(len(self.paths)):
+                await stack.enter_async_context(listening(script or self.fakes[number].serve, self.paths[number]))
+            yield
+
+    async def charge(self, *clients: str) -> list[Tally]:
+        return await self.counters.charge([Charge(client, 1) for client in clients], [])
+
+    async def count(self, *clients: str) -> list[int]:
+        """Count a message of each; what they are told."""
+        return [tally.messages for tally in await self.charge(*clients)]
+
+    async def read(self, client: str) -> int:
+        return (await self.counters.read([client]))[0].messages
+
+    async def until(self, state: str) -> None:
+        """Wait for the state to begin so."""
+        while not self.counters.state.startswith(state):  # noqa: ASYNC110 - nobody else wants to be told
+            await asyncio.sleep(0)
+
+
+def run(site: Site, test: Callable[[], Awaitable[None]]) -> None:
+    """Run the test to its end and close what it opened."""
+
+    async def main() -> None:
+        try:
+            await test()
+        finally:
+            await site.counters.close()
+
+    asyncio.run(main())
+
+
+def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
+    """Numbers within a batch are distinct, and a second daemon goes on where the first one is."""
+    site = Site(tmp_path)
+
+    async def test() -> None:
+        async with site.running():
+            assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1") == [1, 1, 2, 3]
+            other = site.daemon()
+            [tally] = await other.charge([Charge("192.0.2.1", 5)], [])
+            await other.close()
+            assert tally.messages == 8
+            assert await site.count("192.0.2.1") == [9]
+            assert await site.read("192.0.2.1") == 9
+        assert site.watcher.failures == 0
+
+    run(site, test)
+
+
+def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
+    """Refunds, new clients, known ones and the buckets to be read."""
+    site = Site(tmp_path)
+
+    async def test() -> None:
+        async with site.running():
+            [tally] = await site.charge("192.0.2.1")
+            charges = [Charge(f"192.0.2.{n}", 1) for n in range(1, 100)]
+            await site.counters.charge(charges, [Refund(tally.receipt, 1)])
+            assert site.watcher.commands == [3, 1 + 98 + 99 + 1]
+            assert await site.counters.charge([], []) == []
+            assert len(site.watcher.commands) == 2
+
+    run(site, test)
+
+
+def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
+    """What nobody adds to any more is not read with every message."""
+    site = Site(tmp_path)
+
+    async def test() -> None:
+        async with site.running():
+            site.clock.advance(100)
+            closed = b"ssp:192.0.2.1:3600.12:3330"
+            site.fakes[0].items[closed] = b"10"
+            assert await site.count("192.0.2.1") == [11]
+            del site.fakes[0].items[closed]
+            site.clock.advance(CLOSED_FOR - 1)
+            assert await site.count("192.0.2.1") == [12]
+            site.clock.advance(1)
+            assert await site.count("192.0.2.1") == [3]
+
+    run(site, test)
+
+
+def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
+    """The step into the next bucket, and the end of the five seconds after it, forget what was believed."""
+    site = Site(tmp_path)
+
+    async def test() -> None:
+        async with site.running():
+            site.clock.advance(290)
+            assert await site.count("192.0.2.1") == [1]
+            for bucket, seconds in ((3334, 10), (3334, 4), (3334, 1), (3334, 5)):
+                site.clock.advance(seconds)
+                site.fakes[0].items[b"ssp:192.0.2.1:3600.12:%d" % bucket] = b"%d" % (100 * seconds)
+                [count] = await site.count("192.0.2.1")
+                if seconds != 5:
+                    assert count > 100 * seconds
+                else:
+                    assert count == 100 + 4
+
+    run(site, test)
+
+
+def test_reset_forgets_everywhere(tmp_path: Path) -> None:
+    """All buckets on all servers, the daemon's own, and what it believes of closed buckets."""
+    site = Site(tmp_path, 2)
+
+    async def test() -> None:
+        await site.counters.charge([Charge("192.0.2.1", 1)], [])
+        await site.until("degraded")
+        async with site.running():
+            await site.until("ok")
+            site.clock.advance(10)
+            for fake in site.fakes:
+                for bucket in (3322, 3330, 3334, 3335):
+                    fake.items[b"ssp:192.0.2.1:3600.12:%d" % bucket] = b"7"
+            assert await site.count("192.0.2.1") == [7 + 7 + 7 + 1]
+            await site.counters.reset(["192.0.2.1"])
+            assert all(not fake.items for fake in site.fakes)
+            assert (await site.local.read(["192.0.2.1"]))[0].messages == 0
+            assert await site.count("192.0.2.1") == [1]
+
+    run(site, test)
+
+
+def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At once, from zero; and it returns by itself, with one log line each way."""
+    site = Site(tmp_path)
+    caplog.set_level(logging.INFO)
+
+    async def test() -> None:
+        async with site.running():
+            assert await site.count("192.0.2.1", "192.0.2.1") == [1, 2]
+        assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1") == [1, 1, 2]
+        assert site.counters.state == f"degraded: unix:{site.paths[0]} closed the connection" or (
+            site.counters.state == f"degraded: unix:{site.paths[0]} No such file or directory"
+        )
+        assert site.counters.cluster.up == {f"unix:{site.paths[0]}": False}
+        [tally] = await site.charge("192.0.2.1")
+        assert await site.read("192.0.2.1") == 3
+        async with site.running():
+            await site.until("ok")
+            assert site.counters.cluster.up == {f"unix:{site.paths[0]}": True}
+            await site.counters.charge([], [Refund(tally.receipt, 1)])
+            assert await site.count("192.0.2.1") == [3]
+        assert (await site.local.read(["192.0.2.1"]))[0].messages == 2
+        assert set(site.fakes[0].items) == {b"ssp:192.0.2.1:3600.12:3334"}
+
+    run(site, test)
+    lines = [record.message for record in caplog.records if "memcached" in record.message]
+    assert len(lines) == 2
+    assert lines[0].endswith("counting without it until it is back")
+    assert lines[1] == f"memcached unix:{site.paths[0]} is back"
+
+
+def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
+    """It may have been counted, never more; its messages are decided on the daemon's own counters."""
+    site = Site(tmp_path, timeout=0.1)
+    received = b""
+
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        nonlocal received
+        while data := await reader.read(65536):
+            received += data
+
+    async def test() -> None:
+        async with site.running(script=silent):
+            assert await site.count("192.0.2.1", "192.0.2.1") == [1, 2]
+            assert site.counters.state == f"degraded: unix:{site.paths[0]} no answer within 0.1 s"
+            assert await site.count("192.0.2.1") == [3]
+        assert received.count(b"incr ssp:192.0.2.1:") == 1
+
+    run(site, test)
+
+
+def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
+    """The rest of the batch stands, and memcached stays in use."""
+    site = Site(tmp_path)
+
+    async def test() -> None:
+        async with site.running():
+            await site.count("192.0.2.1", "192.0.2.2")
+            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
+            assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1") == [1, 2, 2]
+            assert site.watcher.poisoned == 1
+            assert site.counters.state == "ok"
+            assert await site.count("192.0.2.1") == [1]
+
+    run(site, test)
+
+
+def test_a_poisoned_bucket_reads_as_empty(tmp_path: Path) -> None:
+    """What `get` shows is what a message would be counted on."""
+    site = Site(tmp_path)
+
+    async def test() -> None:
+        async with site.running():
+            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
+            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3333"] = b"7 "
+            [usage] = await site.counters.read(["192.0.2.1"])
+            assert usage == (7, {3333: 7})
+
+    run(site, test)
+
+
+CLIENTS = [f"192.0.2.{n}" for n in range(100)]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_one_server_of_three_dies(tmp_path: Path, replicas: int) -> None:
+    """With two replicas nothing is forgotten; with one, its share of the clients starts at zero."""
+    site = Site(tmp_path, 3, replicas=replicas)
+
+    async def test() -> None:
+        async with site.running(0, 1):
+            async with site.running(2):
+                for expected in (1, 2, 3):
+                    assert await site.count(*CLIENTS) == [expected] * 100
+                shares = [len(fake.items) for fake in site.fakes]
+                assert sum(shares) == 100 * replicas
+                assert min(shares) > 15 * replicas
+            counts = await site.count(*CLIENTS)
+            assert site.counters.state.startswith(f"degraded: unix:{site.paths[2]} ")
+            counts = await site.count(*CLIENTS)
+            if replicas == 2:
+                assert counts == [5] * 100
+            else:
+                assert sorted(counts) == [1] * shares[2] + [5] * (100 - shares[2])
+            assert all(site.counters.cluster.up[f"unix:{path}"] for path in site.paths[:2])
+            async with site.running(2):
+                await site.until("ok")
+                counts = await site.count(*CLIENTS)
+                assert counts == [6] * 100 if replicas == 2 else set(counts) == {4, 6}
+
+    run(site, test)
+
+
+def test_all_daemons_agree_where_a_client_belongs() -> None:
+    """Whatever order their configurations name the servers in; and a server that dies moves no others' clients."""
+    names = tuple(Unix(f"/nonexistent/{n}") for n in range(4))
+
+    def homes(endpoints: tuple[Endpoint, ...], dead: str = "") -> dict[str, list[str]]:
+        cluster = Cluster(CounterSettings(servers=endpoints, replicas=2), Watcher(), 1.0)
+        cluster.live = tuple(server for server in cluster.live if server.name != dead)
+        return {client: [server.name for server in cluster.homes(client)] for client in CLIENTS}
+
+    before = homes(names)
+    assert homes(names[::-1]) == before
+    after = homes(names, dead=str(names[1]))
+    for client in CLIENTS:
+        assert len(set(after[client])) == 2
+        stay = [name for name in before[client] if name != str(names[1])]
+        assert after[client][: len(stay)] == stay
+
+
+def test_check_finds_out_who_is_up(tmp_path: Path) -> None:
+    """Without any mail, so that a daemon knows at its start."""
+    site = Site(tmp_path, 2)
+
+    async def test() -> None:
+        async with site.running(0):
+            assert site.counters.state == "ok"
+            await site.counters.cluster.check()
+            assert site.counters.state == f"degraded: unix:{site.paths[1]} No such file or directory"
+            assert not site.fakes[0].items
+
+    run(site, test)
+
+
+def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path) -> None:
+    """None if no server says."""
+    site = Site(tmp_path, 3)
+
+    async def stats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            writer.write(b"STAT evictions 21\r\nEND\r\n")
+
+    async def test() -> None:
+        async with site.running(0, 1, script=stats):
+            assert await site.counters.evictions() == 42
+        assert await site.counters.evictions() is None
+
+    run(site, test)
+
+
+def shared(site: Site, seconds: float = PLENTY) -> SharedTexts:
+    """Texts on the site's servers."""
+    return SharedTexts(site.counters.cluster, "ssp:", seconds, site.clock)
+
+
+def test_texts_are_shared(tmp_path: Path) -> None:
+    """What one daemon keeps another one finds, for as long as it said."""
+    site = Site(tmp_path, 2)
+
+    async def test() -> None:
+        async with site.running():
+            texts = shared(site)
+            assert await texts.get("192.0.2.75") is None
+            await texts.put("192.0.2.75", "scored:75", 86400)
+            assert await texts.get("192.0.2.75") == "scored:75"
+            [fake] = [fake for fake in site.fakes if fake.items]
+            assert fake.items == {b"ssp:s:192.0.2.75": b"scored:75"}
+            assert fake.exptimes == {b"ssp:s:192.0.2.75": 86400}
+            for odd in (b"", b"\xff\xfe", b"two\r\nlines", b"\0"):
+                fake.items[b"ssp:s:192.0.2.75"] = odd
+                assert await texts.get("192.0.2.75") is None
+
+    run(site, test)
+
+
+def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None:
+    """Nothing is raised, and nobody waits longer than allowed."""
+    site = Site(tmp_path)
+
+    async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async def test() -> None:
+        async with site.running(script=silent):
+            texts = shared(site, seconds=0.05)
+            assert await texts.get("192.0.2.75") is None
+            await texts.put("192.0.2.75", "scored:75", 86400)
+        texts = shared(site)
+        assert await texts.get("192.0.2.75") is None
+        await texts.put("192.0.2.75", "scored:75", 86400)
+
+    run(site, test)

@@ -1,0 +1,133 @@
+"""Replies of a memcached, in whatever pieces they arrive."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from senderscore_policy.counters.pipeline import Order, Replies, ReplyReader, add, number_in
+from senderscore_policy.errors import BackendError
+
+LINES = st.one_of(
+    st.integers(0, 2**64 - 1).map(lambda number: b"%d" % number),
+    st.sampled_from(
+        [
+            b"NOT_FOUND",
+            b"STORED",
+            b"NOT_STORED",
+            b"DELETED",
+            b"CLIENT_ERROR cannot increment or decrement non-numeric value",
+            b"SERVER_ERROR out of memory storing object",
+        ]
+    ),
+)
+KEYS = st.from_regex(rb"ssp:[0-9.]{1,20}", fullmatch=True)
+VALUES = st.dictionaries(
+    KEYS, st.one_of(st.binary(max_size=40), st.sampled_from([b"7", b"99 ", b"END", b"\r\nEND\r\n", b""])), max_size=5
+)
+
+
+def sent(lines: list[bytes], values: dict[bytes, bytes] | None) -> bytes:
+    """What a memcached sends."""
+    reply = b"".join(line + b"\r\n" for line in lines)
+    if values is None:
+        return reply
+    blocks = [b"VALUE %b 0 %d\r\n%b\r\n" % (key, len(value), value) for key, value in values.items()]
+    return reply + b"".join(blocks) + b"END\r\n"
+
+
+def read(pieces: list[bytes], lines: int, *, values: bool) -> Replies | None:
+    """What comes of these pieces; a complete reply must come with the last one, not before."""
+    reader = ReplyReader(lines, values=values)
+    replies = None
+    for piece in pieces:
+        assert replies is None
+        replies = reader.feed(piece)
+    return replies
+
+
+@given(st.lists(LINES, min_size=1, max_size=8), st.none() | VALUES, st.data())
+def test_replies_are_the_same_in_whatever_pieces(
+    lines: list[bytes], values: dict[bytes, bytes] | None, data: st.DataObject
+) -> None:
+    """The network may cut a reply anywhere, also inside a value that looks like a reply."""
+    reply = sent(lines, values)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(reply) - 1), max_size=6)))
+    pieces = [reply[start:end] for start, end in zip([0, *cuts], [*cuts, len(reply)], strict=True)]
+    assert read(pieces, len(lines), values=values is not None) == (lines, values or {})
+    single = [reply[n : n + 1] for n in range(len(reply))]
+    assert read(single, len(lines), values=values is not None) == (lines, values or {})
+
+
+@given(st.lists(LINES, min_size=1, max_size=4), st.none() | VALUES, st.integers(1, 60))
+def test_half_a_reply_is_none(lines: list[bytes], values: dict[bytes, bytes] | None, missing: int) -> None:
+    """As long as a byte is missing there is no reply."""
+    assert read([sent(lines, values)[:-missing]], len(lines), values=values is not None) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "lines", "values"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n", 3, False),
+        (b"ERROR\r\n", 3, False),
+        (b"1\r\nERROR\r\n", 3, False),
+        (b"1\r\n\r\n", 3, False),
+        (b"-1\r\n", 3, False),
+        (b"1 \r\n", 3, False),
+        (b"\xff\xfe\r\n", 1, False),
+        (b"1" * 21 + b"\r\n", 3, False),
+        (b"SERVER_ERROR Connection refused\r\n", 3, False),
+        (b"END\r\n", 3, True),
+        (b"1\r\n2\r\n", 1, False),
+        (b"1\r\nERROR\r\n", 1, True),
+        (b"1\r\nSERVER_ERROR out of memory writing get response\r\n", 1, True),
+        (b"1\r\nVALUE k\r\n", 1, True),
+        (b"1\r\nVALUE k 0 -1\r\n", 1, True),
+        (b"1\r\nVALUE k 0 3\r\n12345", 1, True),
+        (b"1\r\nVALUE k 0 1\r\n7\r\nEND\r\n8\r\n", 1, True),
+        (b"x" * 2000, 3, False),
+        (b"1\r\n" + b"x" * 2000, 1, True),
+    ],
+)
+def test_nonsense_is_noticed_at_once(reply: bytes, lines: int, values: bool) -> None:
+    """What is no reply to the commands sent raises as soon as it is seen; nobody waits for the rest."""
+    with pytest.raises(BackendError, match="answered"):
+        read([reply], lines, values=values)
+
+
+def test_a_reply_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded whatever is sent."""
+    monkeypatch.setattr("senderscore_policy.counters.pipeline.LARGEST_REPLY", 1000)
+    reader = ReplyReader(0, values=True)
+    assert reader.feed(b"VALUE k 0 999999999\r\n") is None
+    with pytest.raises(BackendError, match="without end"):
+        reader.feed(b"x" * 1000)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (b"99", 99),
+        (b"99 ", 99),
+        (b"0", 0),
+        (b"", None),
+        (b" ", None),
+        (b"hello", None),
+        (b"-1", None),
+        (b"+1", None),
+        (b"1_0", None),
+        (b" 1", None),
+        (b"1\r\n", None),
+        ("١".encode(), None),
+        (b"9" * 5000, None),
+    ],
+)
+def test_only_digits_are_a_counter(value: bytes, number: int | None) -> None:
+    """Blanks behind a number are memcached's own, left by `decr`; all else is no counter."""
+    assert number_in(value) == number
+
+
+def test_an_order_is_sent_as_one_piece() -> None:
+    """All keys go in one `get`, behind the commands."""
+    order = Order([add(b"k1", 12, 60), b"incr k1 1\r\n"], [b"k2", b"k3"])
+    assert order.encoded() == b"add k1 0 60 2\r\n12\r\nincr k1 1\r\nget k2 k3\r\n"
+    assert Order([b"incr k1 1\r\n"], []).encoded() == b"incr k1 1\r\n"
