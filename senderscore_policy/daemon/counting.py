@@ -56,6 +56,16 @@ class Counting:
         return None if self._texts is None else self
 
     @property
+    def now(self) -> float:
+        """The time that the buckets are numbered by."""
+        return self._local.now if self.memcached is None else self._clock.time()
+
+    @property
+    def servers(self) -> dict[str, bool]:
+        """Each memcached's address, and whether it is up."""
+        return {} if self.memcached is None else self.memcached.cluster.up
+
+    @property
     def state(self) -> str:
         """The word "ok", or "degraded: " and the servers that are down."""
         return "ok" if self.memcached is None else self.memcached.state

@@ -22,6 +22,8 @@ from senderscore_policy.policy.tiers import UNLIMITED
 
 MAX_QUEUED: Final = 10_000
 """Entries (each the lines of one batch) that wait for the writer; above it they are dropped and counted."""
+COLLECT_TIME: Final = 0.05
+"""Seconds for which the writer lets lines gather."""
 CLOSE_TIME: Final = 2.0
 """Seconds that the log gets at exit to write what is queued."""
 NAME: Final = "senderscore-policy"
@@ -66,6 +68,9 @@ class LogWriter(logging.Handler):
 
     Args:
         sink: where the lines go.
+
+    Attributes:
+        dropped: lines that were not written, since the start.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -73,18 +78,20 @@ class LogWriter(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))
         self._sink = sink
         self._queue: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
-        self._dropped = 0
+        self._told = 0
+        self.dropped = 0
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
 
     def put(self, level: int, lines: Sequence[str]) -> None:
         """Queue lines; never waits."""
         if self._queue.qsize() >= MAX_QUEUED:
-            self._dropped += len(lines)
+            self.dropped += len(lines)
             return
-        if self._dropped:
-            self._queue.put((logging.WARNING, [f"{self._dropped} log lines dropped: the log was not taken"]))
-            self._dropped = 0
+        if dropped := self.dropped - self._told:
+            self._queue.put((logging.WARNING, [f"{dropped} log lines dropped: the log was not taken"]))
+            self._told += dropped
         self._queue.put((level, lines))
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -94,15 +101,21 @@ class LogWriter(logging.Handler):
     def close(self) -> None:
         """Write what is queued, for at most `CLOSE_TIME`."""
         self._queue.put(None)
+        self._closing.set()
         self._thread.join(CLOSE_TIME)
         super().close()
 
     def _write(self) -> None:
-        while (entry := self._queue.get()) is not None:
+        entry = self._queue.get()
+        while entry is not None:
             try:
                 self._sink(*entry)
             except OSError:
-                self._dropped += len(entry[1])
+                self.dropped += len(entry[1])
+            if self._queue.empty():
+                # Waking for every batch would fight the event loop for the interpreter.
+                self._closing.wait(COLLECT_TIME)
+            entry = self._queue.get()
 
 
 def set_up(settings: Log) -> LogWriter:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -40,6 +41,10 @@ class StateDirectory:
     Args:
         directory: made if it is missing, mode 0700.
         parts: each kept in a file of its name.
+
+    Attributes:
+        problem: why the last save failed; empty: it did not.
+        saved_at: the time of the last one that did not, in seconds since the epoch; None: there was none yet.
     """
 
     def __init__(self, directory: Path, parts: dict[str, Persistent]) -> None:
@@ -47,6 +52,7 @@ class StateDirectory:
         self._parts = parts
         self._saving = asyncio.Lock()
         self.problem = ""
+        self.saved_at: float | None = None
 
     @property
     def state(self) -> str:
@@ -80,6 +86,8 @@ class StateDirectory:
         elif self.problem and not problem:
             log.info("state is saved again")
         self.problem = problem
+        if not problem:
+            self.saved_at = time.time()
 
     async def save_regularly(self) -> None:
         """Save every `SAVE_INTERVAL`, for ever."""

@@ -1,14 +1,42 @@
 """How a client stands: what `get`, `score`, the status page and `top` show of it."""
 
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
 from senderscore_policy.policy.address import Client
 from senderscore_policy.policy.reputation import Reputation, Scored
-from senderscore_policy.policy.rules import Rules
+from senderscore_policy.policy.rules import Rules, within
 from senderscore_policy.policy.tiers import UNLIMITED, Limit, Rule
 
 EXEMPT = Rule("exempt", UNLIMITED)
+NEAR: Final = 0.8
+"""The share of its limit from which a client is near it."""
+
+
+class Place(StrEnum):
+    """Where a client is on the way to its limit. The value is the word that people are shown."""
+
+    LIMITED = "limited"
+    NEAR = "near"
+    WITHIN = "within"
+    UNLIMITED = "unlimited"
+
+
+def place(limit: Limit, messages: int, *, asked: bool) -> Place:
+    """Where a client is on the way to its limit.
+
+    Args:
+        limit: of its rule.
+        messages: counted in the window.
+        asked: whether its score is known or does not matter. While it is not, nobody is limited: the
+            limit is the smallest one, and above it the score is asked.
+    """
+    if limit == UNLIMITED:
+        return Place.UNLIMITED
+    if asked and not within(limit, messages + 1, 1):
+        return Place.LIMITED
+    return Place.NEAR if messages >= NEAR * limit else Place.WITHIN
 
 
 def limit_as_json(limit: Limit) -> int | str:
@@ -45,6 +73,11 @@ class Standing:
         if self.client.overridden:
             return "override"
         return "not-asked" if self.reputation is None else self.reputation.name
+
+    @property
+    def place(self) -> Place:
+        """Where the client is on the way to its limit."""
+        return place(self.rule.limit, self.messages, asked=self.reputation_name != "not-asked")
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json` and of /api/clients."""

@@ -1,6 +1,7 @@
 """Whether the zone may be asked now: the breaker and the query budget, and what the log says of them."""
 
 import logging
+from typing import Literal
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.ports import Clock
@@ -12,6 +13,7 @@ from senderscore_policy.reputation.budget import QueryBudget
 log = logging.getLogger(__name__)
 
 Obstacle = Refused | Unavailable
+ZoneState = Literal["answers", "refuses", "fails"]
 
 
 class Gate:
@@ -86,6 +88,14 @@ class Gate:
         else:
             self._breaker.probe_now(self._clock.monotonic())
         self._notice()
+
+    @property
+    def zone_state(self) -> ZoneState:
+        """What is known of the zone."""
+        state = self._breaker.state
+        if isinstance(state, Closed):
+            return "answers"
+        return "refuses" if isinstance(state, Refusing) else "fails"
 
     @property
     def state(self) -> str:

@@ -17,7 +17,7 @@ from senderscore_policy.reputation.breaker import Permit, parse_refusal
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.cache import ScoreCache, as_text, from_text
 from senderscore_policy.reputation.deferred import DeferredResolver
-from senderscore_policy.reputation.gate import Gate
+from senderscore_policy.reputation.gate import Gate, ZoneState
 
 MAX_LOOKUPS: Final = 1000
 """Lookups under way at most; each may hold a socket, and about as many end within a second."""
@@ -74,6 +74,11 @@ class ScoreSource:
     def state(self) -> str:
         """For people: "ok", or "degraded: " and why there are no new scores."""
         return self._gate.state
+
+    @property
+    def zone_state(self) -> ZoneState:
+        """What is known of the zone."""
+        return self._gate.zone_state
 
     def known(self, address: str) -> Known | None:
         """What can be said at once: a fresh or stale score, a fresh failure, or why asking is pointless."""
