@@ -22,6 +22,8 @@ class Batch:
 
     Attributes:
         poisoned: how many keys that held no number are deleted.
+        doubtful: clients whose counter a server has lost since their account was read: by a
+            restart, an eviction, or a `reset` through another daemon. Their closed buckets are to be read anew.
     """
 
     def __init__(self, view: View, keys: BucketKeys, exptime: int) -> None:
@@ -36,6 +38,7 @@ class Batch:
         self._numbers: dict[str, int] = {}
         self._values: dict[bytes, int] = {}
         self.poisoned = 0
+        self.doubtful: list[str] = []
 
     def refund(self, receipt: Receipt, amount: int) -> None:
         """Take a charge back where it was counted."""
@@ -67,6 +70,7 @@ class Batch:
         answered = {server: self._parts[server] for server in replies}
         for server, part in answered.items():
             part.take(replies[server])
+            self.doubtful += [account.client for account in part.missing if account.until is not None]
         self._merge()
         self.poisoned = sum(len(part.poisoned) for part in answered.values())
         orders = {server: Order(self._remainder(part), []) for server, part in answered.items()}

@@ -89,6 +89,8 @@ class MemcachedCounters:
             batch.take_again(await self.cluster.exchange(second))
         for _ in range(batch.poisoned):
             self._observer.poisoned_key()
+        for client in batch.doubtful:
+            self._accounts.pop(client)
         before = batch.counted_before(monotonic + CLOSED_FOR)
         if self._accounts_held_for is held_for:
             for account in fresh:

@@ -129,6 +129,22 @@ def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
     run(site, test)
 
 
+def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
+    """When memcached was restarted or another daemon reset the client, closed buckets are soon read anew."""
+    site = Site(tmp_path)
+
+    async def test() -> None:
+        async with site.running():
+            site.clock.advance(100)
+            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3330"] = b"10"
+            assert await site.count("192.0.2.1") == [11]
+            site.fakes[0].items.clear()
+            assert await site.count("192.0.2.1") == [11]
+            assert await site.count("192.0.2.1") == [2]
+
+    run(site, test)
+
+
 def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
     """The step into the next bucket, and the end of the five seconds after it, forget what was believed."""
     site = Site(tmp_path)

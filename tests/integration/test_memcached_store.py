@@ -1,0 +1,419 @@
+"""Counters in a real memcached, and what happens to them when it dies, hangs or holds nonsense."""
+
+import asyncio
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from memcached_server import MemcachedServer
+from pymemcache.client.base import Client
+
+from senderscore_policy.config.model import CounterSettings, Inet
+from senderscore_policy.counters.failover import MemcachedCounters
+from senderscore_policy.counters.memory import MemoryStore
+from senderscore_policy.counters.shared import SharedTexts
+from senderscore_policy.policy.ports import Charge, Refund, Tally
+
+pytestmark = pytest.mark.real
+
+T = TypeVar("T")
+StartMemcached = Callable[..., MemcachedServer]
+
+
+class StillClock:
+    """Time that a test moves; memcached itself goes by the machine's clock, within a counter's lifetime."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_300.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Watcher:
+    """A store's observer that counts."""
+
+    def __init__(self) -> None:
+        self.poisoned = 0
+        self.round_trips = 0
+
+    def round_trip(self, _seconds: float, _commands: int, _ok: bool) -> None:
+        self.round_trips += 1
+
+    def poisoned_key(self) -> None:
+        self.poisoned += 1
+
+
+class Site:
+    """Servers, and the counters of daemons that share them."""
+
+    def __init__(self, *servers: MemcachedServer, **settings: Any) -> None:
+        endpoints = tuple(Inet("127.0.0.1", server.port) for server in servers)
+        # On a busy machine nobody may be late by accident.
+        self.settings = CounterSettings(store="memcached", servers=endpoints, **({"timeout": 20.0} | settings))
+        self.clock = StillClock()
+        self.watcher = Watcher()
+        self.daemons: list[MemcachedCounters] = []
+
+    def daemon(self) -> MemcachedCounters:
+        local = MemoryStore(self.settings.window_of_time(), self.clock)
+        self.daemons.append(MemcachedCounters(self.settings, local, self.clock, self.watcher, probe_interval=0.01))
+        return self.daemons[-1]
+
+    def run(self, test: Callable[[], Awaitable[T]], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
+        """Run the test to its end and close what it opened."""
+
+        async def main() -> T:
+            try:
+                return await test()
+            finally:
+                for daemon in self.daemons:
+                    await daemon.close()
+
+        with asyncio.Runner(loop_factory=loop) as runner:
+            return runner.run(main())
+
+
+async def count(counters: MemcachedCounters, *clients: str) -> list[int]:
+    """Count a message of each; what they are told."""
+    return [tally.messages for tally in await counters.charge([Charge(client, 1) for client in clients], [])]
+
+
+async def until(counters: MemcachedCounters, state: str) -> None:
+    """Wait for the state to begin so."""
+    while not counters.state.startswith(state):  # noqa: ASYNC110 - nobody else wants to be told
+        await asyncio.sleep(0.01)
+
+
+@contextmanager
+def somebody_else(server: MemcachedServer) -> Iterator[Client]:
+    """A stranger's connection to the memcached."""
+    client = Client(("127.0.0.1", server.port), timeout=20, connect_timeout=20, default_noreply=False)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+async def accepted(counters: MemcachedCounters, limit: int, batches: int, size: int) -> int:
+    """How many messages of a client pass the limit, sent in batches at once; what is over it is given back."""
+    passed = 0
+
+    async def send() -> None:
+        nonlocal passed
+        over = []
+        for tally in await counters.charge([Charge("192.0.2.1", 1)] * size, []):
+            if tally.messages <= limit:
+                passed += 1
+            else:
+                over.append(Refund(tally.receipt, 1))
+        await counters.charge([], over)
+
+    await asyncio.gather(*(send() for _ in range(batches)))
+    return passed
+
+
+def uvloop_loop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop, where it is installed."""
+    loop: asyncio.AbstractEventLoop = pytest.importorskip("uvloop").new_event_loop()
+    return loop
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop_loop])
+@pytest.mark.parametrize("daemons", [1, 2])
+def test_exactly_the_limit_passes(
+    memcached: MemcachedServer, daemons: int, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Of many more concurrent messages exactly 100 pass a limit of 100, on one daemon or on two."""
+    site = Site(memcached)
+
+    async def test() -> None:
+        sites = [site.daemon() for _ in range(daemons)]
+        passed = await asyncio.gather(*(accepted(counters, 100, 30, 7) for counters in sites))
+        assert sum(passed) == 100
+        assert (await sites[0].read(["192.0.2.1"]))[0].messages == 100
+        assert await count(sites[-1], "192.0.2.1") == [101]
+
+    site.run(test, loop)
+
+
+def test_never_more_than_the_limit_with_two_replicas(start_memcached: StartMemcached) -> None:
+    """Also while two daemons count on two servers at once."""
+    site = Site(start_memcached(), start_memcached(), replicas=2)
+
+    async def test() -> None:
+        passed = await asyncio.gather(*(accepted(site.daemon(), 100, 30, 7) for _ in range(2)))
+        assert 0 < sum(passed) <= 100
+
+    site.run(test)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("advance"), st.integers(1, 4000)),
+        st.tuples(
+            st.just("charge"),
+            st.lists(st.tuples(st.sampled_from(["192.0.2.1", "2001:db8::/64"]), st.integers(1, 5)), max_size=4),
+        ),
+        st.tuples(st.just("refund"), st.integers(0, 3)),
+        st.tuples(st.just("reset"), st.none()),
+    ),
+    max_size=25,
+)
+
+
+@pytest.fixture
+def pair(start_memcached: StartMemcached) -> tuple[MemcachedServer, MemcachedServer]:
+    """Two memcached servers for all examples of a test."""
+    return start_memcached(), start_memcached()
+
+
+@given(STEPS, st.sampled_from([(3600, 12), (3600, 0), (60, 2)]), st.sampled_from([1, 2]))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_memcached_counts_as_the_memory_does(
+    pair: tuple[MemcachedServer, MemcachedServer], steps: list[tuple[str, Any]], window: tuple[int, int], replicas: int
+) -> None:
+    """Both stores tell the same, whatever happens in whatever order and however many servers there are."""
+    seconds, buckets = window
+    algorithm = "sliding" if buckets else "fixed"
+    shape = {"window": seconds, "algorithm": algorithm, "buckets": buckets or 12, "replicas": replicas}
+    site = Site(*pair, key_prefix=f"{uuid.uuid4().hex}:", **shape)
+
+    async def test() -> None:
+        shared = site.daemon()
+        memory = MemoryStore(site.settings.window_of_time(), site.clock)
+        last: list[tuple[Tally, Tally, int]] = []
+        for step, value in steps:
+            if step == "advance":
+                site.clock.now += value
+                last = []
+            elif step == "charge":
+                charges = [Charge(*each) for each in value]
+                tallies = [await store.charge(charges, []) for store in (shared, memory)]
+                assert [tally.messages for tally in tallies[0]] == [tally.messages for tally in tallies[1]]
+                last = [(*pair, amount) for *pair, (_, amount) in zip(*tallies, charges, strict=True)]
+            elif step == "refund":
+                for number, store in enumerate((shared, memory)):
+                    await store.charge([], [Refund(each[number].receipt, each[2]) for each in last[:value]])
+                last = last[value:]
+            else:
+                for store in (shared, memory):
+                    await store.reset(["192.0.2.1"])
+                last = []
+        clients = ["192.0.2.1", "192.0.2.9", "2001:db8::/64"]
+        assert await shared.read(clients) == await memory.read(clients)
+        assert shared.state == "ok"
+
+    site.run(test)
+
+
+@pytest.mark.parametrize("per_batch", [1, 2000])
+def test_large_and_small_batches_of_new_clients(memcached: MemcachedServer, per_batch: int) -> None:
+    """Two thousand clients with twelve buckets each are 24,000 keys in one round trip."""
+    site = Site(memcached)
+    clients = [f"10.0.{n // 250}.{n % 250}" for n in range(per_batch)]
+
+    async def test() -> None:
+        counters = site.daemon()
+        for _ in range(3):
+            assert await count(counters, *clients) == [1] * per_batch
+            site.clock.now += 7200
+        for expected in (1, 2):
+            assert await count(counters, *clients) == [expected] * per_batch
+        assert site.watcher.round_trips == 5
+
+    site.run(test)
+
+
+def test_memcached_dies_and_comes_back(memcached: MemcachedServer) -> None:
+    """The daemon counts by itself at once, from zero, and returns by itself to counters that start anew."""
+    site = Site(memcached)
+
+    async def test() -> None:
+        counters = site.daemon()
+        assert await count(counters, *["192.0.2.1"] * 5) == [1, 2, 3, 4, 5]
+        memcached.kill()
+        assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
+        assert counters.state.startswith(f"degraded: {memcached.address} ")
+        assert await count(counters, "192.0.2.1") == [3]
+        memcached.start()
+        await until(counters, "ok")
+        assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
+
+    site.run(test)
+
+
+def test_a_restart_between_two_messages_is_no_failure(memcached: MemcachedServer) -> None:
+    """The lost connection is noticed before anything is sent over it."""
+    site = Site(memcached)
+
+    async def test() -> None:
+        counters = site.daemon()
+        assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
+        memcached.kill()
+        memcached.start()
+        assert await count(counters, "192.0.2.1") == [1]
+        assert counters.state == "ok"
+
+    site.run(test)
+
+
+def test_a_memcached_that_hangs_costs_one_timeout(memcached: MemcachedServer) -> None:
+    """Then the daemon counts by itself, until memcached answers again; nothing is sent twice."""
+    site = Site(memcached, timeout=0.5)
+
+    async def test() -> None:
+        counters = site.daemon()
+        assert await count(counters, "192.0.2.1") == [1]
+        memcached.freeze()
+        try:
+            assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
+            assert counters.state == f"degraded: {memcached.address} no answer within 0.5 s"
+            assert await count(counters, "192.0.2.1") == [3]
+        finally:
+            memcached.thaw()
+        await until(counters, "ok")
+        [messages] = await count(counters, "192.0.2.1")
+        assert messages in {2, 4}
+
+    site.run(test)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_one_of_two_servers_dies(start_memcached: StartMemcached, replicas: int) -> None:
+    """With two replicas nothing is forgotten, not even when the other one dies after the first is back."""
+    servers = [start_memcached(), start_memcached()]
+    site = Site(*servers, replicas=replicas)
+    clients = [f"192.0.2.{n}" for n in range(50)]
+
+    async def test() -> None:
+        counters = site.daemon()
+        await count(counters, *clients)
+        assert await count(counters, *clients) == [2] * 50
+        servers[0].kill()
+        third = await count(counters, *clients)
+        fourth = await count(counters, *clients)
+        if replicas == 1:
+            assert set(third) == {1, 3}
+            assert sorted(fourth) == [1] * third.count(1) + [4] * third.count(3)
+            return
+        assert (set(third), set(fourth)) == ({3}, {4})
+        servers[0].start()
+        await until(counters, "ok")
+        assert await count(counters, *clients) == [5] * 50
+        servers[1].kill()
+        assert await count(counters, *clients) == [6] * 50
+
+    site.run(test)
+
+
+def test_closed_buckets_survive_on_the_other_replica(start_memcached: StartMemcached) -> None:
+    """A server that comes back empty gets what was counted before it died, too."""
+    servers = [start_memcached(), start_memcached()]
+    site = Site(*servers, replicas=2)
+
+    async def test() -> None:
+        counters = site.daemon()
+        await count(counters, *["192.0.2.1"] * 10)
+        site.clock.now += 900
+        assert await count(counters, "192.0.2.1") == [11]
+        servers[0].kill()
+        assert await count(counters, "192.0.2.1") == [12]
+        servers[0].start()
+        await until(counters, "ok")
+        assert await count(counters, "192.0.2.1") == [13]
+        assert await count(counters, "192.0.2.1") == [14]
+        servers[1].kill()
+        assert await count(counters, "192.0.2.1") == [15]
+        assert (await counters.read(["192.0.2.1"]))[0].buckets == {3334: 10, 3337: 5}
+
+    site.run(test)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [b"hello", b"", b"END\r\nVALUE k 0 1\r\n7", b"-5", b"x" * 500_000],
+    ids=["word", "empty", "reply", "negative", "large"],
+)
+def test_a_poisoned_key_harms_itself_alone(memcached: MemcachedServer, poison: bytes) -> None:
+    """Whatever somebody wrote there: it is deleted, and the other clients of the batch are counted on."""
+    site = Site(memcached)
+
+    async def test() -> None:
+        counters = site.daemon()
+        assert await count(counters, "192.0.2.1", "192.0.2.2") == [1, 1]
+        with somebody_else(memcached) as stranger:
+            stranger.set("ssp:192.0.2.1:3600.12:3334", poison)
+            stranger.set("ssp:192.0.2.3:3600.12:3330", poison)
+        assert await count(counters, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [1, 2, 1]
+        assert site.watcher.poisoned == 2
+        assert await count(counters, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [1, 3, 2]
+        with somebody_else(memcached) as stranger:
+            assert stranger.get("ssp:192.0.2.3:3600.12:3330") is None
+        assert counters.state == "ok"
+
+    site.run(test)
+
+
+def test_counters_of_the_longest_window_live_as_long(memcached: MemcachedServer) -> None:
+    """Memcached would take 28 days and two buckets, in seconds, for a date long past."""
+    site = Site(memcached, window=2_419_200)
+
+    async def test() -> None:
+        counters = site.daemon()
+        # Here memcached's own clock matters.
+        site.clock.now = time.time()
+        assert await count(counters, "192.0.2.1") == [1]
+        assert await count(counters, "192.0.2.1") == [2]
+
+    site.run(test)
+    with socket.create_connection(("127.0.0.1", memcached.port), timeout=20) as connection:
+        index = int(site.clock.now // 201_600)
+        connection.sendall(b"mg ssp:192.0.2.1:2419200.12:%d t v\r\n" % index)
+        reply = connection.recv(100)
+    assert reply.startswith(b"VA 1 t")
+    assert abs(int(reply.split()[2][1:]) - (2_419_200 + 2 * 201_600)) < 600
+
+
+def test_texts_and_counters_share_the_servers(start_memcached: StartMemcached) -> None:
+    """Scores find their way through memcached between batches; they are away while it is."""
+    server = start_memcached()
+    site = Site(server)
+
+    async def test() -> None:
+        counters = site.daemon()
+        texts = SharedTexts(counters.cluster, "ssp:", 20.0, site.clock)
+        await texts.put("192.0.2.75", "scored:75", 86400)
+        found = await asyncio.gather(*(texts.get("192.0.2.75") for _ in range(10)), count(counters, "192.0.2.75"))
+        assert found == ["scored:75"] * 10 + [[1]]
+        assert await counters.evictions() == 0
+        server.kill()
+        assert await texts.get("192.0.2.75") is None
+        await texts.put("192.0.2.75", "scored:75", 86400)
+        assert await counters.evictions() is None
+
+    site.run(test)
+
+
+def test_an_evicted_counter_is_noticed(start_memcached: StartMemcached) -> None:
+    """A memcached that is too small forgets clients, and says how many items it threw out."""
+    server = start_memcached("-m", "2")
+    site = Site(server)
+
+    async def test() -> None:
+        counters = site.daemon()
+        for n in range(40):
+            await count(counters, *(f"10.{n}.{m // 250}.{m % 250}" for m in range(1000)))
+        assert (await counters.evictions() or 0) > 0
+        assert counters.state == "ok"
+
+    site.run(test)
