@@ -1,6 +1,7 @@
 """The scores that a forecast goes by: given in a file, known to the daemon, looked up, or assumed."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -132,6 +133,8 @@ def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterab
         PermissionError: scores are to be looked up, and the running daemon's control socket denies access.
         BackendError: the daemon broke off.
     """
+    # A zone that refuses is told in the result.
+    logging.getLogger("senderscore_policy").addHandler(logging.NullHandler())
     source = open_source(config.reputation, time, _Unobserved(), None)
     if _restore(source, config):
         for address in clients:
@@ -207,7 +210,7 @@ async def _look_up(scores: Scores, source: ScoreSource, addresses: list[str]) ->
 def _in_words(failures: Counter[str]) -> str:
     if not failures:
         return ""
-    return f"{failures.total()} scores could not be looked up ({failures.most_common(1)[0][0]})"
+    return f"{failures.total():,} of the scores could not be looked up ({failures.most_common(1)[0][0]})"
 
 
 class _Unobserved:

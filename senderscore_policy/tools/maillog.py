@@ -30,7 +30,7 @@ from senderscore_policy.tools.maillog_stamps import ABSOLUTE, Stamps
 MAX_OPEN: Final = 200_000
 """Queue IDs whose client is remembered at most. Most that never become a message are rejected or lost connections."""
 
-_CLIENT: Final = re.compile(rb"(\w+): client=([^\[]*)\[([^\]]*)\](.*)")
+_CLIENT: Final = re.compile(rb"(\w+): client=(.*?)\[([\dA-Fa-f.:]+)\](.*)")
 _AUTHENTICATED: Final = re.compile(rb", sasl_username=[^,]")
 _TAKEN: Final = re.compile(rb"(\w+): from=<.*, nrcpt=(\d{1,9}) \(queue active\)")
 # What header_checks, body_checks and milters do to a message, which by then has come to its end.
@@ -44,7 +44,7 @@ class Sender:
     """Somebody who sent messages.
 
     Args:
-        address: as logged; an IP address, or it was not known.
+        address: an IP address, as logged.
         authenticated: logged in with a user name.
         name: of the host, as the log has it: anything that its owner could put into DNS; printable.
     """

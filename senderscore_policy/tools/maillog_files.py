@@ -43,7 +43,7 @@ class _Counted(io.RawIOBase):
         return count
 
 
-class _Zstd(io.RawIOBase):
+class _Zstd:
     """Unpacks zstd by a library that is not in Python before 3.14.
 
     Raises:
@@ -57,24 +57,34 @@ class _Zstd(io.RawIOBase):
             raise InputError(
                 'zstd needs the Python package "zstandard"; or: zstdcat FILE | senderscore-policy forecast -'
             ) from error
+        self._packed = packed
         self._error: type[Exception] = zstandard.ZstdError
-        self._reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+        self._new_frame: Callable[[], Any] = lambda: zstandard.ZstdDecompressor().decompressobj()
+        self._frame = self._new_frame()
+        self._ahead = b""
+        self._ended = True
 
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Unpack some bytes.
+    def read(self, size: int, /) -> bytes:
+        """Some bytes, about as many as asked for; none at the end.
 
         Raises:
-            OSError: they are damaged.
+            EOFError: the file is cut short.
+            OSError: it is damaged.
         """
-        try:
-            count: int = self._reader.readinto(buffer)
-        except self._error as error:
-            raise OSError(str(error)) from error
-        return count
+        while packed := self._ahead or self._packed.read(size // 16):
+            try:
+                data: bytes = self._frame.decompress(packed)
+            except self._error as error:
+                raise OSError(str(error)) from error
+            self._ended = self._frame.eof
+            self._ahead = self._frame.unused_data if self._ended else b""
+            if self._ended:
+                self._frame = self._new_frame()
+            if data:
+                return data
+        if not self._ended:
+            raise EOFError("the last frame has no end")
+        return b""
 
 
 _UNPACKERS: Final[dict[bytes, Callable[[Any], Any]]] = {

@@ -129,7 +129,7 @@ class JournalJson:
             # Taking apart the lines of other programs would take most of the time.
             name = self._NAME.search(line)
             if name is None:
-                count.alien += not line.startswith(b"{")
+                count.alien += b'"__REALTIME_TIMESTAMP"' not in line
                 continue
             service = self._services[name[1].replace(rb"\/", b"/")]
             if service is not None:
