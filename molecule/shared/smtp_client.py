@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Send messages to a Postfix as other hosts would, and report every reply at the end of data.
 
-usage: smtp_client.py HOST CLIENT=MESSAGES... [--connections N]
+usage: smtp_client.py HOST CLIENT=MESSAGES... [--connections N] [--pause SECONDS]
 
 CLIENT is the address that Postfix is told by XCLIENT (it must allow this host to). The clients are played one after the
-other, each over N connections at once. Prints a JSON list, for each of them
+other, each over N connections at once, each with a pause between its messages. Prints a JSON list, for each of them
 {"client": CLIENT, "accepted": messages, "refused": {REPLY: messages}}.
 """
 
@@ -13,6 +13,7 @@ import json
 import socket
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,7 +24,7 @@ BODY = b"From: <sender@example.net>\r\nTo: <user@example.org>\r\nSubject: test\r
 ENVELOPE = b"MAIL FROM:<sender@example.net>\r\nRCPT TO:<user@example.org>\r\nDATA\r\n"
 
 
-class UnexpectedReply(Exception):
+class UnexpectedReplyError(Exception):
     """Postfix said something else where only the end of data may be refused."""
 
 
@@ -49,23 +50,24 @@ class Session:
         return self._reply().decode(errors="replace")
 
     def close(self) -> None:
+        """End the connection without a word."""
         self._replies.close()
         self._socket.close()
 
     def _expect(self, code: bytes) -> None:
         reply = self._reply()
         if not reply.startswith(code):
-            raise UnexpectedReply(f"expected {code.decode()}, got: {reply.decode(errors='replace')}")
+            raise UnexpectedReplyError(f"expected {code.decode()}, got: {reply.decode(errors='replace')}")
 
     def _reply(self) -> bytes:
         while (line := self._replies.readline())[3:4] == b"-":
             pass
         if not line:
-            raise UnexpectedReply("Postfix closed the connection without a reply")
+            raise UnexpectedReplyError("Postfix closed the connection without a reply")
         return line.rstrip()
 
 
-def play(host: str, client: str, messages: int, connections: int) -> Counter[str]:
+def play(host: str, client: str, messages: int, connections: int, pause: float) -> Counter[str]:
     """Send the messages of one client. Returns how often each reply came."""
     tickets = iter(range(messages))
     lock = threading.Lock()
@@ -81,6 +83,7 @@ def play(host: str, client: str, messages: int, connections: int) -> Counter[str
             reply = session.message()
             with lock:
                 replies[ACCEPTED if reply.startswith(ACCEPTED) else reply] += 1
+            time.sleep(pause)
             if reply.startswith("421"):
                 session.close()
                 session = None
@@ -99,16 +102,17 @@ def main() -> None:
     parser.add_argument("host")
     parser.add_argument("clients", nargs="+", metavar="CLIENT=MESSAGES")
     parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--pause", type=float, default=0)
     arguments = parser.parse_args()
     outcome = []
     for item in arguments.clients:
         client, _, messages = item.partition("=")
         try:
-            replies = play(arguments.host, client, int(messages), arguments.connections)
-        except (OSError, UnexpectedReply) as error:
+            replies = play(arguments.host, client, int(messages), arguments.connections, arguments.pause)
+        except (OSError, UnexpectedReplyError) as error:
             sys.exit(f"{client}: {error}")
         outcome.append({"client": client, "accepted": replies.pop(ACCEPTED, 0), "refused": replies})
-    print(json.dumps(outcome))
+    sys.stdout.write(json.dumps(outcome) + "\n")
 
 
 if __name__ == "__main__":
