@@ -131,8 +131,10 @@ class Batch:
             behind = self._numbers.get(account.client, 0) - part.numbers.get(account.client, 0)
             if behind > 0:
                 yield incr(account.receipt.key, behind)
-        if self._values and len(self._parts) > 1:
+        if self._values:
             for account in part.fresh:
+                if len(account.receipt.servers) == 1:
+                    continue
                 stem = self._keys.stem(account.client)
                 for index in self._closed + self._oldest:
                     key = stem + index
