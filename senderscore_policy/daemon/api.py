@@ -3,19 +3,35 @@
 Imported after READY=1, in a thread: aiohttp alone takes longer to import than the rest to start.
 """
 
+import asyncio
 import ipaddress
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
 
 from aiohttp import web
 
+from senderscore_policy.daemon import page
+from senderscore_policy.daemon.desk import Desk
+from senderscore_policy.daemon.exposition import Exposition
+from senderscore_policy.daemon.lookout import Lookout
+from senderscore_policy.daemon.parts import Parts
 from senderscore_policy.policy.address import Client, parse_address
 from senderscore_policy.policy.standing import Standing
 
-if TYPE_CHECKING:
-    from senderscore_policy.daemon.desk import Desk
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "senderscore-policy",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""On every response."""
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -39,20 +55,31 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _json({"error": f"{error.reason}: {request.method} {request.path}"}, error.status)
 
 
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
 class Api:
     """The handlers.
 
     Args:
-        desk: answers what is asked.
+        desk: answers what is asked of single clients.
+        parts: the running daemon.
     """
 
-    def __init__(self, desk: "Desk") -> None:
+    def __init__(self, desk: Desk, parts: Parts) -> None:
         self._desk = desk
+        self._lookout = Lookout(parts, desk)
+        self._exposition = Exposition(parts)
 
     def application(self, *, writable: bool) -> web.Application:
         """The routes: all read; those that write only where `writable` (the control socket)."""
         app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
+        app.on_response_prepare.append(_add_headers)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/api/status", self._status)
         app.router.add_get("/api/clients", self._clients)
         app.router.add_get("/api/clients/{ip}", self._client)
         if writable:
@@ -75,10 +102,26 @@ class Api:
 
     async def _healthz(self, _: web.Request) -> web.Response:
         health = self._desk.health()
-        return web.Response(text=health + "\n", status=503 if health.startswith("stopping") else 200)
+        stopping = health.startswith("stopping")
+        status = HTTPStatus.SERVICE_UNAVAILABLE if stopping else HTTPStatus.OK
+        return web.Response(text=health + "\n", status=status)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        overview = await self._lookout.overview()
+        # In a thread: a long list takes longer to render than a request may wait for its decision.
+        render = partial(page.render, overview, page.view(request.query))
+        text = await asyncio.get_running_loop().run_in_executor(None, render)
+        return web.Response(text=text, content_type="text/html")
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._exposition.page(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return _json((await self._lookout.overview()).as_json())
 
     async def _clients(self, _: web.Request) -> web.Response:
-        standings = await self._desk.busiest()
+        standings = await self._lookout.busiest()
         return _json({"clients": [standing.as_json() for standing in standings]})
 
     async def _client(self, request: web.Request) -> web.Response:

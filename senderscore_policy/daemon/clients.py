@@ -1,15 +1,33 @@
 """The clients seen last, for the status page, `top` and `get`."""
 
+import heapq
 from collections.abc import Sequence
 from typing import Final
 
+from senderscore_policy.policy.address import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.generations import GenerationalCache
 from senderscore_policy.policy.ports import Clock
+from senderscore_policy.policy.protocol import Request
+from senderscore_policy.policy.reply import PERMIT
+from senderscore_policy.policy.tiers import UNLIMITED
 from senderscore_policy.policy.window import View, Window
 
 MAX_CLIENTS: Final = 20_000
 """Clients remembered; those that have sent nothing for longest are forgotten first."""
+_NOTHING: Final = Request(b"\n")
+
+
+def foremost(decisions: Sequence[Decision], most: int) -> list[Decision]:
+    """The clients to be shown: those with the highest counts, and those that are nearest to their limits.
+
+    Args:
+        decisions: one for each client.
+        most: clients of either kind.
+    """
+    busiest = heapq.nlargest(most, decisions, key=lambda decision: decision.messages)
+    nearest = heapq.nlargest(most, decisions, key=lambda decision: decision.messages / max(decision.limit, 0.5))
+    return list({id(decision): decision for decision in busiest + nearest}.values())
 
 
 class SeenClients:
@@ -44,14 +62,33 @@ class SeenClients:
         buckets[view.current] = buckets.get(view.current, 0) + 1
         self._deferred.put(client, buckets)
 
+    def counted_by_hand(self, client: Client, messages: int, time: float) -> None:
+        """Remember a client whose messages an administrator counted; its last message may have no attributes.
+
+        Args:
+            client: who.
+            messages: counted in the window now.
+            time: seconds since the epoch.
+        """
+        last = self._last.get(client.key)
+        if last is None:
+            limit = UNLIMITED if client.rule is None else client.rule.limit
+            last = Decision(_NOTHING, client, Reason.WITHIN_LIMIT, PERMIT, messages, "none", limit, None, time)
+        self._last.put(client.key, last._replace(messages=messages, time=time))
+
     def deferred(self, client: str) -> int:
         """Messages of the client above its limit in this window, as this daemon has seen them."""
         return self.window.view(self._clock.monotonic()).total(self._deferred.get(client) or {})
 
-    def busiest(self, most: int) -> list[str]:
-        """The clients with the highest counts when last seen, busiest first."""
-        decisions = sorted(self._last.items(), key=lambda item: item[1].messages, reverse=True)
-        return [key for key, _ in decisions[:most]]
+    def deferring(self, client: str) -> bool:
+        """Whether messages of the client were above its limit in the running bucket or the one before it."""
+        view = self.window.view(self._clock.monotonic())
+        buckets = self._deferred.get(client) or {}
+        return any(index in buckets for index in (view.current, *view.open, *view.closed[:1]))
+
+    def recent(self, since: float) -> list[Decision]:
+        """The last decision of each client that was seen since that time (seconds since the epoch)."""
+        return [decision for _, decision in self._last.items() if decision.time > since]
 
     def forget(self, client: str) -> None:
         """The client's counters were reset."""

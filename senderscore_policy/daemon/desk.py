@@ -1,16 +1,14 @@
 """Answers an administrator's questions to the running daemon, and does what the administrator asks for."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from senderscore_policy.daemon.clients import SeenClients
-from senderscore_policy.policy.address import Address, Client, parse_address
+from senderscore_policy.policy.address import Address, Client
 from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.ports import Charge, Clock, ReputationSource
+from senderscore_policy.policy.ports import Charge, Clock, Usage
 from senderscore_policy.policy.standing import Standing, standing
-
-MOST_CLIENTS: Final = 200
-"""Clients that a list shows."""
+from senderscore_policy.reputation.source import ScoreSource
 
 
 class Desk:
@@ -28,7 +26,7 @@ class Desk:
     def __init__(
         self,
         engine: Engine,
-        source: ReputationSource,
+        source: ScoreSource,
         seen: SeenClients,
         clock: Clock,
         health: Callable[[], str],
@@ -48,21 +46,18 @@ class Desk:
 
     async def standings(self, clients: Sequence[Client]) -> list[Standing]:
         """How these clients stand; no score is asked for."""
+        return [stands for stands, _ in await self.usages(clients)]
+
+    async def usages(self, clients: Sequence[Client]) -> list[tuple[Standing, Usage]]:
+        """How these clients stand, and what their counters were read as."""
         usages = await self._engine.store.read([client.key for client in clients])
         result = []
         for client, usage in zip(clients, usages, strict=True):
-            known = self._source.known(client.address) if client.address else None
+            known = self._source.peek(client.address) if client.address else None
             reputation = known.reputation if known else None
             deferred = self._seen.deferred(client.key)
-            result.append(standing(self._engine.rules, client, reputation, usage.messages, deferred))
+            result.append((standing(self._engine.rules, client, reputation, usage.messages, deferred), usage))
         return result
-
-    async def busiest(self) -> list[Standing]:
-        """The clients with the most messages, busiest first."""
-        addresses = (parse_address(key.partition("/")[0]) for key in self._seen.busiest(MOST_CLIENTS))
-        clients = [self.client(address) for address in addresses if address]
-        standings = await self.standings(clients)
-        return sorted(standings, key=lambda standing: standing.messages, reverse=True)
 
     async def score(self, client: Client) -> dict[str, Any]:
         """The client's score, looked up if it is not at hand; the object of `score --json`."""
@@ -80,8 +75,10 @@ class Desk:
         return standing(rules, client, reputation).score_as_json(source, now - fetched_at)
 
     async def increment(self, client: Client, by: int) -> None:
-        """Count `by` messages for the client."""
-        await self._engine.store.charge([Charge(client.key, by)], [])
+        """Count `by` messages for the client, which is then among those that are shown."""
+        [tally] = await self._engine.store.charge([Charge(client.key, by)], [])
+        if not client.exempt:
+            self._seen.counted_by_hand(client, tally.messages, self._clock.time())
 
     async def reset(self, client: Client) -> None:
         """Forget the client's messages and deferrals."""

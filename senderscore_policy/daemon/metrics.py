@@ -6,6 +6,7 @@ The hot path pays a dictionary entry for each decision and nothing for names, la
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final
 
 from senderscore_policy.policy.decision import Decision
@@ -29,6 +30,16 @@ class Histogram:
         """Take one observation in."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def quantile(self, share: float) -> float | None:
+        """The bound up to which this share of the observations was, at most the largest; None: there were none."""
+        wanted = share * sum(self.counts)
+        if not wanted:
+            return None
+        up_to = accumulate(self.counts)
+        return next(
+            (bound for bound, count in zip(self.bounds, up_to, strict=False) if count >= wanted), self.bounds[-1]
+        )
 
 
 class Metrics:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from senderscore_policy.daemon.metrics import Metrics
 from senderscore_policy.policy.decision import Reason
@@ -26,10 +26,6 @@ class Minute(NamedTuple):
     start: int
     passed: dict[str, int]
     deferred: dict[str, int]
-
-    def as_json(self) -> dict[str, Any]:
-        """The object of /api/status."""
-        return self._asdict()
 
 
 class Minutes:

@@ -23,6 +23,7 @@ class Parts:
 
     Args:
         clock: time.
+        started_at: when the daemon started, in seconds since the epoch.
         engine: for its rules and counters, which a reload replaces.
         source: the reputations.
         counting: the counters' back ends.
@@ -39,6 +40,7 @@ class Parts:
     """
 
     clock: Clock
+    started_at: float
     engine: Engine
     source: ScoreSource
     counting: Counting

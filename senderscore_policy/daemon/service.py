@@ -1,6 +1,7 @@
 """The daemon's composition root: puts the parts together, starts, reloads and stops them."""
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -19,8 +20,11 @@ from senderscore_policy.daemon import logs, systemd
 from senderscore_policy.daemon.clients import SeenClients
 from senderscore_policy.daemon.counting import Counting
 from senderscore_policy.daemon.desk import Desk
+from senderscore_policy.daemon.evictions import Evictions
 from senderscore_policy.daemon.listeners import CONTROL_MODE, address_of, connections_possible, take
 from senderscore_policy.daemon.metrics import Metrics
+from senderscore_policy.daemon.minutes import Minutes
+from senderscore_policy.daemon.parts import Parts
 from senderscore_policy.daemon.server import PolicyConnection, PolicyServer
 from senderscore_policy.daemon.state import StateDirectory
 from senderscore_policy.errors import BackendError, ConfigError
@@ -31,8 +35,11 @@ from senderscore_policy.reputation.source import open_source
 STOP_TIME: Final = 10.0
 """Seconds that requests in hand get at SIGTERM; they need `deadline` and one round trip to memcached."""
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds for which one thread may keep the interpreter while another waits for it. The thread that
-talks to memcached must have it back soon after the answer is there; Python's default is ten times as long."""
+"""Seconds for which one thread may keep the interpreter while another waits for it. The event loop must have it
+back soon from the threads that write the log and the state; Python's default is ten times as long."""
+GC_THRESHOLDS: Final = (20_000, 50, 100)
+"""How rarely cyclic garbage is looked for: next to nothing here is, and with Python's thresholds the search takes a
+fifth of the time of a decision, because every message leaves a few objects in bounded tables."""
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +82,23 @@ class Service:
         self._server = PolicyServer(self._engine.submit, self._metrics.latency, connections, config.listen.idle_timeout)
         shared = config.counters.store == "memcached"
         self._desk = Desk(self._engine, self._source, self._seen, clock, self.health, shared=shared)
+        self._parts = Parts(
+            clock=clock,
+            started_at=clock.time(),
+            engine=self._engine,
+            source=self._source,
+            counting=self._counting,
+            server=self._server,
+            seen=self._seen,
+            metrics=self._metrics,
+            minutes=Minutes(self._metrics, clock),
+            evictions=Evictions(self._counting),
+            state=self._state,
+            log=writer,
+            config=lambda: self._config,
+            generation=lambda: self.generation,
+            health=self.health,
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -92,6 +116,7 @@ class Service:
         servers = [await self._listen(each) for each in sockets]
         deciding = asyncio.create_task(self._decide())
         background = [self._server.sweep(), self._state.save_regularly(), self._serve_http(passed)]
+        background += [self._parts.minutes.keep(), self._parts.evictions.watch()]
         if (interval := systemd.watchdog_interval()) is not None:
             background.append(systemd.feed_watchdog(interval))
         tasks = [asyncio.create_task(work) for work in background]
@@ -137,6 +162,7 @@ class Service:
         """Open the control socket and the status listener; mail does not depend on either."""
         loop = asyncio.get_running_loop()
         api = await loop.run_in_executor(None, importlib.import_module, "senderscore_policy.daemon.api")
+        handlers = api.Api(self._desk, self._parts)
         runners = []
         for kind, endpoint, mode in (
             ("control", Unix(str(control_path(self._config))), CONTROL_MODE),
@@ -146,7 +172,6 @@ class Service:
                 if isinstance(endpoint, Unix):
                     Path(endpoint.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 listeners = take(passed, kind, (endpoint,) if endpoint else (), mode)
-                handlers = api.Api(self._desk)
                 app = handlers.application(writable=kind == "control")
                 runners.append(await api.serve(app, listeners))
             except (BackendError, OSError) as error:
@@ -220,6 +245,7 @@ def run(config: Config, path: Path | None) -> int:
         BackendError: a policy socket cannot be had.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*GC_THRESHOLDS)
     writer = logs.set_up(config.log)
 
     async def serve() -> None:

@@ -23,7 +23,7 @@ class Place(StrEnum):
     UNLIMITED = "unlimited"
 
 
-def place(limit: Limit, messages: int, *, asked: bool) -> Place:
+def place(limit: Limit, messages: int, *, asked: bool, deferring: bool) -> Place:
     """Where a client is on the way to its limit.
 
     Args:
@@ -31,12 +31,15 @@ def place(limit: Limit, messages: int, *, asked: bool) -> Place:
         messages: counted in the window.
         asked: whether its score is known or does not matter. While it is not, nobody is limited: the
             limit is the smallest one, and above it the score is asked.
+        deferring: whether messages of it were deferred lately. As messages leave the window one by
+            one, a client that goes on sending is let in now and then, and limited all the same.
     """
     if limit == UNLIMITED:
         return Place.UNLIMITED
-    if asked and not within(limit, messages + 1, 1):
+    near = messages >= NEAR * limit
+    if asked and ((near and deferring) or not within(limit, messages + 1, 1)):
         return Place.LIMITED
-    return Place.NEAR if messages >= NEAR * limit else Place.WITHIN
+    return Place.NEAR if near else Place.WITHIN
 
 
 def limit_as_json(limit: Limit) -> int | str:
@@ -73,11 +76,6 @@ class Standing:
         if self.client.overridden:
             return "override"
         return "not-asked" if self.reputation is None else self.reputation.name
-
-    @property
-    def place(self) -> Place:
-        """Where the client is on the way to its limit."""
-        return place(self.rule.limit, self.messages, asked=self.reputation_name != "not-asked")
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json` and of /api/clients."""
