@@ -15,6 +15,8 @@ from senderscore_policy.policy.window import View, Window
 
 MAX_CLIENTS: Final = 20_000
 """Clients remembered; those that have sent nothing for longest are forgotten first."""
+LARGEST_REQUEST: Final = 8 * 1024
+"""Bytes of a request that is remembered with its client; Postfix's have less than 1 KiB, rarely 4."""
 _NOTHING: Final = Request(b"\n")
 
 
@@ -50,7 +52,8 @@ class SeenClients:
         view = self.window.view(self._clock.monotonic())
         for decision in decisions:
             if decision.messages and decision.client is not None:
-                put(decision.client.key, decision)
+                small = len(decision.request.raw) <= LARGEST_REQUEST
+                put(decision.client.key, decision if small else decision._replace(request=_NOTHING))
                 if decision.reason is Reason.OVER_LIMIT:
                     self._defer(decision.client.key, view)
 

@@ -25,6 +25,8 @@ MAX_BATCH: Final = 1000
 """Requests decided together at most, so that a flood on one connection does not hold up the others."""
 MAX_CLIENTS: Final = 50_000
 """Clients whose parsed address is kept; the others are parsed again."""
+LONGEST_ADDRESS: Final = 45
+"""Characters of an IPv6 address that ends in an IPv4 one (RFC 4291, 2.2); nothing longer is looked at."""
 _NO_CLIENT: Final = Client("")
 
 
@@ -181,6 +183,8 @@ class Engine:
                 messages.append(message)
 
     def _enter(self, address: bytes) -> Client:
+        if len(address) > LONGEST_ADDRESS:
+            return _NO_CLIENT
         parsed = parse_address(address.decode("ascii", "replace"))
         client = self._rules.directory.client(parsed) if parsed else _NO_CLIENT
         self._clients.put(address, client)

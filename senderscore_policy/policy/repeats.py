@@ -1,5 +1,6 @@
 """One message counts once: Postfix repeats a request after a lost connection, and at RCPT for each recipient."""
 
+from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 from senderscore_policy.policy.generations import GenerationalCache
@@ -8,6 +9,9 @@ LIFETIME: Final = 60.0
 """Seconds in which the same instance and client address are the same message."""
 MAX_ENTRIES: Final = 100_000
 """Messages remembered at most; in a flood the oldest half is forgotten early, and its repeats count again."""
+
+LONGEST_KEY: Final = 128
+"""Bytes of instance and client address that tell a message; Postfix's have about 40."""
 
 M = TypeVar("M")
 
@@ -27,6 +31,8 @@ class RepeatTable(Generic[M]):
             message: remembered if there is none yet.
             now: monotonic seconds.
         """
+        if len(key) > LONGEST_KEY:
+            key = blake2b(key).digest()
         if now - self._aged_at > LIFETIME:
             self._aged_at = now
             self._entries.age()

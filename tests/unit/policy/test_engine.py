@@ -142,6 +142,7 @@ def test_a_stale_score_decides_and_is_refreshed() -> None:
         ({}, Reason.NO_ADDRESS),
         ({"client_address": "192.0.2.300"}, Reason.NO_ADDRESS),
         ({"client_address": "fe80::1%eth0"}, Reason.NO_ADDRESS),
+        ({"client_address": "1" * 10_000}, Reason.NO_ADDRESS),
     ],
 )
 def test_uncounted(attributes: dict[str, str], reason: Reason) -> None:
@@ -239,6 +240,18 @@ def test_one_message_counts_once() -> None:
         assert await bench.ask(same()) == ["DUNNO"]
         assert await bench.one("192.0.2.76", instance="a.1") == "DUNNO"
         assert bench.store.counts["192.0.2.76"] == 1
+
+    run(scenario)
+
+
+def test_a_long_instance_is_an_instance() -> None:
+    """An instance of any length tells a message, without being kept at its length."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        for instance in ("x" * 9_000, "x" * 9_000, "x" * 9_001):
+            assert await bench.one(instance=instance) == "DUNNO"
+        assert bench.store.counts == {"192.0.2.75": 2}
 
     run(scenario)
 
