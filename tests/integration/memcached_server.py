@@ -50,6 +50,8 @@ class MemcachedServer:
     def freeze(self) -> None:
         """Make it hang: it accepts connections and says nothing, until `thaw`."""
         self.process.send_signal(signal.SIGSTOP)
+        # Its threads stop one by one.
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         """Let it go on."""
