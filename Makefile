@@ -54,6 +54,7 @@ $(TEST_VENV)/.installed: $(SOURCES)
 	tests/make-venv $(PYTHON) $(TEST_VENV)
 	rm -rf build/wheel
 	$(TEST_VENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
-	$(TEST_VENV)/bin/$(PIP) "$$(echo build/wheel/*.whl)[test]"
+	wheel="$$(echo build/wheel/*.whl)"; \
+		$(TEST_VENV)/bin/$(PIP) "$$wheel[test,uvloop]" || $(TEST_VENV)/bin/$(PIP) "$$wheel[test]"
 	$(TEST_VENV)/bin/$(PIP) --force-reinstall --no-deps build/wheel/*.whl
 	@touch $@
