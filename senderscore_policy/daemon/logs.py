@@ -11,12 +11,14 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from queue import SimpleQueue
 from typing import Final
 
 from senderscore_policy.config.model import Log
-from senderscore_policy.policy.address import Client
 from senderscore_policy.policy.decision import Decision, Reason
+from senderscore_policy.policy.protocol import Request
+from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Scored
 from senderscore_policy.policy.tiers import UNLIMITED
 
@@ -129,41 +131,35 @@ def set_up(settings: Log) -> LogWriter:
     return writer
 
 
-_PLAIN: Final = re.compile(r'[^ "=\\]+')
+_PLAIN: Final = re.compile(rb"[!#-<>-\[\]-~]+")
+"""What stands in a log line as it is: printable ASCII without space, quote, equal sign and backslash."""
 
 
+@lru_cache(1024)
 def _quoted(value: str) -> str:
-    """A value of a `name=value` log line: in quotes where it could be taken for more than one field."""
-    if _PLAIN.fullmatch(value):
-        return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _client(client: Client | None) -> str:
-    return "unknown" if client is None else client.key
+def _attribute(request: Request, name: str) -> str:
+    """An attribute as the value of a `name=value` field: in quotes where it could be taken for more than one."""
+    raw = request.get(name.encode())
+    return raw.decode("ascii") if _PLAIN.fullmatch(raw) else _quoted(request.text(name))
 
 
 def decision_line(decision: Decision) -> str:
     """The canonical log line of one decision: `name=value` fields in a fixed order."""
-    request, reputation = decision.request, decision.reputation
-    score = str(reputation.score) if isinstance(reputation, Scored) else "none"
-    limit = "unlimited" if decision.limit == UNLIMITED else str(int(decision.limit))
-    fields = (
-        ("reason", decision.reason),
-        ("client", _client(decision.client)),
-        ("score", score),
-        ("reputation", "not-asked" if reputation is None else reputation.name),
-        ("tier", decision.tier),
-        ("count", str(decision.messages)),
-        ("limit", limit),
-        ("queue_id", request.text("queue_id")),
-        ("instance", request.text("instance")),
-        ("client_address", request.text("client_address")),
-        ("sender", request.text("sender")),
-        ("state", request.text("protocol_state")),
-        ("action", decision.action),
+    request, client, reputation = decision.request, decision.client, decision.reputation
+    return (
+        f"decision reason={decision.reason} client={'unknown' if client is None else client.key}"
+        f" score={reputation.score if isinstance(reputation, Scored) else 'none'}"
+        f" reputation={'not-asked' if reputation is None else reputation.name}"
+        f" tier={decision.tier} count={decision.messages}"
+        f" limit={'unlimited' if decision.limit == UNLIMITED else int(decision.limit)}"
+        f" queue_id={_attribute(request, 'queue_id')} instance={_attribute(request, 'instance')}"
+        f" client_address={_attribute(request, 'client_address')} sender={_attribute(request, 'sender')}"
+        f" state={_attribute(request, 'protocol_state')}"
+        f" action={decision.action if decision.action == PERMIT else _quoted(decision.action)}"
     )
-    return "decision " + " ".join(f"{name}={_quoted(value)}" for name, value in fields)
 
 
 class DecisionLog:
