@@ -22,7 +22,7 @@ run: $(VENV)/.run ## serve a demo on 127.0.0.1:10045 that asks no real zone
 		$(VENV)/bin/senderscore-policy serve -c docs/demo.toml
 
 test: $(TEST_VENV)/.installed ## build the wheel, install it and run every test against it; PYTEST="-k …" selects
-	tests/install-components memcached rbldnsd postfix
+	tests/install-components memcached rbldnsd postfix chromium prometheus
 	$(TEST_VENV)/bin/pytest --installed $(PYTEST)
 
 lint: $(VENV)/.lint ## ruff, mypy and the import rules
@@ -55,6 +55,6 @@ $(TEST_VENV)/.installed: $(SOURCES)
 	rm -rf build/wheel
 	$(TEST_VENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	wheel="$$(echo build/wheel/*.whl)"; \
-		$(TEST_VENV)/bin/$(PIP) "$$wheel[test,uvloop]" || $(TEST_VENV)/bin/$(PIP) "$$wheel[test]"
+		$(TEST_VENV)/bin/$(PIP) "$$wheel[test,browser,uvloop]" || $(TEST_VENV)/bin/$(PIP) "$$wheel[test]"
 	$(TEST_VENV)/bin/$(PIP) --force-reinstall --no-deps build/wheel/*.whl
 	@touch $@

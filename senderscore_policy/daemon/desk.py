@@ -55,8 +55,9 @@ class Desk:
         for client, usage in zip(clients, usages, strict=True):
             known = self._source.peek(client.address) if client.address else None
             reputation = known.reputation if known else None
-            deferred = self._seen.deferred(client.key)
-            result.append((standing(self._engine.rules, client, reputation, usage.messages, deferred), usage))
+            deferred, deferring = self._seen.deferred(client.key), self._seen.deferring(client.key)
+            stands = standing(self._engine.rules, client, reputation, usage.messages, deferred, deferring=deferring)
+            result.append((stands, usage))
         return result
 
     async def score(self, client: Client) -> dict[str, Any]:

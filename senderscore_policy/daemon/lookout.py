@@ -11,7 +11,7 @@ from senderscore_policy.daemon.parts import Parts
 from senderscore_policy.policy.address import Client, parse_address
 from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.ports import Usage
-from senderscore_policy.policy.standing import Place, Standing, place
+from senderscore_policy.policy.standing import Place, Standing
 from senderscore_policy.policy.window import Window
 
 MOST_CLIENTS: Final = 200
@@ -58,7 +58,7 @@ class Lookout:
         usages = await self._desk.usages([self._client(decision) for decision in shown])
         bucket_time = parts.counting.now
         rows = [
-            _row(standing, usage, decision, window, bucket_time, deferring=parts.seen.deferring(standing.client.key))
+            _row(standing, usage, decision, window, bucket_time)
             for (standing, usage), decision in zip(usages, shown, strict=True)
         ]
         return Overview(
@@ -79,7 +79,7 @@ class Lookout:
         return self._desk.client(address) if address else decision.client
 
 
-def _row(standing: Standing, usage: Usage, last: Decision, window: Window, now: float, *, deferring: bool) -> Row:
+def _row(standing: Standing, usage: Usage, last: Decision, window: Window, now: float) -> Row:
     """A client's row.
 
     Args:
@@ -88,12 +88,11 @@ def _row(standing: Standing, usage: Usage, last: Decision, window: Window, now: 
         last: its last counted decision.
         window: that messages are counted in.
         now: the time that the counter's buckets are numbered by.
-        deferring: whether messages of it were deferred lately.
     """
-    limit, asked = standing.rule.limit, standing.reputation_name != "not-asked"
-    where = place(limit, standing.messages, asked=asked, deferring=deferring)
-    opens_at = window.opens_at(usage.buckets, limit, now) if where is Place.LIMITED else None
-    return Row(standing, where, None if opens_at is None else opens_at - now, last)
+    opens_at = None
+    if standing.place is Place.LIMITED:
+        opens_at = window.opens_at(usage.buckets, standing.rule.limit, now)
+    return Row(standing, None if opens_at is None else opens_at - now, last)
 
 
 def _scores(parts: Parts) -> Scores:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from senderscore_policy.daemon.minutes import Minute
 from senderscore_policy.policy.decision import Decision
-from senderscore_policy.policy.standing import Place, Standing
+from senderscore_policy.policy.standing import Standing
 
 LONGEST_TEXT: Final = 100
 """Characters shown of what a client says of itself."""
@@ -19,14 +19,12 @@ class Row:
 
     Args:
         standing: its counter against its limit.
-        place: where it is on the way to its limit.
         opens_in: of a limited client, seconds until it is let in again if it sends nothing until then;
             None: never, or it is not limited.
         last: its last counted decision.
     """
 
     standing: Standing
-    place: Place
     opens_in: float | None
     last: Decision
 
@@ -36,18 +34,12 @@ class Row:
         name = self.last.request.text("client_name")
         return "" if name == "unknown" else name[:LONGEST_TEXT]
 
-    @property
-    def sender(self) -> str:
-        """The envelope sender of its last message, chosen by whoever sent it."""
-        return self.last.request.text("sender")[:LONGEST_TEXT]
-
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json`, and more."""
         return self.standing.as_json() | {
-            "place": self.place,
+            "place": self.standing.place,
             "opens_in": None if self.opens_in is None else math.ceil(self.opens_in),
             "name": self.name,
-            "sender": self.sender,
             "seen_at": round(self.last.time),
         }
 

@@ -32,7 +32,7 @@ def _nearest(row: Row) -> tuple[Any, ...]:
     """Limited clients first, those that are deferred most before the others; then by the share of the limit used."""
     standing = row.standing
     share = standing.messages / max(standing.rule.limit, 0.5)
-    return _PLACES[row.place], -standing.deferred, -share, -standing.messages
+    return _PLACES[row.standing.place], -standing.deferred, -share, -standing.messages
 
 
 def _address(row: Row) -> tuple[int, int]:
@@ -56,7 +56,7 @@ class Column:
 
 
 COLUMNS: Final = {
-    "client": Column("Client", _address),
+    "client": Column("Client", _address, "with its host name, as Postfix knows it"),
     "score": Column("Score", lambda row: -1 if row.standing.score is None else row.standing.score),
     "tier": Column("Tier", lambda row: tier_order(row.standing.rule.name)),
     "count": Column("Count of limit", lambda row: -row.standing.messages, "messages let in within the window"),
@@ -64,7 +64,7 @@ COLUMNS: Final = {
     "deferred": Column("Deferred", lambda row: -row.standing.deferred, "above the limit within the window"),
     "opens": Column(
         "Let in again",
-        lambda row: (row.place != Place.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
+        lambda row: (row.standing.place != Place.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
         "if it sends nothing until then",
     ),
     "seen": Column("Last message", lambda row: -row.last.time),
@@ -128,7 +128,7 @@ def selected(row: Row, show: str) -> bool:
     """Whether a row belongs to a part of the list."""
     if show == "deferred":
         return row.standing.deferred > 0
-    return show in {"all", row.place}
+    return show in {"all", row.standing.place}
 
 
 def _holds(row: Row, text: str) -> bool:
@@ -142,7 +142,7 @@ def _holds(row: Row, text: str) -> bool:
         else:
             return network.version == address.version and address.network_address in network
     standing = row.standing
-    words = (standing.client.key, row.name, row.sender, standing.rule.name, standing.reputation_name)
+    words = (standing.client.key, row.name, standing.rule.name, standing.reputation_name)
     return any(text.casefold() in word.casefold() for word in words)
 
 

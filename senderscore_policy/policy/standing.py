@@ -57,6 +57,7 @@ class Standing:
         rule: that it is held to as far as is known.
         messages: counted in the window.
         deferred: above the limit in the window, as this daemon has seen them.
+        deferring: whether there were any of these lately.
     """
 
     client: Client
@@ -64,6 +65,7 @@ class Standing:
     rule: Rule
     messages: int = 0
     deferred: int = 0
+    deferring: bool = False
 
     @property
     def score(self) -> int | None:
@@ -76,6 +78,12 @@ class Standing:
         if self.client.overridden:
             return "override"
         return "not-asked" if self.reputation is None else self.reputation.name
+
+    @property
+    def place(self) -> Place:
+        """Where the client is on the way to its limit."""
+        asked = self.reputation_name != "not-asked"
+        return place(self.rule.limit, self.messages, asked=asked, deferring=self.deferring)
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json` and of /api/clients."""
@@ -110,7 +118,13 @@ class Standing:
 
 
 def standing(
-    rules: Rules, client: Client, reputation: Reputation | None, messages: int = 0, deferred: int = 0
+    rules: Rules,
+    client: Client,
+    reputation: Reputation | None,
+    messages: int = 0,
+    deferred: int = 0,
+    *,
+    deferring: bool = False,
 ) -> Standing:
     """A client's standing by the rules in force.
 
@@ -120,6 +134,7 @@ def standing(
         reputation: what the zone said, None if it has not been asked; an override goes before it.
         messages: counted in the window.
         deferred: above the limit in the window.
+        deferring: whether there were any of these lately.
     """
     reputation = client.reputation or reputation
     if client.exempt:
@@ -130,4 +145,4 @@ def standing(
         rule = rules.tiers.not_asked
     else:
         rule = rules.tiers.rule_for(reputation)
-    return Standing(client, reputation, rule, messages, deferred)
+    return Standing(client, reputation, rule, messages, deferred, deferring)

@@ -87,14 +87,15 @@ class ScoreSource:
         if entry is not None:
             self._observer.cache("hit" if now < entry.fresh_until else "stale")
             return entry
-        return None if self._gate.clear else self.peek(address)
+        return None if self._gate.clear else self._hopeless(now)
 
     def peek(self, address: str) -> Known | None:
         """As `known`, for who only watches: not counted as a look into the cache."""
         now = self._clock.time()
-        entry = self._cache.get(address, now)
-        if entry is not None:
-            return entry
+        return self._cache.get(address, now) or self._hopeless(now)
+
+    def _hopeless(self, now: float) -> Known | None:
+        """Why asking is pointless, if it is."""
         obstacle = self._gate.obstacle()
         # Stale since ever: so the caller goes on calling `start`, which sees to probes and to the shared cache.
         return None if obstacle is None else Known(obstacle, now, 0.0, "dns")

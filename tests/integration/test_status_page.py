@@ -1,0 +1,222 @@
+"""The status page of the installed daemon, in a real browser (Debian's Chromium, without a window)."""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from daemon_process import Daemon
+from waiting import free_port, wait_for_listener
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make test has it")
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed; make test has it"),
+]
+
+LIMITED = {"override": [{"networks": ["192.0.2.0/24"], "score": 75}], "tier": [{"scores": "0-100", "limit": 4}]}
+CLIENT = "192.0.2.75"
+HOSTILE = "<img src=x onerror=document.title='broken'>\"'><script>document.title='broken'</script>"
+
+StartDaemon = Callable[..., Daemon]
+
+
+class Site:
+    """A daemon and the address of its status page."""
+
+    def __init__(self, start_daemon: StartDaemon, **tables: Any) -> None:
+        port = free_port()
+        self.daemon = start_daemon(**(LIMITED | tables), listen={"status": f"127.0.0.1:{port}"})
+        wait_for_listener(port)
+        self.url = f"http://127.0.0.1:{port}/"
+
+    def send(self, times: int, client: str = CLIENT, **attributes: str) -> list[str]:
+        """The answers to so many messages."""
+        with self.daemon.client() as postfix:
+            return [postfix.ask(client, **attributes) for _ in range(times)]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, started once for all tests."""
+    with playwright.sync_playwright() as driver:
+        # Its sandbox wants a user other than root; the page it is shown is the daemon's own.
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page in the browser, with all that it asked for and complained of.
+
+    Attributes:
+        page: to look at.
+        requests: the addresses it fetched.
+        complaints: what its console says: errors, and what the Content-Security-Policy forbade.
+    """
+
+    def __init__(self, browser: Any, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """Opens pages, each as a new visitor."""
+    visits: list[Visit] = []
+
+    def open_page(url: str, **options: Any) -> Visit:
+        visits.append(Visit(browser, **options))
+        visits[-1].page.goto(url)
+        return visits[-1]
+
+    yield open_page
+    for each in visits:
+        each.context.close()
+
+
+def client_row(page: Any, client: str = CLIENT) -> Any:
+    """The client's row of the list."""
+    return page.locator("tbody tr").filter(has_text=client)
+
+
+def test_a_client_over_its_limit_appears_while_the_page_is_open(
+    start_daemon: StartDaemon, visit: Callable[..., Visit]
+) -> None:
+    """Nobody reloads: the page shows the client, its limit, what was deferred and when it is let in again."""
+    site = Site(start_daemon)
+    seen = visit(site.url)
+    expect = playwright.expect
+    expect(seen.page.get_by_text("No client was counted in the last hour.")).to_be_visible()
+    expect(seen.page.get_by_text("No request since the start")).to_be_visible()
+    assert (
+        site.send(6)[4:]
+        == ["421 sender score = 75, you're limited to 4 messages/hour in our policy, try again later"] * 2
+    )
+    row = client_row(seen.page)
+    expect(row).to_be_visible(timeout=30_000)
+    expect(row.locator(".status")).to_have_text("limited")
+    expect(row.locator(".score")).to_have_text("75")
+    expect(row.locator(".count")).to_contain_text("4 of 4")
+    expect(row.locator(".left")).to_have_text("0")
+    expect(row.locator(".deferred")).to_have_text("2")
+    expect(row.locator(".opens")).to_have_text(re.compile(r"in (1 h|5\d min|1 h \d min) \d\d:\d\d"))
+    expect(seen.page.locator("#tabs")).to_contain_text("Limited now 1")
+    expect(seen.page.locator("#chart .legend")).to_contain_text("0-100 4 +2")
+    expect(seen.page.get_by_text("No request since the start")).to_have_count(0)
+    site.daemon.run("reset", CLIENT)
+    expect(row).to_have_count(0, timeout=30_000)
+    assert seen.complaints == []
+
+
+def test_hostile_attributes_show_as_text(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """Whatever a client calls itself is shown, and never becomes a part of the page; nor does a hostile link."""
+    site = Site(start_daemon)
+    site.send(1, client_name=HOSTILE)
+    site.send(1, "192.0.2.76", client_name="\u202e\x1b[31m")
+    site.send(1, "192.0.2.77", client_name="a" * 5_000)
+    seen = visit(site.url)
+    row = client_row(seen.page)
+    playwright.expect(row.locator(".client small")).to_have_text(HOSTILE[:100])
+    playwright.expect(client_row(seen.page, "192.0.2.76").locator("small").first).to_have_text(r"\u202e\x1b[31m")
+    assert seen.page.locator("img, main script").count() == 0
+    assert "broken" not in seen.page.title()
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    seen.page.goto(f"{site.url}?filter={HOSTILE}&sort={HOSTILE}&show={HOSTILE}&rows={HOSTILE}")
+    playwright.expect(seen.page.get_by_role("searchbox")).to_have_value(HOSTILE[:100])
+    playwright.expect(client_row(seen.page)).to_have_count(1)
+    assert seen.page.locator("img, main script").count() == 0
+    assert "broken" not in seen.page.title()
+    assert seen.complaints == []
+
+
+def test_it_reads_filters_and_sorts_without_javascript(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """With scripts off every list is there, by links and a form."""
+    site = Site(start_daemon)
+    site.send(5)
+    site.send(2, "192.0.2.76")
+    site.send(3, "2001:db8::1", client_name="mx6.example.net")
+    page = visit(site.url, java_script_enabled=False).page
+    clients = page.locator("tbody .client b")
+    playwright.expect(clients).to_have_text([CLIENT, "192.0.2.76", "2001:db8::/64"])
+    page.get_by_role("columnheader", name="Count of limit").get_by_role("link").click()
+    playwright.expect(clients).to_have_text([CLIENT, "2001:db8::/64", "192.0.2.76"])
+    page.get_by_role("columnheader", name="Count of limit").get_by_role("link").click()
+    playwright.expect(clients).to_have_text(["192.0.2.76", "2001:db8::/64", CLIENT])
+    page.get_by_role("searchbox").fill("mx6")
+    page.get_by_role("button", name="Apply").click()
+    playwright.expect(clients).to_have_text(["2001:db8::/64"])
+    page.get_by_role("searchbox").fill("192.0.2.0/24")
+    page.get_by_role("button", name="Apply").click()
+    playwright.expect(clients).to_have_text(["192.0.2.76", CLIENT])
+    page.get_by_role("link", name="Limited now").click()
+    playwright.expect(clients).to_have_text([CLIENT])
+    page.get_by_role("searchbox").fill("nobody")
+    page.get_by_role("button", name="Apply").click()
+    playwright.expect(page.get_by_text("No client matches.")).to_be_visible()
+
+
+def test_the_filter_works_as_one_types(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """With scripts on the list follows the filter, the address says so, and what is typed stays."""
+    site = Site(start_daemon)
+    site.send(1)
+    site.send(1, "192.0.2.76")
+    page = visit(site.url).page
+    page.get_by_role("searchbox").press_sequentially("2.76")
+    playwright.expect(page.locator("tbody .client b")).to_have_text(["192.0.2.76"])
+    playwright.expect(page).to_have_url(f"{site.url}?filter=2.76")
+    playwright.expect(page.get_by_role("searchbox")).to_be_focused()
+    playwright.expect(page.get_by_role("searchbox")).to_have_value("2.76")
+
+
+def test_it_asks_no_other_host(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """Everything comes from the daemon, in one piece; the policy it sends forbids all else."""
+    site = Site(start_daemon)
+    site.send(1)
+    seen = visit(site.url)
+    headers = seen.page.reload().headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert all(re.fullmatch(r"'sha256-[\w+/=]{44}'", policy[kind]) for kind in ("script-src", "style-src"))
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert set(seen.requests) == {site.url}
+    assert not re.search(r"""(?:src|href|action)=["'](?!\?|data:,|metrics|healthz|api/)""", seen.page.content())
+    assert seen.complaints == []
+
+
+def test_it_says_when_the_daemon_is_gone(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """A page that is left open does not pretend to be current."""
+    site = Site(start_daemon)
+    page = visit(site.url).page
+    playwright.expect(page.locator(".lost")).to_be_hidden()
+    site.daemon.stop()
+    playwright.expect(page.locator(".lost")).to_be_visible(timeout=30_000)
+    playwright.expect(page.locator(".lost")).to_contain_text("no answer since")
+
+
+def test_it_follows_the_visitors_colours_and_fits_a_phone(
+    start_daemon: StartDaemon, visit: Callable[..., Visit]
+) -> None:
+    """Dark where the visitor prefers it; 360 pixels are wide enough for everything."""
+    site = Site(start_daemon)
+    site.send(6, client_name="a-very-long-host-name." * 4 + "example.net")
+
+    def brightness(page: Any) -> int:
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+    assert brightness(visit(site.url, color_scheme="light").page) > 600
+    assert brightness(visit(site.url, color_scheme="dark").page) < 150
+    phone = visit(site.url, viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True).page
+    assert phone.evaluate("document.documentElement.scrollWidth") == 360
+    playwright.expect(client_row(phone)).to_be_visible()
+    playwright.expect(phone.get_by_label("Sort by")).to_be_visible()
