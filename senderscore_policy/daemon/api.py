@@ -17,6 +17,7 @@ from aiohttp import web
 from senderscore_policy.daemon import page
 from senderscore_policy.daemon.desk import Desk
 from senderscore_policy.daemon.exposition import Exposition
+from senderscore_policy.daemon.inquiries import Inquiries
 from senderscore_policy.daemon.lookout import Lookout
 from senderscore_policy.daemon.parts import Parts
 from senderscore_policy.policy.address import Client, parse_address
@@ -65,10 +66,12 @@ class Api:
     Args:
         desk: answers what is asked of single clients.
         parts: the running daemon.
+        inquiries: what only the control socket may be asked.
     """
 
-    def __init__(self, desk: Desk, parts: Parts) -> None:
+    def __init__(self, desk: Desk, parts: Parts, inquiries: Inquiries) -> None:
         self._desk = desk
+        self._inquiries = inquiries
         self._lookout = Lookout(parts, desk)
         self._exposition = Exposition(parts)
 
@@ -85,6 +88,9 @@ class Api:
         if writable:
             # A lookup may cost a query of the budget, so it is for the control socket too.
             app.router.add_get("/api/scores/{ip}", self._score)
+            app.router.add_get("/api/clients/{ip}/decisions", self._decisions)
+            app.router.add_get("/api/messages/{queue_id}/decisions", self._message)
+            app.router.add_get("/api/daemon", self._daemon)
             app.router.add_post("/api/clients/{ip}/increment", self._increment)
             app.router.add_post("/api/clients/{ip}/reset", self._reset)
         return app
@@ -133,6 +139,15 @@ class Api:
 
     async def _score(self, request: web.Request) -> web.Response:
         return _json(await self._desk.score(self._client_of(request)))
+
+    async def _decisions(self, request: web.Request) -> web.Response:
+        return _json(await self._inquiries.about_client(self._client_of(request)))
+
+    async def _message(self, request: web.Request) -> web.Response:
+        return _json(await self._inquiries.about_message(request.match_info["queue_id"]))
+
+    async def _daemon(self, _: web.Request) -> web.Response:
+        return _json(await self._inquiries.about_itself())
 
     async def _increment(self, request: web.Request) -> web.Response:
         client = self._client_of(request)

@@ -5,14 +5,12 @@ from collections.abc import Callable, Sequence
 from heapq import merge
 from typing import Final
 
+from senderscore_policy.daemon.clients import LARGEST_REQUEST
 from senderscore_policy.policy.decision import Decision, Reason
 
 MAX_DECISIONS: Final = 10_000
 """Remembered of the messages above their limit, and as many of all others, so that a deferral can
 be explained long after a busy site's next thousand messages."""
-LARGEST_REQUEST: Final = 8 * 1024
-"""Bytes of a request that is remembered. Those of Postfix have less than 1 KiB, 4 KiB with every attribute at
-its longest; without a bound the memory could take as many times 64 KiB."""
 TRIAL: Final = "ask."
 """What the `instance` of a request begins with that a command sends and not Postfix."""
 
@@ -53,16 +51,21 @@ class RecentDecisions:
         everything = merge(self._over_limit, self._others, key=lambda decision: decision.time)
         return [decision for decision in everything if wanted(decision)]
 
-    @property
-    def since(self) -> float | None:
-        """The time from which on every decision is remembered (seconds since the epoch); None: there was none yet."""
-        return self._others[0].time if self._others else self._over_limit[0].time if self._over_limit else None
+    def since(self, *, over_limit: bool) -> float | None:
+        """The time from which on all decisions of a kind are remembered (seconds since the epoch).
+
+        Args:
+            over_limit: of messages above their limit, or of all others.
+
+        Returns:
+            None: from the start, nothing was forgotten.
+        """
+        kind = self._over_limit if over_limit else self._others
+        return kind[0].time if len(kind) == kind.maxlen else None
 
     @property
     def last_request(self) -> float | None:
         """When somebody asked last, the trials of commands aside (seconds since the epoch); None: nobody did."""
-        times = [
-            next((d.time for d in reversed(kind) if _TRIAL not in d.request.raw), 0.0)
-            for kind in (self._over_limit, self._others)
-        ]
+        kinds = (self._over_limit, self._others)
+        times = (next((d.time for d in reversed(kind) if _TRIAL not in d.request.raw), 0.0) for kind in kinds)
         return max(times) or None

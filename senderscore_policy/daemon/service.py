@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from senderscore_policy.config.load import load
 from senderscore_policy.config.model import Config, Unix
@@ -21,10 +21,12 @@ from senderscore_policy.daemon.clients import SeenClients
 from senderscore_policy.daemon.counting import Counting
 from senderscore_policy.daemon.desk import Desk
 from senderscore_policy.daemon.evictions import Evictions
+from senderscore_policy.daemon.inquiries import Inquiries
 from senderscore_policy.daemon.listeners import CONTROL_MODE, address_of, connections_possible, take
 from senderscore_policy.daemon.metrics import Metrics
 from senderscore_policy.daemon.minutes import Minutes
 from senderscore_policy.daemon.parts import Parts
+from senderscore_policy.daemon.recent import RecentDecisions
 from senderscore_policy.daemon.server import PolicyConnection, PolicyServer
 from senderscore_policy.daemon.state import StateDirectory
 from senderscore_policy.errors import BackendError, ConfigError
@@ -75,7 +77,8 @@ class Service:
         self._counting = Counting(config.counters, clock, self._metrics)
         self._source = open_source(config.reputation, clock, self._metrics, self._counting.shared)
         self._seen = SeenClients(config.counters.window_of_time(), clock)
-        observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen]
+        self._recent = RecentDecisions()
+        observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen, self._recent]
         self._engine = Engine(rules_of(config), self._counting.store, self._source, clock, observers)
         self._state = StateDirectory(state_directory(config), {"counters": self._counting, "scores": self._source})
         connections = connections_possible(config.listen.max_connections)
@@ -99,6 +102,9 @@ class Service:
             generation=lambda: self.generation,
             health=self.health,
         )
+        self._inquiries = Inquiries(self._parts, self._desk, self._recent, self._facts)
+        self._read_at = clock.time()
+        self._addresses: list[str] = []
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -120,7 +126,8 @@ class Service:
         if (interval := systemd.watchdog_interval()) is not None:
             background.append(systemd.feed_watchdog(interval))
         tasks = [asyncio.create_task(work) for work in background]
-        addresses = ", ".join(str(address_of(each)) for each in sockets)
+        self._addresses = [str(address_of(each)) for each in sockets]
+        addresses = ", ".join(self._addresses)
         log.info("serving on %s, mode %s, counters in %s", addresses, self._config.mode, self._config.counters.store)
         systemd.notify("READY=1", f"STATUS=serving on {addresses}")
         await self._stop.wait()
@@ -162,7 +169,7 @@ class Service:
         """Open the control socket and the status listener; mail does not depend on either."""
         loop = asyncio.get_running_loop()
         api = await loop.run_in_executor(None, importlib.import_module, "senderscore_policy.daemon.api")
-        handlers = api.Api(self._desk, self._parts)
+        handlers = api.Api(self._desk, self._parts, self._inquiries)
         runners = []
         for kind, endpoint, mode in (
             ("control", Unix(str(control_path(self._config))), CONTROL_MODE),
@@ -189,6 +196,15 @@ class Service:
         states = [self._counting.state, self._source.state, self._state.state]
         degraded = [state.removeprefix("degraded: ") for state in states if state != "ok"]
         return f"degraded: {'; '.join(degraded)}" if degraded else "ready"
+
+    def _facts(self) -> dict[str, Any]:
+        """What `doctor` compares with the file and with Postfix's configuration."""
+        return {
+            "file": None if self._path is None else str(self._path.absolute()),
+            "read_at": self._read_at,
+            "policy": self._addresses,
+            "state_directory": str(state_directory(self._config)),
+        }
 
     def reload(self) -> None:
         """Read the configuration again; an invalid one changes nothing."""
@@ -218,6 +234,7 @@ class Service:
         self._engine.store = self._counting.store
         self._engine.rules = rules_of(config)
         self.generation += 1
+        self._read_at = time.time()
         log.info("configuration reloaded, generation %d", self.generation)
 
 
