@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from senderscore_policy.tools.maillog_files import LONGEST_LINE
 
@@ -21,20 +21,12 @@ class Service(Enum):
 _SERVICES: Final = {service.value.encode(): service for service in Service} | {b"oqmgr": Service.QMGR}
 
 
-class Record(NamedTuple):
-    """One line of a program.
+Record = tuple[bytes | float, Service, bytes, bytes]
+"""One line of a program; a plain tuple, as there are very many.
 
-    Args:
-        stamp: the timestamp as it stands in the text, or seconds since the epoch.
-        service: which program.
-        process: tells it from all others that run at the time: host, name and process number.
-        text: what it wrote.
-    """
-
-    stamp: bytes | float
-    service: Service
-    process: bytes
-    text: bytes
+The timestamp as it stands in the text, or seconds since the epoch; which program; what tells the process from
+all others that run at the time (host, name and process number); what it wrote.
+"""
 
 
 @dataclass(slots=True)
@@ -101,17 +93,15 @@ class Text:
     def records(self, chunk: bytes, count: Count) -> Iterator[Record]:
         """See `Form.records`."""
         services = self._services
-        matched = 0
-        for found in self._LINE.finditer(chunk):
-            matched += 1
-            stamp, process, name, text = found.groups()
+        found = self._LINE.findall(chunk)
+        for stamp, process, name, text in found:
             service = services[name]
             if service is not None:
                 count.postfix += 1
-                yield Record(stamp, service, process, text)
+                yield stamp, service, process, text
         lines = chunk.count(b"\n")
         count.lines += lines
-        count.alien += lines - matched
+        count.alien += lines - len(found)
 
 
 class JournalJson:
@@ -150,7 +140,7 @@ def _journal_record(service: Service, line: bytes) -> Record | None:
         process = (
             f"{entry.get('_HOSTNAME')} {entry['SYSLOG_IDENTIFIER']} {entry.get('_PID') or entry.get('SYSLOG_PID')}"
         )
-        return Record(int(entry["__REALTIME_TIMESTAMP"]) / 1e6, service, process.encode(), text)
+        return int(entry["__REALTIME_TIMESTAMP"]) / 1e6, service, process.encode(), text
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -185,4 +175,4 @@ class JournalExport:
             if service is not None and b"MESSAGE" in fields:
                 count.postfix += 1
                 process = b" ".join((fields.get(b"_HOSTNAME", b""), name, fields.get(b"_PID", b"")))
-                yield Record(int(time) / 1e6, service, process, fields[b"MESSAGE"])
+                yield int(time) / 1e6, service, process, fields[b"MESSAGE"]

@@ -69,7 +69,7 @@ def config(tmp_path: Path, nameserver: Nameserver | None = None, budget: int = 1
     port = nameserver.port if nameserver else 9
     return parse(
         f'[state]\ndirectory = "{tmp_path}"\n[reputation]\nzone = "{ZONE}"\nnameservers = ["127.0.0.1:{port}"]\n'
-        f"query_budget = {budget}\n",
+        f"query_budget = {budget}\ndeadline = 30\n",
         "test.toml",
     )
 

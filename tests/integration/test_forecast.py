@@ -1,0 +1,67 @@
+"""Forecasts of what a real Postfix logged, and with the scores of a real daemon."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from daemon_process import Daemon
+from nameserver import ZONE, Nameserver, addresses
+from postfix_server import Postfix, SmtpClient
+from waiting import eventually, free_port
+
+
+def _log_of(address: str, messages: int) -> str:
+    lines = []
+    for number in range(messages):
+        stamp = f"2026-03-04T10:{number // 60:02}:{number % 60:02}+00:00 mx postfix"
+        lines.append(f"{stamp}/smtpd[9311]: B{number}: client=mx.example.net[{address}]")
+        lines.append(f"{stamp}/qmgr[9308]: B{number}: from=<a@example.net>, size=313, nrcpt=1 (queue active)")
+    return "".join(f"{line}\n" for line in lines)
+
+
+@pytest.mark.real
+def test_the_log_of_a_real_postfix(
+    start_postfix: Callable[[int], Postfix], make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """Messages over IPv4 and IPv6 are found with their recipients; of a user that has logged in none is counted."""
+    postfix = start_postfix(free_port())
+    with postfix.client("192.0.2.5") as client:
+        for recipients in (1, 3):
+            client.deliver(recipients)
+    with SmtpClient("127.0.0.1", postfix.port, timeout=30) as client:
+        client.ehlo("mx.example.net")
+        client.docmd("XCLIENT", "ADDR=192.0.2.5 NAME=mx.example.net LOGIN=joe")
+        client.ehlo("mx.example.net")
+        client.deliver()
+    with postfix.client("2001:db8::25") as client:
+        client.deliver()
+    log = tmp_path / "mail.log"
+
+    def last_line() -> bool:
+        log.write_text(postfix.log)
+        return postfix.log.count("(queue active)") == 4
+
+    eventually(last_line, "the last message in the mail log")
+    assert "sasl_username=joe" in log.read_text()
+    daemon = make_daemon(counters={"count": "recipients"}, unscored={"limit": 3})
+    forecast = json.loads(daemon.run("forecast", "--json", str(log)).stdout)
+    clients = {client["client"]: (client["messages"], client["deferred"]) for client in forecast["clients"]}
+    assert clients == {"192.0.2.5": (2, 1), "2001:db8::/64": (1, 0)}
+
+
+def test_lookup_goes_through_the_daemon(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The running daemon looks the scores up, within its budget, and knows them from then on."""
+    log = tmp_path / "mail.log"
+    log.write_text(_log_of("192.0.2.5", 120))
+    with Nameserver() as nameserver:
+        nameserver.answers["192.0.2.5"] = addresses("127.0.4.5")
+        daemon = start_daemon(
+            reputation={"zone": ZONE, "nameservers": [f"127.0.0.1:{nameserver.port}"], "deadline": 30}
+        )
+        without = json.loads(daemon.run("forecast", "--json", str(log)).stdout)
+        assert (without["deferred"], nameserver.questions) == (0, [])
+        for options in (["--lookup"], []):
+            forecast = json.loads(daemon.run("forecast", "--json", *options, str(log)).stdout)
+            assert (forecast["deferred"], forecast["clients"][0]["score"]) == (20, 5)
+        assert len(nameserver.questions) == 1
