@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from senderscore_policy.daemon.chart import chart, clock, name, shade, tier_order
 from senderscore_policy.daemon.overview import Overview, Row
+from senderscore_policy.daemon.spans import span
 from senderscore_policy.policy.address import parse_address
 from senderscore_policy.policy.standing import Place, limit_as_json
 
@@ -151,16 +152,6 @@ def rows(overview: Overview, wanted: View) -> list[Row]:
     found = [row for row in overview.rows if selected(row, wanted.show) and _holds(row, wanted.filter)]
     key = COLUMNS[wanted.sort].key if wanted.sort in COLUMNS else _nearest
     return sorted(sorted(found, key=_nearest), key=key, reverse=wanted.reverse)
-
-
-def span(seconds: float) -> str:
-    """A length of time for people, in its two largest units: "3 min", "1 h 20 min", "2 d 3 h"."""
-    whole = max(0, math.ceil(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    minutes = math.ceil(whole / 60)
-    parts = ((minutes // 1440, "d"), (minutes % 1440 // 60, "h"), (minutes % 60 if minutes < 1440 else 0, "min"))
-    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def duration(seconds: float | None) -> str:

@@ -203,7 +203,6 @@ class Service:
             "file": None if self._path is None else str(self._path.absolute()),
             "read_at": self._read_at,
             "policy": self._addresses,
-            "state_directory": str(state_directory(self._config)),
         }
 
     def reload(self) -> None:
