@@ -121,6 +121,7 @@ def _report(args: argparse.Namespace) -> Report:
         logs=["standard input" if name == STDIN else name for name in logs],
         traffic=traffic,
         scores=scores,
+        guessed=sum(not scores.is_known(address) for address in wanted),
         trouble=trouble,
         name=str(path) if path else "the built-in defaults",
         forecast=forecast,

@@ -60,6 +60,7 @@ class Report:
         logs: names of the logs.
         traffic: what they held.
         scores: what was known of the clients.
+        guessed: clients whose score decides and is only assumed.
         trouble: why scores could not be looked up; or empty.
         name: of the configuration.
         forecast: what would have happened under it.
@@ -70,6 +71,7 @@ class Report:
     logs: list[str]
     traffic: Traffic
     scores: Scores
+    guessed: int
     trouble: str
     name: str
     forecast: Forecast
@@ -139,9 +141,12 @@ class Report:
                 )
                 if origins[origin]
             )
+            others = f"The other {origins['assumed']:,}" if known else f"None is known. All {origins['assumed']:,}"
+            notes.append(f"Scores: {known}{'. ' if known else ''}{others} IPv4 clients are assumed to have {taken}.")
+        if self.guessed:
             notes.append(
-                f"Scores: {known or 'none known'}. The other {origins['assumed']:,} IPv4 clients are assumed to have "
-                f"{taken}."
+                f"{self.guessed:,} clients of an assumed score sent more than the smallest limit, so it matters: see "
+                "--scores, --lookup and --assume."
             )
         if self.trouble:
             notes.append(f"{self.trouble[:1].upper()}{self.trouble[1:]}; these clients are among the assumed ones.")

@@ -115,7 +115,7 @@ class _Reader:
             self._go_to(stamp)
         if service is Service.QMGR:
             if taken := _TAKEN.match(text):
-                self._message(taken[1], int(taken[2]))
+                self._message(taken[1], max(1, int(taken[2])))
         elif service is Service.CLEANUP:
             if verdict := _VERDICT.match(text):
                 self._message(verdict[1], 1)

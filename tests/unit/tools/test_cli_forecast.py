@@ -98,6 +98,14 @@ def test_text(forecast: Forecast, log: Path) -> None:
     assert out.replace("\n", "").isprintable()
 
 
+def test_what_is_only_guessed_is_said(forecast: Forecast, log: Path) -> None:
+    """Without any scores nobody is limited; who reads that is told how many scores would matter."""
+    out = forecast(str(log))[1]
+    assert "0 of 450 messages" in out
+    assert "None is known. All 152 IPv4 clients are assumed to have no score at all" in " ".join(out.split())
+    assert "2 clients of an assumed score sent more than the smallest limit" in out
+
+
 def test_assumption(forecast: Forecast, log: Path) -> None:
     """Clients without a known score are taken as they are assumed to be."""
     result = json.loads(forecast("--json", "--assume", "5", str(log))[1])

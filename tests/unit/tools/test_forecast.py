@@ -198,6 +198,6 @@ def test_what_a_change_of_tiers_changes(foresee: Foresee) -> None:
     before = foresee(log, scores=scores)
     tiers = '[[tier]]\nscores = "0-50"\nlimit = 120\n[[tier]]\nscores = "51-100"\nlimit = 200\n'
     after = foresee(log, f'[exempt]\nnetworks = ["192.0.2.5"]\n{tiers}', scores=scores)
-    report = Report([], Traffic(), Scores(NetworkTable(()), UNKNOWN), "", "before", before, "after", after)
+    report = Report([], Traffic(), Scores(NetworkTable(()), UNKNOWN), 0, "", "before", before, "after", after)
     changes = [(change.client.key, change.deferred) for change in report.changes()]
     assert changes == [("192.0.2.5", (50, 0)), ("192.0.2.45", (0, 30))]
