@@ -10,7 +10,7 @@ RUNTIME := $(or $(XDG_RUNTIME_DIR),$(HOME)/.local/state)/senderscore-policy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint deb deb-test clean
+.PHONY: help run test lint deb deb-test molecule clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 14
@@ -36,6 +36,9 @@ deb: ## build the Debian package in a clean Debian 12, check it, put it into dis
 
 deb-test: ## try the package in dist/ on Debian 12 and 13: life cycle, autopkgtest, piuparts
 	.ci/deb-test
+
+molecule: ## lint the Ansible role and prove it on Debian 12 and 13: SCENARIO="default cluster degraded unsafe"
+	molecule/run $(SCENARIO)
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist
