@@ -24,6 +24,8 @@ COMMANDS: Final = {
     "increment": "count messages for a client",
     "reset": "forget a client's messages",
     "ask": "send one policy request to the daemon, as Postfix does",
+    "doctor": "check everything that limiting mail depends on",
+    "explain": "show recent decisions about a message or a client, and their reasons",
     "forecast": "replay mail logs against the limits",
 }
 """Each is a module of this package (`check-config` is check_config) with two functions: `register(parser)`
