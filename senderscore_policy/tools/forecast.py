@@ -116,11 +116,11 @@ class Case:
         client = self._rules.directory.client(address)
         return None if client.exempt else client
 
-    def _charges(self) -> Iterator[tuple[float, int, int]]:
-        """Time, number of the sender and charged amount of each message."""
+    def _charges(self) -> Iterator[tuple[int, int, int]]:
+        """Time in whole seconds, number of the sender and charged amount of each message."""
         traffic = self._traffic
         amounts = traffic.recipients if self._rules.count_recipients else repeat(1)
-        return zip(traffic.times, traffic.senders, amounts, strict=False)
+        return zip(map(int, traffic.times), traffic.senders, amounts, strict=False)
 
     def _find_peaks(self) -> dict[str, int]:
         """The most that clients were charged within the length of a window and a bucket.
@@ -140,7 +140,7 @@ class Case:
             if client is not None and totals[client.key] > (client.rule.limit if client.rule else smallest)
         }
         span = self._window.seconds + self._window.bucket_seconds
-        recent: dict[str, deque[tuple[float, int]]] = {key: deque() for key in large.values()}
+        recent: dict[str, deque[tuple[int, int]]] = {key: deque() for key in large.values()}
         sums: Counter[str] = Counter()
         peaks: dict[str, int] = dict.fromkeys(recent, 0)
         for time, number, amount in self._charges():
@@ -206,7 +206,7 @@ class Case:
         reputation = scores.known(client.address).reputation if client.address else None
         return standing(self._rules, client, reputation)
 
-    def _questions(self, keys: set[str]) -> Iterator[tuple[float, Question]]:
+    def _questions(self, keys: set[str]) -> Iterator[tuple[int, Question]]:
         """The messages of these clients, with their times."""
         asked: dict[tuple[int, int], Question] = {}
         for time, number, amount in self._charges():

@@ -83,9 +83,7 @@ class Question:
         return False
 
 
-def replay(
-    rules: Rules, window: Window, source: ReputationSource, messages: Iterable[tuple[float, Question]]
-) -> Ledger:
+def replay(rules: Rules, window: Window, source: ReputationSource, messages: Iterable[tuple[int, Question]]) -> Ledger:
     """Let the engine decide messages, with empty counters at the beginning.
 
     Those of one second are one batch, as if they had arrived together. Syslog tells no more than the
@@ -96,14 +94,14 @@ def replay(
         rules: the policy.
         window: of the counters.
         source: the reputations; it must know every one at once.
-        messages: in the order of time, with their times in seconds since the epoch.
+        messages: in the order of time, with their times in whole seconds since the epoch.
     """
     clock, ledger = _Clock(), Ledger()
     engine = Engine(rules, MemoryStore(window, clock), source, clock, [ledger])
     # From now on `run` returns when it has nothing left to decide.
     engine.stop()
     for time, question in messages:
-        if int(time) != int(clock.now):
+        if time != clock.now:
             _run_to_its_end(engine.run())
             clock.now = time
         engine.submit(question)
