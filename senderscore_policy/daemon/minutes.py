@@ -57,10 +57,12 @@ class Minutes:
         """Each minute of the last hour, oldest first, those before the start of the daemon left out."""
         current = int(self._clock.time() // 60)
         starts = [start for start in sorted(self._starts) if current - MINUTES < start <= current]
+        if not starts:
+            # The clock was set back beyond all that is remembered.
+            return [Minute(60 * current, {}, {})]
         ends = [self._starts[start] for start in starts[1:]] + [self._metrics.decisions]
         decided = {start: _minute(start, self._starts[start], end) for start, end in zip(starts, ends, strict=True)}
-        first = starts[0] if starts else current
-        return [decided.get(start) or Minute(60 * start, {}, {}) for start in range(first, current + 1)]
+        return [decided.get(start) or Minute(60 * start, {}, {}) for start in range(starts[0], current + 1)]
 
 
 def _minute(start: int, before: Counts, after: Counts) -> Minute:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +22,7 @@ from senderscore_policy.daemon.overview import Overview
 from senderscore_policy.daemon.parts import Parts
 from senderscore_policy.daemon.server import PolicyServer
 from senderscore_policy.daemon.state import StateDirectory
+from senderscore_policy.policy.address import Client, parse_address
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored
@@ -151,6 +151,12 @@ class Site:
             if self.clock.time() % 60 == 0:
                 self.parts.minutes.begin()
 
+    def client(self, text: str) -> Client:
+        """The client at an address."""
+        address = parse_address(text)
+        assert address is not None
+        return self.desk.client(address)
+
     async def overview(self) -> Overview:
         """What there is to be seen now."""
         return await Lookout(self.parts, self.desk).overview()
@@ -172,8 +178,3 @@ async def site(
     finally:
         await opened.close()
         await asyncio.sleep(0)
-
-
-def renamed(overview: Overview, **changes: Any) -> Overview:
-    """An overview with some things changed."""
-    return replace(overview, **changes)

@@ -1,0 +1,251 @@
+"""The status page as HTML."""
+
+import asyncio
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from urllib.parse import parse_qsl
+
+import pytest
+from daemon_fakes import START, site
+from hypothesis import given
+from hypothesis import strategies as st
+
+from senderscore_policy.daemon import page
+from senderscore_policy.daemon.chart import Chart, chart, shade, tier_order
+from senderscore_policy.daemon.minutes import MINUTES, Minute
+from senderscore_policy.daemon.overview import Overview
+from senderscore_policy.daemon.page import View, render, rows, span, view
+
+LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
+VOID = {"meta", "link", "input"}
+
+
+@pytest.fixture(scope="module")
+def overview(tmp_path_factory: pytest.TempPathFactory) -> Overview:
+    """A limited client, one that is near, one within its limit, one without."""
+
+    async def look() -> Overview:
+        async with site(tmp_path_factory.mktemp("state"), LIMITED) as daemon:
+            await daemon.send("192.0.2.75", 12, client_name="mx.example.net")
+            await daemon.send("192.0.2.8", 9, client_name="<b>'\"&")
+            await daemon.send("198.51.100.1", 1)
+            daemon.pass_time(5)
+            await daemon.send("2001:db8::1", 30, client_name="mx6.example.net")
+            return await daemon.overview()
+
+    return asyncio.run(look())
+
+
+class Checker(HTMLParser):
+    """Collects a page's elements; each that is opened must be closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.attributes += attrs
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def clients(overview: Overview, **query: str) -> list[str]:
+    """The clients that the page lists for a query, in its order."""
+    return [row.standing.client.key for row in rows(overview, view(query))]
+
+
+ALL = ["192.0.2.75", "192.0.2.8", "198.51.100.1", "2001:db8::/64"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ALL),
+        ({"sort": "-status"}, ALL[::-1]),
+        ({"show": "limited"}, ALL[:1]),
+        ({"show": "near"}, ALL[1:2]),
+        ({"show": "deferred"}, ALL[:1]),
+        ({"sort": "count"}, [ALL[3], ALL[0], ALL[1], ALL[2]]),
+        ({"sort": "client"}, [ALL[1], ALL[0], ALL[2], ALL[3]]),
+        ({"sort": "-client"}, [ALL[3], ALL[2], ALL[0], ALL[1]]),
+        ({"sort": "score"}, [ALL[2], ALL[3], ALL[0], ALL[1]]),
+        ({"sort": "left"}, [ALL[0], ALL[1], ALL[2], ALL[3]]),
+        ({"sort": "seen"}, [ALL[3], ALL[0], ALL[1], ALL[2]]),
+        ({"sort": "opens"}, ALL),
+        ({"sort": "deferred"}, ALL),
+        ({"sort": "tier"}, [ALL[0], ALL[1], ALL[2], ALL[3]]),
+        ({"filter": "MX"}, [ALL[0], ALL[3]]),
+        ({"filter": "192.0.2.0/24"}, ALL[:2]),
+        ({"filter": "2001:db8::/32"}, ALL[3:]),
+        ({"filter": "2001:db8::/64"}, ALL[3:]),
+        ({"filter": "/"}, ALL[3:]),
+        ({"filter": "override", "show": "limited"}, ALL[:1]),
+        ({"filter": "nobody"}, []),
+        ({"show": "nonsense", "sort": "nonsense"}, ALL),
+    ],
+)
+def test_lists(overview: Overview, query: dict[str, str], expected: list[str]) -> None:
+    """The list begins with who is limited; it can be sorted by each column, either way, and filtered."""
+    assert clients(overview, **query) == expected
+
+
+@given(
+    st.builds(
+        View,
+        st.sampled_from(list(page.SHOWN)),
+        st.sampled_from(["status", *page.COLUMNS]),
+        st.booleans(),
+        st.text(max_size=50).map(str.strip),
+        st.booleans(),
+    )
+)
+def test_a_link_leads_to_its_view(wanted: View) -> None:
+    """What a link of the page asks for is what is shown behind it."""
+    link = View().link(**{name: getattr(wanted, name) for name in View.__slots__})
+    query = dict(parse_qsl(link.removeprefix("?")))
+    assert view(query) == wanted
+
+
+@pytest.mark.parametrize("query", [{}, {"show": "near", "sort": "-count", "filter": "<b>'\"&"}, {"filter": "nobody"}])
+def test_the_page_is_sound(overview: Overview, query: dict[str, str]) -> None:
+    """Every element is closed, every id is there once, and nothing that the policy forbids is used."""
+    checker = Checker(render(overview, view(query)))
+    assert len(set(checker.ids)) == len(checker.ids)
+    for name, _ in checker.attributes:
+        assert not name.startswith("on")
+        assert name != "style"
+
+
+def test_text_is_text(overview: Overview) -> None:
+    """What a client, the zone or a visitor says never becomes a part of the page."""
+    hostile = "</style><script>alert(1)</script>"
+    changed = replace(
+        overview,
+        health=f"degraded: {hostile}",
+        scores=replace(overview.scores, zone=hostile, state=f"degraded: {hostile}"),
+        counters=replace(overview.counters, store="memcached", state=hostile, servers={hostile: False}),
+        service=replace(overview.service, state=f"degraded: {hostile}", window=hostile),
+    )
+    text = render(changed, View(filter=hostile))
+    assert "<script>alert" not in text
+    assert text.count("&lt;script&gt;alert") >= 6
+    assert "&lt;b&gt;" in render(overview, View())
+
+
+def test_an_overview_of_trouble(overview: Overview) -> None:
+    """The page shows what is wrong: reasons, servers that are down, what is lost or not saved."""
+    changed = replace(
+        overview,
+        health="degraded: memcached 192.0.2.1:11211 is down",
+        scores=replace(overview.scores, zone_state="refuses", state="degraded: it refuses", limit=0, used=5),
+        counters=replace(
+            overview.counters,
+            store="memcached",
+            state="degraded: it is down",
+            servers={"192.0.2.1:11211": False, "192.0.2.2:11211": True},
+            round_trips={"ok": 8, "failed": 2},
+            round_trip=0.005,
+            evictions=7,
+        ),
+        service=replace(
+            overview.service, mode="observe", state="degraded: disk full", malformed=3, last_request_at=None
+        ),
+        rows=(),
+        minutes=(Minute(int(START), {}, {}),),
+    )
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", render(changed, View()).partition("</style>")[2]))
+    for shown in (
+        "Degraded. memcached 192.0.2.1:11211 is down", "observe: nobody is deferred", "No request since the start",
+        "refuses", "5 in 30 days, no budget", "2 failed; 99 % within 5 ms", "7: memcached needs more memory",
+        "disk full", "3 malformed requests", "No client was counted in the last hour", "No decision in the last hour",
+    ):  # fmt: skip
+        assert shown in words
+
+
+def test_a_long_list_is_cut(overview: Overview) -> None:
+    """The page begins with the first fifty clients, and a link shows all."""
+    many = replace(overview, rows=overview.rows * 20, clients=5000)
+    text = render(many, View())
+    assert text.count("<tr class=") == page.ROWS
+    assert "50 of 80 shown" in text
+    assert "Of 5,000 clients" in text
+    assert 'href="?rows=all"' in text
+    assert render(many, view({"rows": "all"})).count("<tr class=") == 80
+
+
+TIERS = st.sampled_from(["0-10", "11-20", "71-80", "91-100", "100", "not-asked", "unscored", "override", "none"])
+COUNTS = st.dictionaries(TIERS, st.integers(1, 10**6), max_size=4)
+
+
+@given(st.lists(st.tuples(COUNTS, COUNTS), min_size=1, max_size=MINUTES))
+def test_the_chart_is_true(decided: list[tuple[dict[str, int], dict[str, int]]]) -> None:
+    """Bars stay within the drawing, do not overlap, and are as high as their numbers, in one scale."""
+    minutes = [Minute(60 * number, *counts) for number, counts in enumerate(decided)]
+    drawn = chart(minutes)
+    assert drawn.passed == sum(sum(minute.passed.values()) for minute in minutes)
+    assert drawn.deferred == sum(sum(minute.deferred.values()) for minute in minutes)
+    for bar in drawn.bars:
+        assert -0.01 <= bar.y <= bar.y + bar.height <= 100.01
+        assert 0 <= bar.x <= bar.x + bar.width <= 100
+    assert sum(bar.height for bar in drawn.bars if bar.y < drawn.base) == pytest.approx(
+        drawn.passed * scale(drawn), rel=0.01, abs=0.1
+    )
+    assert 2 <= len(drawn.ticks) <= 8
+    assert len(drawn.slots) == len(minutes)
+
+
+def scale(drawn: Chart) -> float:
+    """Percent of the drawing for each decision, by its ticks."""
+    zero = next(tick for tick in drawn.ticks if tick.label == "0")
+    other = next(tick for tick in drawn.ticks if tick.y < zero.y)
+    return (zero.y - other.y) / int(other.label.replace(",", ""))
+
+
+def test_the_tiers_have_an_order_and_colours() -> None:
+    """From the worst scores up, then the rest; a tier keeps its colour whatever the others are."""
+    tiers = ["none", "91-100", "unscored", "0-10", "not-asked", "71-80", "override", "unavailable"]
+    assert sorted(tiers, key=tier_order) == [
+        "0-10", "71-80", "91-100", "not-asked", "unscored", "unavailable", "override", "none",
+    ]  # fmt: skip
+    assert [shade(tier) for tier in ("0-10", "71-80", "91-100", "0-100", "100", "unscored")] == [
+        "s0", "s7", "s9", "s5", "s9", "t-unscored",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-1, "0 s"), (0, "0 s"), (0.2, "1 s"), (59, "59 s"), (60, "1 min"), (61, "2 min"), (3600, "1 h"),
+     (3660, "1 h 1 min"), (86400, "1 d"), (90000, "1 d 1 h"), (90060, "1 d 1 h")],
+)  # fmt: skip
+def test_times_in_words(seconds: float, words: str) -> None:
+    """Rounded up: nobody is told to come too early."""
+    assert span(seconds) == words
+
+
+def test_the_policy_allows_this_style_and_script_alone(overview: Overview) -> None:
+    """The hashes of the Content-Security-Policy are those of what is in the page."""
+    text = render(overview, View())
+    hashed: Callable[[str], str] = page._hash
+    for kind in ("style", "script"):
+        (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        assert f"{kind}-src {hashed(inline)};" in page.CONTENT_SECURITY_POLICY
+
+
+def test_no_limit_is_a_sign(overview: Overview) -> None:
+    """A client without a limit has one that is never reached."""
+    assert "30 <small>of ∞</small>" in render(overview, View())
+    assert page._ENVIRONMENT.filters["limit"](math.inf) == "∞"
