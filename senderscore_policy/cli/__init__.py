@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "doctor": "check everything that limiting mail depends on",
     "explain": "show recent decisions about a message or a client, and their reasons",
     "forecast": "replay mail logs against the limits",
+    "top": "show the busiest clients, kept up to date",
 }
 """Each is a module of this package (`check-config` is check_config) with two functions: `register(parser)`
 adds description and arguments, `run(args)` does the work and returns the exit status."""
