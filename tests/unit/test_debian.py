@@ -1,5 +1,7 @@
 """The Debian package's own files."""
 
+import argparse
+import importlib
 import re
 import shutil
 import subprocess
@@ -18,6 +20,10 @@ from senderscore_policy.policy.reputation import Scored
 
 DEBIAN = Path(__file__).parents[2] / "debian"
 BASH_COMPLETION = Path("/usr/share/bash-completion/bash_completion")
+
+needs_bash_completion = pytest.mark.skipif(
+    not (shutil.which("bash") and BASH_COMPLETION.exists()), reason="bash-completion is not installed"
+)
 
 
 def test_the_version_is_the_program_s() -> None:
@@ -83,7 +89,7 @@ def completions(line: str, directory: Path) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.skipif(not (shutil.which("bash") and BASH_COMPLETION.exists()), reason="bash-completion is not installed")
+@needs_bash_completion
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
@@ -98,3 +104,14 @@ def completions(line: str, directory: Path) -> set[str]:
 def test_tab_completes_commands_options_and_files(line: str, offered: set[str], tmp_path: Path) -> None:
     """What bash offers is what the program takes."""
     assert completions(line, tmp_path) == offered
+
+
+@needs_bash_completion
+@pytest.mark.parametrize("command", COMMANDS)
+def test_tab_offers_files_where_an_option_takes_a_value(command: str, tmp_path: Path) -> None:
+    """After such an option an attribute or another option would be wrong."""
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"senderscore_policy.cli.{command.replace('-', '_')}").register(parser)
+    options = [name for action in parser._actions if action.nargs != 0 for name in action.option_strings]
+    offered = {option: completions(f"senderscore-policy {command} {option} ", tmp_path) for option in options}
+    assert offered == {option: {"senderscore-policy"} for option in options}
