@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from senderscore_policy.config.model import Endpoint, Unix
+from senderscore_policy.daemon.recent import TRIAL
 from senderscore_policy.errors import BackendError
 
 LARGEST_REPLY: Final = 64 * 1024
@@ -24,7 +25,7 @@ def request(attributes: Mapping[str, str]) -> bytes:
         "protocol_name": "ESMTP",
         "helo_name": "mail.example.org",
         "queue_id": "ASK" + secrets.token_hex(4).upper(),
-        "instance": f"ask.{secrets.token_hex(8)}",
+        "instance": TRIAL + secrets.token_hex(8),
         "client_address": "192.0.2.1",
         "client_name": "unknown",
         "reverse_client_name": "unknown",

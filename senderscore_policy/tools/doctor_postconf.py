@@ -40,8 +40,16 @@ class Smtpd:
     @property
     def takes_mail_from_outside(self) -> bool:
         """Whether it is the one for other hosts' mail: on port 25, or behind postscreen."""
-        name, _, kind = self.name.rpartition("/")
-        return kind == "pass" or name.rpartition(":")[2] in {"smtp", "25"}
+        return self.name.endswith("/pass") or self._port in {"smtp", "25"}
+
+    @property
+    def takes_submissions(self) -> bool:
+        """Whether it is for users who log in (RFC 6409, RFC 8314)."""
+        return self._port in {"submission", "587", "submissions", "smtps", "465"}
+
+    @property
+    def _port(self) -> str:
+        return self.name.rpartition("/")[0].rpartition(":")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +76,9 @@ class Postfix:
 
     @property
     def entrances(self) -> list[Smtpd]:
-        """The services for mail from outside; where none is known as such, all."""
-        return [service for service in self.smtpd if service.takes_mail_from_outside] or list(self.smtpd)
+        """The services for mail from outside; where none is known as such, all that are not for submission."""
+        known = [service for service in self.smtpd if service.takes_mail_from_outside]
+        return known or [service for service in self.smtpd if not service.takes_submissions]
 
     @property
     def changed_at(self) -> float:

@@ -9,7 +9,7 @@ from senderscore_policy.config.model import Config, Endpoint, Inet, Unix
 from senderscore_policy.tools.doctor_endpoints import inside_endpoint, is_served, notation, obstacle, somebody_listens
 from senderscore_policy.tools.doctor_findings import Finding, Status
 from senderscore_policy.tools.doctor_postconf import Postfix, Smtpd
-from senderscore_policy.tools.doctor_restrictions import DATA, END_OF_DATA, Hook, seconds
+from senderscore_policy.tools.doctor_restrictions import DATA, END_OF_DATA, Hook, hooks, seconds
 
 DEFAULT: Final = Inet("127.0.0.1", 10045)
 LONGEST_TIMEOUT: Final = 30.0
@@ -64,6 +64,8 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
         yield from _places(ours, config)
         yield from _terms(ours, config)
         yield from _sockets(ours, postfix)
+    elif _is_overridden(postfix, served) and not hidden:
+        yield from _entrances(postfix, ours, line)
     elif not hidden:
         yield _nobody(everything, postfix, served, line)
 
@@ -162,6 +164,15 @@ def _sockets(ours: Sequence[_Asking], postfix: Postfix) -> Iterator[Finding]:
                 f"{each.place()}, but the user {owner} may not pass {closed}",
                 f"chmod o+x {closed} (o+rw for the socket itself), or use TCP",
             )
+
+
+def _is_overridden(postfix: Postfix, served: Sequence[Endpoint]) -> bool:
+    """Whether every smtpd would ask this daemon if it went by main.cf."""
+    queue = postfix.queue_directory
+    return any(
+        is_served(inside_endpoint(hook.endpoint, chroot=False, queue_directory=queue), served)
+        for hook in hooks(postfix.main)
+    )
 
 
 def _distinct(asking: Iterable[_Asking]) -> list[_Asking]:

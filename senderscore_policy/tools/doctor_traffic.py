@@ -1,5 +1,6 @@
 """Checks of `doctor`: is the daemon asked while Postfix takes mail? And can its clock be believed?"""
 
+import math
 import shutil
 import subprocess
 import tempfile
@@ -43,12 +44,13 @@ def traffic_findings(running: Running, postfix: Postfix | None) -> Iterator[Find
         yield Finding("requests", Status.WARN, f"{never}, and no mail log to compare with")
         return
     try:
-        # What Postfix took before its configuration was changed says nothing of the new one.
-        since = max(since, postfix.changed_at)
+        # What Postfix took before its configuration was changed says nothing of the new one. Logs tell whole seconds.
+        since = math.floor(max(since, postfix.changed_at))
         log, messages = _messages_since(postfix, since)
     except (BackendError, InputError, OSError) as error:
         detail = f"{never}; whether Postfix takes mail could not be seen: {error}"
-        yield Finding("requests", Status.WARN, detail, "run doctor as root or as a member of the group adm")
+        remedy = "run doctor as root or as a member of the group adm" if isinstance(error, PermissionError) else ""
+        yield Finding("requests", Status.WARN, detail, remedy)
         return
     if not messages:
         yield Finding("requests", Status.OK, f"{never}; nor did Postfix take mail from outside, says {log}")

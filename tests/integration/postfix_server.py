@@ -99,6 +99,16 @@ class Postfix:
         _as_root("rm", "-rf", str(self.directory))
 
     @property
+    def service(self) -> str:
+        """Its smtpd, as master.cf names it."""
+        return f"127.0.0.1:{self.port}/inet"
+
+    def configure(self, *options: str) -> None:
+        """Change its configuration by postconf(1), and let it read that."""
+        _as_root("postconf", "-c", str(self.directory), *options)
+        _as_root("postfix", "-c", str(self.directory), "reload")
+
+    @property
     def log(self) -> str:
         """Its mail log so far."""
         return _as_root("cat", str(self.directory / "mail.log"), check=False).stdout
