@@ -16,6 +16,8 @@ from senderscore_policy.policy.window import Window
 
 MOST_CLIENTS: Final = 200
 """Clients that are listed: so many of the busiest, and so many of those nearest to their limits."""
+AT_ONCE: Final = 50
+"""Clients whose counters are read in one go: about a millisecond, and some kilobytes of memcached's answer."""
 LIFE: Final = 1.0
 """Seconds for which an overview is shown to all who ask: many who watch cost no more than one."""
 
@@ -55,7 +57,7 @@ class Lookout:
         seen = parts.seen.recent(now - window.seconds)
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
         shown = await asyncio.get_running_loop().run_in_executor(None, foremost, seen, MOST_CLIENTS)
-        usages = await self._desk.usages([self._client(decision) for decision in shown])
+        usages = await self._usages([self._client(decision) for decision in shown])
         bucket_time = parts.counting.now
         rows = [
             _row(standing, usage, decision, window, bucket_time)
@@ -71,6 +73,14 @@ class Lookout:
             rows=tuple(rows),
             clients=len(seen),
         )
+
+    async def _usages(self, clients: list[Client]) -> list[tuple[Standing, Usage]]:
+        """How these clients stand; requests are decided between one part of them and the next."""
+        usages: list[tuple[Standing, Usage]] = []
+        for start in range(0, len(clients), AT_ONCE):
+            usages += await self._desk.usages(clients[start : start + AT_ONCE])
+            await asyncio.sleep(0)
+        return usages
 
     def _client(self, decision: Decision) -> Client:
         """The client of a decision, by the rules in force now."""
