@@ -67,8 +67,9 @@ class Counting:
 
     @property
     def state(self) -> str:
-        """The word "ok", or "degraded: " and the servers that are down."""
-        return "ok" if self.memcached is None else self.memcached.state
+        """The word "ok", or "degraded: memcached " and the servers that are down."""
+        state = "ok" if self.memcached is None else self.memcached.state
+        return state.replace("degraded: ", "degraded: memcached ", 1)
 
     def reconfigure(self, settings: CounterSettings) -> None:
         """Go by other settings; `store` itself stays until a restart."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from daemon_process import Daemon
+from memcached_server import MemcachedServer
+from nameserver import Nameserver, addresses
 from waiting import free_port, wait_for_listener
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make test has it")
@@ -115,6 +117,36 @@ def test_a_client_over_its_limit_appears_while_the_page_is_open(
     site.daemon.run("reset", CLIENT)
     expect(row).to_have_count(0, timeout=30_000)
     assert seen.complaints == []
+
+
+def test_trouble_behind_the_daemon_is_named(
+    start_daemon: StartDaemon, visit: Callable[..., Visit], memcached: MemcachedServer
+) -> None:
+    """A zone that refuses and a memcached that is down appear with the reason, and go when they are well again."""
+    with Nameserver() as nameserver:
+        nameserver.otherwise = addresses("127.255.255.254")
+        site = Site(
+            start_daemon,
+            counters={"store": "memcached", "servers": [memcached.address]},
+            reputation={"nameservers": [f"127.0.0.1:{nameserver.port}"]},
+        )
+        seen = visit(site.url)
+        cards = seen.page.locator("#cards")
+        playwright.expect(cards).to_contain_text(f"{memcached.address} up")
+        memcached.kill()
+        site.send(5, "198.51.100.9")
+        banner = seen.page.get_by_role("alert")
+        playwright.expect(banner).to_contain_text("score.test refuses to answer (127.255.255.254)", timeout=30_000)
+        playwright.expect(banner).to_contain_text(f"memcached {memcached.address}")
+        playwright.expect(cards).to_contain_text(f"{memcached.address} down")
+        playwright.expect(cards).to_contain_text("refuses")
+        playwright.expect(cards).to_contain_text("refused 1")
+        playwright.expect(cards).to_contain_text("999 today")
+        assert seen.page.title().startswith("⚠")
+        playwright.expect(client_row(seen.page, "198.51.100.9")).to_contain_text("refused")
+        memcached.start()
+        playwright.expect(cards).to_contain_text(f"{memcached.address} up", timeout=30_000)
+        assert seen.complaints == []
 
 
 def test_hostile_attributes_show_as_text(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
