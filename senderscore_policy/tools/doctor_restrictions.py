@@ -12,10 +12,8 @@ END_OF_DATA: Final = "smtpd_end_of_data_restrictions"
 DATA: Final = "smtpd_data_restrictions"
 RELAY: Final = "smtpd_relay_restrictions"
 RECIPIENT: Final = "smtpd_recipient_restrictions"
-LISTS: Final = (
-    *("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions"),
-    *(RELAY, RECIPIENT, DATA, END_OF_DATA, "smtpd_etrn_restrictions"),
-)
+EARLY: Final = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
+LATE: Final = (DATA, END_OF_DATA, "smtpd_etrn_restrictions")
 
 _FINAL: Final = frozenset({"permit", "reject", "defer"})
 """What stands behind one of these in its list is never reached."""
@@ -64,12 +62,13 @@ def hooks(parameters: Mapping[str, str]) -> list[Hook]:
     Args:
         parameters: as they hold for it, expanded.
     """
-    order = list(LISTS)
-    if parameters.get("smtpd_relay_before_recipient_restrictions", "yes") == "no":
-        order[order.index(RELAY)], order[order.index(RECIPIENT)] = RECIPIENT, RELAY
+    # Before Postfix 3.6, which brought the parameter, it was this way round.
+    relaying = (RECIPIENT, RELAY)
+    if parameters.get("smtpd_relay_before_recipient_restrictions") == "yes":
+        relaying = (RELAY, RECIPIENT)
     found: list[Hook] = []
     guarded = False
-    for parameter in order:
+    for parameter in (*EARLY, *relaying, *LATE):
         reached = True
         elements = _expanded(parameters.get(parameter, ""), parameters)
         for index, element in enumerate(elements):

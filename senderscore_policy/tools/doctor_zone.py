@@ -72,9 +72,7 @@ def zone_finding(probe: Probe, zone: str, address: str) -> Finding:
             )
         case Scored(score):
             return Finding("zone", Status.OK, f"{question}: score {score}")
-    return Finding(
-        "zone", Status.OK, f"{question}: no score, {'as it must be' if address == TEST_ADDRESS else 'unknown'}"
-    )
+    return Finding("zone", Status.OK, f"{question}: no score{', as it must be' if address == TEST_ADDRESS else ''}")
 
 
 def resolver_finding(
