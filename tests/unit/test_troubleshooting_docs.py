@@ -1,0 +1,45 @@
+"""docs/troubleshooting.md and docs/log.md against the program."""
+
+import argparse
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import senderscore_policy
+from senderscore_policy.cli import COMMANDS, Parser
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+TOOLS = Path(senderscore_policy.__path__[0]) / "tools"
+CALLS = re.findall(
+    r"^(?:# )?senderscore-policy ([^|\n]+)", PAGE + (DOCS / "log.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+def test_each_check_of_doctor_is_described() -> None:
+    """Under the name that doctor prints, and no other."""
+    table = PAGE.partition("| check |")[2].partition("\n\n")[0]
+    described = {
+        name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
+    }
+    source = "".join(path.read_text(encoding="utf-8") for path in TOOLS.glob("doctor*.py"))
+    assert described == set(re.findall(r'Finding\(\s*"(\w+)"', source))
+
+
+def test_the_report_is_laid_out_as_doctor_prints_it() -> None:
+    """Status, check and text in their columns."""
+    report = PAGE.partition("# senderscore-policy doctor\n")[2].partition("```")[0]
+    assert all(re.match(r"(OK   |WARN |FAIL ) [\w ]{14} \S", line) for line in report.splitlines())
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_commands_can_be_typed_as_they_stand(call: str) -> None:
+    """Each is a command with arguments that it takes."""
+    name, *arguments = shlex.split(call)
+    assert name in COMMANDS
+    parser: argparse.ArgumentParser = Parser(name)
+    importlib.import_module(f"senderscore_policy.cli.{name.replace('-', '_')}").register(parser)
+    parser.parse_intermixed_args(arguments)
