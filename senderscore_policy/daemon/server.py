@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -206,9 +207,10 @@ class PolicyServer:
         self.counts = ConnectionCounts()
         self._max_connections = max_connections
         self._idle_timeout = idle_timeout
-        self._connections: set[PolicyConnection] = set()
-        self._loop = asyncio.get_running_loop()
-        self.now = self._loop.time
+        # A dictionary for its order: of connections equally long idle the oldest goes.
+        self._connections: dict[PolicyConnection, None] = {}
+        # Not the event loop's time: uvloop's stands still within a round and counts whole milliseconds.
+        self.now = time.monotonic
 
     @property
     def connections(self) -> int:
@@ -218,17 +220,17 @@ class PolicyServer:
     def enter(self, connection: PolicyConnection) -> None:
         """Take a new connection in, at the price of the one that has been idle longest."""
         self.counts.accepted += 1
-        self._connections.add(connection)
+        self._connections[connection] = None
         if len(self._connections) > self._max_connections:
             idle = (other for other in self._connections if other.idle and other is not connection)
             longest = min(idle, key=lambda other: other.active_at, default=connection)
             self.counts.closed_for_newcomer += 1
-            self._connections.discard(longest)
+            self._connections.pop(longest, None)
             longest.close()
 
     def leave(self, connection: PolicyConnection) -> None:
         """A connection is gone."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
 
     async def sweep(self) -> None:
         """Close connections that are silent too long, for ever."""
