@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -42,8 +43,7 @@ static int port = 10045;
 static int connections = 100;
 static double warm_up, seconds = 10, rate;
 static uint64_t count;     /* stop after this many measured requests; 0: after `seconds` */
-static uint64_t first_new; /* with no workload file: every client new, counting up from 10.0.0.0 plus this */
-static uint64_t offset;    /* into the workload file */
+static uint64_t offset;    /* into the workload file; without one every client is new, counting up from 10.0.0.0 plus this */
 
 /* ---- the clock ---- */
 
@@ -115,7 +115,7 @@ struct address {
 };
 
 static struct address *addresses;
-static uint64_t workload_length, workload_next;
+static uint64_t workload_length;
 
 static void read_workload(void)
 {
@@ -147,20 +147,19 @@ static void read_workload(void)
 		fprintf(stderr, "load: %s is empty\n", workload_file);
 		exit(1);
 	}
-	workload_next = offset % workload_length;
+	offset %= workload_length;
 }
 
 static struct address next_address(void)
 {
-	if (workload_length) {
-		uint64_t at = workload_next;
-
-		workload_next = at + 1 == workload_length ? 0 : at + 1;
-		return addresses[at];
-	}
-	static uint64_t used;
-	uint64_t number = (first_new + used++) & 0xffffff;
+	uint64_t number = offset++;
 	struct address new;
+
+	if (workload_length) {
+		if (offset == workload_length)
+			offset = 0;
+		return addresses[number];
+	}
 
 	new.length = snprintf(new.text, sizeof new.text, "10.%u.%u.%u", (unsigned)(number >> 16 & 255),
 			      (unsigned)(number >> 8 & 255), (unsigned)(number & 255));
@@ -303,7 +302,7 @@ static void send_request(struct connection *c, uint64_t due)
 
 static void account(struct connection *c, uint64_t now)
 {
-	bool dunno = c->received >= 12 && !memcmp(c->reply, "action=DUNNO", 12);
+	bool dunno = !strncasecmp(c->reply, "action=DUNNO", 12);
 	uint64_t us = now > c->due ? (now - c->due) / 1000 : 0;
 
 	if (strncmp(c->reply, "action=", 7)) {
@@ -442,9 +441,9 @@ static void print_result(double elapsed, double cpu)
 
 	fclose(series_file);
 	printf("{\"requests\":%lu,\"seconds\":%.3f,\"per_second\":%.1f,\"dunno\":%lu,\"deferred\":%lu,\"lost\":%lu,"
-	       "\"connections\":%d,\"rate\":%.1f,\"cpu_seconds\":%.3f,\"workload_next\":%lu,",
+	       "\"connections\":%d,\"rate\":%.1f,\"cpu_seconds\":%.3f,\"next\":%lu,",
 	       h->number, elapsed, (double)h->number / elapsed, all.dunno, all.deferred, all.lost, connections, rate, cpu,
-	       workload_next);
+	       offset);
 	printf("\"latency_us\":{\"mean\":%.1f,\"p50\":%lu,\"p90\":%lu,\"p99\":%lu,\"p999\":%lu,\"max\":%lu},\"series\":[%s]}\n",
 	       h->number ? (double)h->sum / (double)h->number : 0.0, percentile(h, 0.5), percentile(h, 0.9),
 	       percentile(h, 0.99), percentile(h, 0.999), h->max, series);
@@ -458,8 +457,8 @@ static const char usage[] =
 	"  --seconds SECONDS    measured (10); or --count REQUESTS\n"
 	"  --rate N             open loop: so many requests a second fall due (closed loop)\n"
 	"  --workload FILE      client addresses, one a line, in this order, again from the top at the end\n"
-	"  --offset N           first line of FILE to use (0)\n"
-	"  --new-from N         without --workload every client is new: 10.0.0.0 plus N, and upward (0)\n"
+	"  --offset N           the line of FILE to begin with; without --workload every client is new:\n"
+	"                       10.0.0.0 plus N, and upward (0)\n"
 	"  --state NAME         protocol_state (END-OF-MESSAGE)\n";
 
 static void parse_options(int argc, char **argv)
@@ -468,7 +467,7 @@ static void parse_options(int argc, char **argv)
 		{ "host", 1, NULL, 'h' },    { "port", 1, NULL, 'p' },	  { "unix", 1, NULL, 'u' },
 		{ "connections", 1, NULL, 'c' }, { "warm-up", 1, NULL, 'w' },  { "seconds", 1, NULL, 's' },
 		{ "count", 1, NULL, 'n' },   { "rate", 1, NULL, 'r' },	  { "workload", 1, NULL, 'f' },
-		{ "offset", 1, NULL, 'o' },  { "new-from", 1, NULL, 'N' }, { "state", 1, NULL, 'S' },
+		{ "offset", 1, NULL, 'o' },  { "state", 1, NULL, 'S' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int option;
@@ -485,7 +484,6 @@ static void parse_options(int argc, char **argv)
 		case 'r': rate = atof(optarg); break;
 		case 'f': workload_file = optarg; break;
 		case 'o': offset = strtoull(optarg, NULL, 10); break;
-		case 'N': first_new = strtoull(optarg, NULL, 10); break;
 		case 'S': state = optarg; break;
 		default: fputs(usage, stderr); exit(2);
 		}
