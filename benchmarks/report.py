@@ -50,8 +50,8 @@ _HOW = """\
 * **Every client new**: no address occurs twice.
 * **The realistic mix**, {mix:,} messages from a fresh start: 2,000 stable servers (Zipf 1.1, nine of ten with a score
   of 70-100), a churning tail with 30% of all messages (nine of ten clients send at most 10, one of ten has a score),
-  three floods at 30 times the mean rate of a stable server, with scores of 5, 45 and 95. With all scores at hand: the same
-  again with the scores of a first time in the state directory.
+  three floods at 30 times the mean rate of a stable server, with scores of 5, 45 and 95. With all scores at hand: the
+  same again with the scores of a first time in the state directory.
 * **Cold scores**: `lookup = "eager"`. The warm clients are 1,000 with known scores that send 2,000 messages a second
   (open loop: latency counts from when a message was due).
 * **Postfix**: smtp-source, {messages:,} messages of 5 kB in turns through two smtpd of one Postfix, one connection
