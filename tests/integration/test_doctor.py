@@ -167,6 +167,7 @@ class TestPostfix:
         """A daemon that Postfix asks."""
         return start_daemon(**settings), start_postfix(port_of(settings))
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="the mail log is for root only")
     def test_an_endpoint_where_nobody_listens(
         self, start_daemon: StartDaemon, start_postfix: StartPostfix, settings: dict[str, Any]
     ) -> None:

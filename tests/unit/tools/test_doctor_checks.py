@@ -85,7 +85,6 @@ class TestEndpoints:
             ("inet:127.0.0.1:10045", True, Inet("127.0.0.1", 10045)),
             ("inet:[::1]:10045", False, Inet("::1", 10045)),
             ("inet:10045", False, Inet("localhost", 10045)),
-            ("inet:localhost:smtp", False, Inet("localhost", 25)),
             ("inet:localhost:no-such-service", False, None),
             ("unix:private/policy", True, Unix("/var/spool/postfix/private/policy")),
             ("unix:private/policy", False, Unix("/var/spool/postfix/private/policy")),
