@@ -104,9 +104,13 @@ class Postfix:
         return f"127.0.0.1:{self.port}/inet"
 
     def configure(self, *options: str) -> None:
-        """Change its configuration by postconf(1), and let it read that."""
+        """Change its configuration by postconf(1), and let it read that; the next client meets the new one."""
         _as_root("postconf", "-c", str(self.directory), *options)
+        # `postfix reload` only sends a signal: until master has taken it, it starts smtpd as before.
+        said = "reload -- version"
+        before = self.log.count(said)
         _as_root("postfix", "-c", str(self.directory), "reload")
+        eventually(lambda: self.log.count(said) > before, f"another {said!r} in the mail log")
 
     @property
     def log(self) -> str:
