@@ -37,7 +37,12 @@ def recommended(served: Sequence[Endpoint]) -> str:
     endpoint = min(served, key=lambda endpoint: isinstance(endpoint, Unix), default=DEFAULT)
     if isinstance(endpoint, Inet) and endpoint.host in {"0.0.0.0", "::"}:  # noqa: S104 - not bound to here
         endpoint = Inet("127.0.0.1" if endpoint.host == "0.0.0.0" else "::1", endpoint.port)  # noqa: S104
-    return f"{END_OF_DATA} = check_policy_service {{ {notation(endpoint)}, timeout=10s, default_action=DUNNO }}"
+    return f"{END_OF_DATA} = {_check(notation(endpoint))}"
+
+
+def _check(endpoint: str) -> str:
+    """The check as it should stand in a restriction list."""
+    return f"check_policy_service {{ {endpoint}, timeout=10s, default_action=DUNNO }}"
 
 
 def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Config) -> Iterator[Finding]:
@@ -57,7 +62,7 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
             "chroot",
             Status.FAIL,
             f"{each.place()}, but runs in the chroot {postfix.queue_directory}, where there is no such path",
-            f"let the daemon listen on TCP (policy in [listen]) and write: {recommended([DEFAULT])}",
+            f"set policy in [listen] to a TCP address; in main.cf: {recommended([DEFAULT])}; then: postfix reload",
         )
     if ours:
         yield from _entrances(postfix, ours, line)
@@ -115,7 +120,7 @@ def _places(ours: Sequence[_Asking], config: Config) -> Iterator[Finding]:
         hook = each.hook
         if hook.parameter == END_OF_DATA:
             continue
-        remedy = f"move the check to {END_OF_DATA}"
+        remedy = f"move the check to {END_OF_DATA}; then: postfix reload"
         if hook.parameter != DATA and not hook.guarded:
             detail = f"{each.place()}, before reject_unauth_destination: mail that is refused anyway counts"
             yield Finding("restriction", Status.FAIL, detail, remedy)
@@ -136,10 +141,11 @@ def _terms(ours: Sequence[_Asking], config: Config) -> Iterator[Finding]:
         options, parameters = each.hook.options, each.smtpd.parameters
         action = options.get("default_action") or parameters["smtpd_policy_service_default_action"]
         timeout = options.get("timeout") or parameters["smtpd_policy_service_timeout"]
+        remedy = f"write {_check(each.hook.endpoint)}; then: postfix reload"
         if action.upper() != "DUNNO":
             fine = False
             detail = f"{each.place()} with default_action={action}: while the daemon is down every message gets that"
-            yield Finding("default_action", Status.WARN, detail, "add default_action=DUNNO inside the braces")
+            yield Finding("default_action", Status.WARN, detail, remedy)
         limit, deadline = seconds(timeout), config.reputation.deadline
         if limit is None or not deadline < limit <= LONGEST_TIMEOUT:
             fine = False
@@ -147,7 +153,7 @@ def _terms(ours: Sequence[_Asking], config: Config) -> Iterator[Finding]:
             if limit is not None and limit <= deadline:
                 why = f"a request may wait {deadline:g} s for its score (reputation.deadline)"
             detail = f"{each.place()} with timeout={timeout}: {why}"
-            yield Finding("timeout", Status.WARN, detail, "set timeout=10s inside the braces")
+            yield Finding("timeout", Status.WARN, detail, remedy)
     if fine:
         yield Finding("default_action", Status.OK, "mail passes while the daemon is down (default_action=DUNNO)")
 

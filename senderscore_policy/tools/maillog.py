@@ -30,13 +30,15 @@ from senderscore_policy.tools.maillog_stamps import ABSOLUTE, Stamps
 MAX_OPEN: Final = 200_000
 """Queue IDs whose client is remembered at most. Most that never become a message are rejected or lost connections."""
 
-_CLIENT: Final = re.compile(rb"(\w+): client=(.*?)\[([\dA-Fa-f.:]+)\](.*)")
+# The client of a message, a message that is refused at its end, or a proxy filter's word on one.
+_SMTPD: Final = re.compile(
+    rb"(\w+): (?:client=(.*?)\[([\dA-Fa-f.:]+)\](.*)|(?:milter-)?reject: END-OF-MESSAGE )"
+    rb"|proxy-(?:accept|reject): END-OF-MESSAGE: "
+)
 _AUTHENTICATED: Final = re.compile(rb", sasl_username=[^,]")
 _TAKEN: Final = re.compile(rb"(\w+): from=<.*, nrcpt=(\d{1,9}) \(queue active\)")
 # What header_checks, body_checks and milters do to a message, which by then has come to its end.
 _VERDICT: Final = re.compile(rb"(\w+): (?:milter-(?:\w+-)?)?(?:reject|discard|hold): ")
-_REFUSED: Final = re.compile(rb"(\w+): (?:milter-)?reject: END-OF-MESSAGE ")
-_FILTERED: Final = re.compile(rb"proxy-(?:accept|reject): END-OF-MESSAGE: ")
 
 
 @dataclass(slots=True)
@@ -119,15 +121,17 @@ class _Reader:
         elif service is Service.CLEANUP:
             if verdict := _VERDICT.match(text):
                 self._message(verdict[1], 1)
-        elif client := _CLIENT.match(text):
+        elif found := _SMTPD.match(text):
+            queue_id, name, address, rest = found.groups()
             # In front of a proxy filter there is no queue ID; a process has one message at a time.
-            key = process if client[1] == b"NOQUEUE" else client[1]
-            self._open.put(key, self._sender(client))
-        elif _FILTERED.match(text):
-            self._message(process, 1)
-        elif refused := _REFUSED.match(text):
-            self.traffic.refused += 1
-            self._open.pop(process if refused[1] == b"NOQUEUE" else refused[1])
+            key = process if queue_id == b"NOQUEUE" else queue_id
+            if queue_id is None:
+                self._message(process, 1)
+            elif address is None:
+                self.traffic.refused += 1
+                self._open.pop(key)
+            else:
+                self._open.put(key, self._sender(name, address, rest))
 
     def _go_to(self, stamp: bytes | float) -> None:
         self._stamp = stamp
@@ -150,9 +154,8 @@ class _Reader:
             self.traffic.senders.append(sender)
             self.traffic.recipients.append(recipients)
 
-    def _sender(self, client: "re.Match[bytes]") -> int:
+    def _sender(self, name: bytes, address: bytes, rest: bytes) -> int:
         """The number of the sender in a line of smtpd."""
-        _, name, address, rest = client.groups()
         key = (address, bool(rest) and _AUTHENTICATED.search(rest) is not None)
         number = self._numbers.get(key)
         if number is None:
