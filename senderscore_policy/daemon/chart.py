@@ -15,7 +15,7 @@ OTHERS: Final = ("not-asked", "unscored", "unavailable", "override", UNCOUNTED)
 """What is no tier of scores, in the order of the legend."""
 BAR: Final = 0.78
 """The part of a minute's width that its bar takes."""
-TICKS: Final = 4
+TICKS: Final = 5
 """Lines that the scale has, about."""
 LABELLED: Final = 15
 """Minutes from one time on the axis to the next."""

@@ -99,7 +99,7 @@ class ControlClient:
         except TimeoutError as error:
             raise BackendError(f"the daemon on {self._path} did not answer within {PATIENCE:g} s") from error
         except (OSError, http.client.HTTPException) as error:
-            reason = str(error) or type(error).__name__
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
             raise BackendError(f"the daemon on {self._path} broke off: {reason}; its log may say why") from error
         except ValueError as error:
             raise BackendError(f"what listens on {self._path} is no senderscore-policy") from error

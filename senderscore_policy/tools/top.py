@@ -82,7 +82,8 @@ def _listener(endpoint: str) -> Source:
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException) as error:
-            raise BackendError(f"{endpoint} does not answer: {str(error) or type(error).__name__}") from error
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            raise BackendError(f"{endpoint} does not answer: {reason}; is it the address of listen.status?") from error
         except ValueError as error:
             raise BackendError(f"{endpoint} is no senderscore-policy") from error
         finally:

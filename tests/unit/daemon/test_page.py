@@ -170,7 +170,7 @@ def test_an_overview_of_trouble(overview: Overview) -> None:
     words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", render(changed, View()).partition("</style>")[2]))
     for shown in (
         "Degraded. memcached 192.0.2.1:11211 is down", "observe: nobody is deferred", "No request since the start",
-        "refuses", "5 in 30 days, no budget", "2 failed; 99 % within 5 ms", "7: memcached needs more memory",
+        "refuses", "5 in 30 days, no budget", "2 failed; 99% within 5 ms", "7: memcached needs more memory",
         "disk full", "3 malformed requests", "No client was counted in the last hour", "No decision in the last hour",
     ):  # fmt: skip
         assert shown in words
