@@ -17,6 +17,8 @@ from typing import Final
 from workloads import FLOOD_SCORES, SEED, address, mix
 
 BEGIN: Final = datetime(2026, 9, 7, tzinfo=UTC)
+STEP: Final = timedelta(microseconds=3217)
+"""From one line about a message to the next; they are not mixed with those of others."""
 FLOOD_HOURS: Final = range(13, 18)
 FLOOD_SHARE: Final = 0.4
 """Of all messages in these hours."""
@@ -79,14 +81,14 @@ def main() -> None:
     rng = random.Random(SEED)
     workload = mix(args.messages)
     with args.log.open("w") as log:
-        for number, (moment, client) in enumerate(
-            zip(moments(args.messages, args.days), workload.clients, strict=True)
-        ):
+        for number, (begin, client) in enumerate(zip(moments(args.messages, args.days), workload.clients, strict=True)):
+            moment = begin
             flood = moment.day % len(FLOOD_SCORES)
             in_flood = moment.hour in FLOOD_HOURS and rng.random() < FLOOD_SHARE
-            stamp = moment.isoformat(timespec="microseconds") if args.iso else f"{moment:%b} {moment.day:2} {moment:%T}"
             for text in lines(rng, number, address(4, flood) if in_flood else client):
-                log.write(f"{stamp} mx1 {text}\n")
+                iso = args.iso and moment.isoformat(timespec="microseconds")
+                log.write(f"{iso or f'{moment:%b} {moment.day:2} {moment:%T}'} mx1 {text}\n")
+                moment += STEP
     args.scores.write_text("".join(f"{client},{score}\n" for client, score in workload.scores.items()))
 
 

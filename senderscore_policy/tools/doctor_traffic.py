@@ -24,7 +24,7 @@ TAIL: Final = 16 * 1024 * 1024
 MAIL_LOGS: Final = (Path("/var/log/mail.log"), Path("/var/log/maillog"))
 """Of Debian, and of Red Hat and SUSE."""
 _PATIENCE: Final = 30.0
-_JOURNAL: Final = ("journalctl", "--quiet", "--no-pager", "--output=json", "-t", "postfix/smtpd", "-t", "postfix/qmgr")
+_JOURNAL: Final = ("journalctl", "--quiet", "--no-pager", "--output=json")
 
 
 def traffic_findings(running: Running, postfix: Postfix | None) -> Iterator[Finding]:
@@ -72,11 +72,10 @@ def _messages_since(postfix: Postfix, since: float) -> tuple[str, int]:
         OSError: it cannot be read.
     """
     with tempfile.NamedTemporaryFile(prefix="senderscore-policy-") as copy:
-        configured = postfix.main.get("maillog_file", "")
-        path = Path(configured) if configured else next((path for path in MAIL_LOGS if path.exists()), None)
+        path = _log_file(postfix, since)
         if path is None:
             name = "the journal"
-            copy.write(_journal(since))
+            copy.write(_journal(postfix, since))
         else:
             name = str(path)
             with path.open("rb") as log:
@@ -94,11 +93,25 @@ def _messages_since(postfix: Postfix, since: float) -> tuple[str, int]:
     return name, sum(1 for at, sender in pairs if at >= since and outside[sender])
 
 
-def _journal(since: float) -> bytes:
+def _log_file(postfix: Postfix, since: float) -> Path | None:
+    """The mail log; None: the journal is to be asked.
+
+    A file that syslog has not written to since then may be left over from the days before the journal.
+    """
+    if configured := postfix.main.get("maillog_file"):
+        return Path(configured)
+    files = [path for path in MAIL_LOGS if path.exists()]
+    fresh = [path for path in files if path.stat().st_mtime >= since]
+    return next(iter(fresh if fresh or shutil.which(_JOURNAL[0]) else files), None)
+
+
+def _journal(postfix: Postfix, since: float) -> bytes:
     """What Postfix wrote to the journal since then, as JSON."""
     if shutil.which(_JOURNAL[0]) is None:
         raise BackendError(f"neither {' nor '.join(map(str, MAIL_LOGS))} nor a journal")
-    command = [*_JOURNAL, f"--since=@{since:.0f}"]
+    names = {each.get("syslog_name", "postfix") for each in (postfix.main, *(s.parameters for s in postfix.smtpd))}
+    programs = [f"--identifier={name}/{program}" for name in sorted(names) for program in ("smtpd", "qmgr")]
+    command = [*_JOURNAL, *programs, f"--since=@{since:.0f}"]
     try:
         done = subprocess.run(  # noqa: S603 - a program of the system
             command, capture_output=True, timeout=_PATIENCE, check=False

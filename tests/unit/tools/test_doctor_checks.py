@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from senderscore_policy.tools.doctor_zone import nameservers_in, resolver_findin
 
 QUEUE = Path("/var/spool/postfix")
 Program = Callable[[str, str], None]
+MESSAGE = (
+    ("postfix/smtpd", "4A0: client=mx.example.net[192.0.2.75]"),
+    ("postfix/qmgr", "4A0: from=<a@example.net>, size=9, nrcpt=1 (queue active)"),
+)
 
 
 @pytest.fixture
@@ -187,6 +192,27 @@ class TestTraffic:
         assert finding.status is Status.FAIL
         assert "Postfix took 1 messages from outside" in finding.detail
         assert finding.detail.endswith("says the journal")
+
+    def test_a_mail_log_left_over(self, postfix: Postfix, running: Running, program: Program) -> None:
+        """A file of the days before the journal says nothing of today."""
+        log = doctor_traffic.MAIL_LOGS[0]
+        log.touch()
+        os.utime(log, (0, 0))
+        program("journalctl", self.journal(*MESSAGE))
+        (finding,) = traffic_findings(replace(running, status={"service": {"started_at": 1.0}}), postfix)
+        assert finding.status is Status.FAIL
+        assert finding.detail.endswith("says the journal")
+
+    def test_each_name_that_postfix_logs_by(self, postfix: Postfix, running: Running, program: Program) -> None:
+        """Instances have names of their own, and services may."""
+        postfix = Postfix(
+            {**postfix.main, "syslog_name": "postfix-in"},
+            (Smtpd("smtpd/pass", False, {"syslog_name": "behind"}, frozenset()),),
+        )
+        program("journalctl", 'echo "$@" >&2; exit 1')
+        (finding,) = traffic_findings(running, postfix)
+        for name in ("behind/smtpd", "postfix-in/smtpd", "postfix-in/qmgr"):
+            assert f"--identifier={name} " in finding.detail
 
     def test_an_empty_journal(self, postfix: Postfix, running: Running, program: Program) -> None:
         """Nothing came in, so nothing is missing."""
