@@ -50,6 +50,28 @@ def test_the_log_of_a_real_postfix(
     assert clients == {"192.0.2.5": (2, 1), "2001:db8::/64": (1, 0)}
 
 
+@pytest.mark.real
+def test_a_real_postfix_behind_postscreen(
+    start_postfix: Callable[[int], Postfix], make_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """postscreen's own lines are no messages; what it passes on is one, also of an instance with another name."""
+    postfix = start_postfix(free_port())
+    postfix.configure("-e", "syslog_name=postfix-in")
+    postfix.configure(
+        "-M",
+        f"{postfix.service}={postfix.service.removesuffix('/inet')} inet n - n - 1 postscreen",
+        "smtpd/pass=smtpd pass - - n - - smtpd",
+    )
+    with postfix.client("192.0.2.5") as client:
+        client.deliver()
+    postfix.wait_for_log(r"\(queue active\)")
+    log = tmp_path / "mail.log"
+    log.write_text(postfix.log)
+    assert "postfix-in/postscreen[" in log.read_text()
+    forecast = json.loads(make_daemon().run("forecast", "--json", str(log)).stdout)
+    assert [(client["client"], client["messages"]) for client in forecast["clients"]] == [("192.0.2.5", 1)]
+
+
 def test_lookup_goes_through_the_daemon(start_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
     """The running daemon looks the scores up, within its budget, and knows them from then on."""
     log = tmp_path / "mail.log"
