@@ -54,6 +54,7 @@ class Daemon:
         file: its configuration file.
         socket: where Postfix asks.
         control: where commands ask; it follows READY=1.
+        command: the program, without its arguments.
         process: the process running now or last.
         expected_status: how it must end.
     """
@@ -67,7 +68,8 @@ class Daemon:
         self.control = directory / "control.sock"
         self.file = directory / "policy.toml"
         self.configure(**tables)
-        (directory / "state").mkdir()
+        (directory / "state").mkdir(exist_ok=True)
+        self.command = [str(COMMAND)]
         self.launched = False
         self._notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notifications.bind(str(directory / "notify.sock"))
@@ -98,7 +100,7 @@ class Daemon:
 
     def launch(self, sockets: Sequence[tuple[str, socket.socket]] = (), **environment: str) -> None:
         """Start it without waiting."""
-        command: list[str] = [str(COMMAND), "serve", "-c", str(self.file)]
+        command = [*self.command, "serve", "-c", str(self.file)]
         given = {"PATH": os.environ["PATH"], "NOTIFY_SOCKET": str(self.directory / "notify.sock")} | environment
         passed: list[int] = []
         if sockets:

@@ -9,10 +9,11 @@ It runs in threads of this process, over UDP and TCP on one port:
 """
 
 import contextlib
+import socket
 import socketserver
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Self
 
 import dns.exception
@@ -37,6 +38,8 @@ class Question(NamedTuple):
 
 Reply = Callable[[dns.message.Message, str], bytes | None]
 """Makes the bytes to send for a query that came over "udp" or "tcp"; None: say nothing."""
+Forgeries = Callable[[bytes], Iterable[tuple[socket.socket | None, bytes]]]
+"""Makes the false answers to a query."""
 
 
 def addresses(*values: str) -> Reply:
@@ -148,6 +151,8 @@ class Nameserver:
         answers: the reply for a client, by the client's IPv4 address.
         otherwise: the reply for all other clients.
         questions: all that came in, in order.
+        forgeries: what somebody else sends before the answer to a query over UDP, each through a socket of his
+            own or (None) the server's.
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
@@ -155,6 +160,7 @@ class Nameserver:
         self.answers: dict[str, Reply] = {}
         self.otherwise: Reply = rcode("NXDOMAIN")
         self.questions: list[Question] = []
+        self.forgeries: Forgeries = lambda _: ()
         self._udp, self._tcp = self._bind()
         self.port: int = self._udp.socket.getsockname()[1]
         self._arrived = threading.Condition()
@@ -218,11 +224,13 @@ class _UdpHandler(socketserver.BaseRequestHandler):
     nameserver: Nameserver
 
     def handle(self) -> None:
-        wire, socket = self.request
+        wire, server = self.request
+        for elsewhere, forged in self.nameserver.forgeries(wire):
+            (elsewhere or server).sendto(forged, self.client_address)
         reply = self.nameserver.respond(wire, "udp")
         if reply is not None:
             with contextlib.suppress(OSError):  # the server, or the client, is gone
-                socket.sendto(reply, self.client_address)
+                server.sendto(reply, self.client_address)
 
 
 class _TcpHandler(socketserver.StreamRequestHandler):

@@ -1,0 +1,79 @@
+"""The faults, and what must hold after each."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import host_faults as host
+import memcached_faults as cache
+import zone_faults as dns
+from target import Setting, Site, memcached, own_counters, relayed
+
+
+class Kept(Enum):
+    """Which of a client's answered messages must be in its count when the fault is over."""
+
+    ALL = "every message"
+    MOST_CLIENTS = "of the clients of the other servers every message"
+    OUTSIDE = "every message from before and after it"
+    AFTER = "every message from after it"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One row of the table.
+
+    Attributes:
+        name: in the table.
+        strike: makes the fault, lets about so many seconds pass, and ends it.
+        setting: what it strikes.
+        kept: see there. No count may ever be above what was sent.
+        lives: how many times its limit a client may get through meanwhile, as its count starts again at zero;
+            None: there is no bound (it has no limit while its score is unknown).
+        felt: must be found in the daemon's log, or the fault was none; empty: `strike` sees to it.
+        twice: requests of one client that may count twice.
+    """
+
+    name: str
+    strike: Callable[[Site, float], None]
+    setting: Setting
+    kept: Kept = Kept.ALL
+    lives: int | None = 1
+    felt: str = ""
+    twice: int = 0
+
+
+_ONE: Final = memcached()
+_LOST: Final = "counting without it until it is back"
+
+FAULTS: Final = (
+    Fault("memcached killed and restarted every 2 s", cache.killed, _ONE, Kept.AFTER, 6, _LOST),
+    Fault("memcached frozen, twice", cache.frozen, _ONE, Kept.OUTSIDE, 2, "no answer within 0.25 s"),
+    Fault("memcached answers garbage", cache.nonsense, relayed, Kept.OUTSIDE, 2, "answered b'"),
+    Fault("memcached answers after 0.2 s", cache.slow, relayed, Kept.OUTSIDE, 2),
+    Fault("memcached answers after 0.4 s", cache.too_slow, relayed, Kept.OUTSIDE, 2, "no answer within 0.25 s"),
+    Fault("memcached closes in mid-reply", cache.mid_reply, relayed, Kept.OUTSIDE, 2, "closed the connection"),
+    Fault("memcached out of memory", cache.out_of_memory, memcached(1, 1, "-M", "-m", "1"), Kept.AFTER, 3),
+    Fault("one poisoned key in memcached", cache.poisoned, _ONE, Kept.MOST_CLIENTS),
+    Fault("one of three memcached dies, replicas = 2", cache.one_dies, memcached(3, 2), felt=_LOST),
+    Fault("one of three memcached dies, replicas = 1", cache.one_dies, memcached(3), Kept.MOST_CLIENTS, 3, _LOST),
+    Fault("DNS silent", dns.silent, dns.zone, lives=None, felt="cannot be read"),
+    Fault("DNS answers after 0.6 s", dns.slow, dns.zone),
+    Fault("DNS answers after 2 s", dns.too_slow, dns.zone, lives=None),
+    Fault("zone refuses (127.255.255.254)", dns.refuses, dns.zone, lives=None, felt="refuses to answer"),
+    Fault("DNS broken (SERVFAIL, REFUSED, referral)", dns.broken, dns.zone, lives=None, felt="cannot be read"),
+    Fault("DNS lying (no score, no DNS)", dns.lying, dns.zone, lives=None, felt="cannot be read"),
+    Fault("DNS truncating, TCP for every other query", dns.truncating, dns.zone, lives=None),
+    Fault("DNS answers forged (wrong ID, wrong port)", dns.spoofed, dns.zone, lives=None),
+    Fault("SIGKILL and start after 1 s, behind Postfix", host.sigkill, host.behind_postfix, Kept.OUTSIDE, None, "", 4),
+    Fault("restart, behind Postfix", host.restarts, host.behind_postfix, Kept.OUTSIDE, None, "stopping"),
+    Fault("state disk full", host.disk_full, host.small_disk, felt="No space left on device"),
+    Fault("state disk read-only", host.disk_read_only, host.small_disk, felt="Read-only file system"),
+    Fault("clock steps by an hour, own counters", host.clock_steps, host.faked_clock(own_counters)),
+    Fault("clock steps by an hour, memcached", host.clock_steps, host.faked_clock(_ONE), Kept.OUTSIDE, 3),
+    Fault("300 idle connections, 120 descriptors", host.crowded, host.few_descriptors, felt="max_connections lowered"),
+    Fault("no descriptor left, memcached restarted", host.out_of_descriptors, _ONE, Kept.AFTER, 3),
+    Fault("100 reloads, every third with a mistake", host.reloads, _ONE),
+    Fault("4,900 stalled connections", host.stalled, own_counters),
+)

@@ -1,0 +1,51 @@
+"""Let every fault strike the installed daemon: `make chaos`, or run.py --short for CI."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import page
+from faults import FAULTS, Fault
+from trial import BOUND, Outcome, Plan, run
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "reliability.md"
+FULL: Final = Plan(around=2, fault=8)
+SHORT: Final = Plan(around=0.7, fault=2.4)
+
+
+def main() -> int:
+    """Run them and write the table; 1 if a promise was broken. Lateness is told, and no failure in the short form."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a minute or two; writes nothing, and time is no failure")
+    parser.add_argument("--only", default="", metavar="TEXT", help="faults with this in their names; writes nothing")
+    options = parser.parse_args()
+    started = time.monotonic()
+    chosen = [fault for fault in FAULTS if options.only in fault.name]
+    outcomes = [_trial(fault, SHORT if options.short else FULL) for fault in chosen]
+    failed = [outcome for outcome in outcomes if outcome.problems]
+    late = [outcome for outcome in outcomes if outcome.late]
+    if not options.short and not options.only:
+        page.write(PAGE, outcomes, FULL, time.monotonic() - started)
+    print(f"{len(outcomes)} faults in {time.monotonic() - started:.0f} s: {len(failed)} failed, {len(late)} late")
+    return bool(failed or (late and not options.short))
+
+
+def _trial(fault: Fault, plan: Plan) -> Outcome:
+    outcome = run(fault, plan)
+    print(
+        f"{fault.name}: {outcome.sent} sent, {outcome.answered} answered, {outcome.wrong} wrongly deferred, "
+        f"{outcome.unanswered} unanswered, {outcome.again} sent again, worst {outcome.worst:.2f} s; "
+        f"{'; '.join(outcome.states)}"
+    )
+    for problem in outcome.problems:
+        print(f"  FAILED: {problem}")
+    if outcome.late:
+        print(f"  LATE: an answer took {outcome.worst:.2f} s, the bound is {BOUND} s")
+    sys.stdout.flush()
+    return outcome
+
+
+if __name__ == "__main__":
+    sys.exit(main())
