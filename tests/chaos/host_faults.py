@@ -1,11 +1,13 @@
 """What may happen to the daemon itself and to its host."""
 
 import contextlib
+import itertools
 import os
 import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -93,6 +95,8 @@ def clock_steps(site: Site, seconds: float) -> None:
     for offset in (HOUR, 0, -HOUR, 0):
         _set_clock(site, offset)
         site.pass_time(seconds / 4)
+        seen = site.metric("last_request_timestamp_seconds")
+        assert abs(seen - offset - time.time()) < 60, "the daemon's clock did not step"
 
 
 def few_descriptors(site: Site) -> None:
@@ -131,8 +135,9 @@ def out_of_descriptors(site: Site, seconds: float) -> None:
     """Not a file more can be opened, while others try to connect and memcached is restarted."""
     pid = site.daemon.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = len(os.listdir(f"/proc/{pid}/fd"))
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, hard))
+    used = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+    first_free = next(number for number in itertools.count() if number not in used)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, hard))
     try:
         with _strangers(site, 50):
             site.pass_time(seconds / 2)

@@ -44,8 +44,8 @@ def nonsense(site: Site, seconds: float) -> None:
 
 
 def slow(site: Site, seconds: float) -> None:
-    """Every answer takes 0.2 s, which is within the timeout of 0.25 s."""
-    _spoiled(site, seconds, late(0.2))
+    """Every packet of an answer takes 0.1 s, which is within the timeout of 0.25 s."""
+    _spoiled(site, seconds, late(0.1))
 
 
 def too_slow(site: Site, seconds: float) -> None:
@@ -83,6 +83,8 @@ def out_of_memory(site: Site, seconds: float) -> None:
                 number += 100
                 stranger.sendall(lines)
                 stored = min(_lines(stranger, 100))
+        stranger.sendall(b"add a-counter-of-a-client-would-be-so-long:3600.12:1234567 0 60 1\r\n0\r\n")
+        assert stranger.recv(100).startswith(b"SERVER_ERROR out of memory")
         site.pass_time(seconds)
         stranger.sendall(b"flush_all\r\n")
 

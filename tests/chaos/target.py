@@ -136,15 +136,17 @@ def own_counters(_site: Site) -> None:
     """The default: the daemon counts by itself."""
 
 
-def memcached(servers: int = 1, replicas: int = 1, *options: str) -> Setting:
-    """So many memcached servers."""
+def memcached(servers: int = 1, replicas: int = 1, timeout: float = 0.25, *options: str) -> Setting:
+    """So many memcached servers; 0.25 s is the daemon's default."""
 
     def setting(site: Site) -> None:
         for _ in range(servers):
             site.memcached.append(MemcachedServer(*options))
             site.stack.callback(site.memcached[-1].kill)
         addresses = [server.address for server in site.memcached]
-        site.tables["counters"] = {"store": "memcached", "servers": addresses, "replicas": replicas}
+        site.tables["counters"] = {
+            "store": "memcached", "servers": addresses, "replicas": replicas, "timeout": timeout,
+        }  # fmt: skip
 
     return setting
 

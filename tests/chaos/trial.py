@@ -11,8 +11,6 @@ from target import CLIENTS, Site
 
 BOUND: Final = 1.5
 """Seconds that an answer may take: `deadline` (1 s), which is for what the daemon waits for, and half a second."""
-MOST: Final = 0.45
-"""Of the clients: surely fewer than those that two of three servers have."""
 SENDERS: Final = 10
 """Clients that send through Postfix, each over a connection of its own."""
 
@@ -121,7 +119,7 @@ def _counts(fault: Fault, site: Site) -> list[str]:
     problems = [f"{client}: {counts[client]} counted, at least {least[client]} were sent" for client in low[:1]]
     problems += [f"{client}: {counts[client]} counted, {record.sent_by[client]} sent" for client in high[:1]]
     complete = sum(counts[client] >= answered[client] for client in clients)
-    if fault.kept is Kept.MOST_CLIENTS and complete < MOST * len(clients):
+    if complete < fault.share * len(clients):
         problems.append(f"only {complete} of {len(clients)} clients kept their counts")
     return problems
 
@@ -131,7 +129,6 @@ def _least(fault: Fault, record: Record, client: str) -> int:
         Kept.ALL: tuple(Phase),
         Kept.OUTSIDE: (Phase.BEFORE, Phase.AFTER),
         Kept.AFTER: (Phase.AFTER,),
-        Kept.MOST_CLIENTS: (Phase.AFTER,),
     }
     return sum(record.answered[phase][client] for phase in phases[fault.kept])
 

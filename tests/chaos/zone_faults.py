@@ -11,6 +11,8 @@ from load import GREEDY
 from nameserver import Nameserver, Reply, addresses, garbage, rcode, referral, silence, truncated, wrong_id
 from target import Site
 
+from senderscore_policy.reputation.resolver import PATIENCE
+
 GOOD: Final = addresses("127.0.4.95")
 WORST: Final = addresses("127.0.4.0")
 _TIERS: Final = [{"scores": "0-50", "limit": 10}, {"scores": "51-100", "limit": 1000}]
@@ -32,14 +34,16 @@ def zone(site: Site) -> None:
 
 
 def _answering(site: Site, seconds: float, reply: Reply) -> None:
+    asked = len(site.nameserver.questions)
     site.nameserver.otherwise = reply
     site.pass_time(seconds)
     site.nameserver.otherwise = GOOD
+    assert len(site.nameserver.questions) > asked
 
 
 def silent(site: Site, seconds: float) -> None:
-    """No answer at all."""
-    _answering(site, seconds, silence)
+    """No answer at all; longer than a lookup is kept waiting."""
+    _answering(site, max(seconds, PATIENCE + 1.5), silence)
 
 
 def _late(seconds: float) -> Reply:
@@ -84,6 +88,7 @@ def truncating(site: Site, seconds: float) -> None:
     """Every answer over UDP is truncated; TCP works for half of them."""
     tcp = itertools.cycle([GOOD, silence])
     _answering(site, seconds, truncated(lambda query, transport: next(tcp)(query, transport)))
+    assert any(question.transport == "tcp" for question in site.nameserver.questions)
 
 
 def spoofed(site: Site, seconds: float) -> None:
