@@ -1,18 +1,24 @@
 """Sockets that the daemon listens on: bound here, or passed by systemd."""
 
+import asyncio
 import errno
 import logging
+import math
 import os
 import resource
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from senderscore_policy.config.model import Endpoint, Inet, Unix
 from senderscore_policy.errors import BackendError
 
 BACKLOG: Final = 1024
+"""Connections that wait while the daemon is busy; above it the kernel makes them wait a second, or refuses them."""
+ACCEPT_AT_ONCE: Final = 8
+"""Connections that asyncio takes before it lets them in and closes idle ones in their place."""
 POLICY_MODE: Final = 0o666
 """Of a policy socket: any local process may ask, as with a TCP socket on loopback; the folder limits who gets there."""
 CONTROL_MODE: Final = 0o660
@@ -120,6 +126,25 @@ def take(
     for address in there - set(wanted):
         log.info("serving %s on %s, passed by systemd, though [listen] does not name it", kind, address)
     return listeners + [bind(endpoint, mode) for endpoint in wanted if endpoint not in there]
+
+
+def refusals_logged() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """An exception handler for an event loop: one line a minute while no file can be opened for newcomers.
+
+    asyncio has them wait and tries again every second; its own handler would write pages of tracebacks meanwhile.
+    """
+    logged_at = -math.inf
+
+    def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal logged_at
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
+            loop.default_exception_handler(context)
+        elif loop.time() - logged_at > 60:
+            logged_at = loop.time()
+            log.error("no connection can be accepted: %s; raise LimitNOFILE=", error.strerror)
+
+    return handler
 
 
 def connections_possible(wanted: int) -> int:

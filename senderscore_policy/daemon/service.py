@@ -22,7 +22,15 @@ from senderscore_policy.daemon.counting import Counting
 from senderscore_policy.daemon.desk import Desk
 from senderscore_policy.daemon.evictions import Evictions
 from senderscore_policy.daemon.inquiries import Inquiries
-from senderscore_policy.daemon.listeners import CONTROL_MODE, address_of, connections_possible, take
+from senderscore_policy.daemon.listeners import (
+    ACCEPT_AT_ONCE,
+    BACKLOG,
+    CONTROL_MODE,
+    address_of,
+    connections_possible,
+    refusals_logged,
+    take,
+)
 from senderscore_policy.daemon.metrics import Metrics
 from senderscore_policy.daemon.minutes import Minutes
 from senderscore_policy.daemon.parts import Parts
@@ -116,6 +124,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.set_exception_handler(refusals_logged())
         self._state.restore()
         passed = systemd.listen_sockets()
         sockets = take(passed, "policy", self._config.listen.policy)
@@ -147,7 +156,10 @@ class Service:
     async def _listen(self, listener: socket.socket) -> asyncio.Server:
         # Not create_unix_server: from Python 3.13 on that removes the file at the end, even of systemd's socket.
         loop = asyncio.get_running_loop()
-        return await loop.create_server(lambda: PolicyConnection(self._server), sock=listener)
+        server = await loop.create_server(lambda: PolicyConnection(self._server), sock=listener, backlog=ACCEPT_AT_ONCE)
+        # For asyncio `backlog` is also how many it accepts at once.
+        listener.listen(BACKLOG)
+        return server
 
     async def _finish(self, deciding: asyncio.Task[None]) -> None:
         """Answer what is in hand; give up on it after `STOP_TIME`."""

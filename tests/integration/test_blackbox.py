@@ -1,7 +1,9 @@
 """The installed daemon from outside: what Postfix and systemd see of it."""
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import stat
 import threading
@@ -155,6 +157,18 @@ class TestAnswers:
             with pytest.raises(EOFError):
                 connections[1].action()
             assert connections[0].ask() == "DUNNO"
+
+    def test_many_may_connect_at_the_same_moment(self, start_daemon: StartDaemon) -> None:
+        """Where Postfix starts hundreds of smtpd at once, or the daemon is busy for a moment, nobody is refused."""
+        daemon = start_daemon(**LIMITED)
+        with contextlib.ExitStack() as stack:
+            daemon.process.send_signal(signal.SIGSTOP)
+            stack.callback(daemon.process.send_signal, signal.SIGCONT)
+            os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
+            for _ in range(800):
+                postfix = stack.enter_context(socket.socket(socket.AF_UNIX))
+                postfix.setblocking(False)
+                postfix.connect(str(daemon.socket))
 
     def test_exempt_and_authenticated_clients_are_not_counted(self, start_daemon: StartDaemon) -> None:
         """Neither the site's own networks nor users who logged in have a limit."""

@@ -1,5 +1,7 @@
 """Listening sockets."""
 
+import asyncio
+import errno
 import socket
 import stat
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from senderscore_policy.config.model import Inet, Unix
-from senderscore_policy.daemon.listeners import address_of, bind, take
+from senderscore_policy.daemon.listeners import address_of, bind, refusals_logged, take
 from senderscore_policy.errors import BackendError
 
 
@@ -42,3 +44,14 @@ def test_a_passed_socket_is_not_bound_again() -> None:
     assert sockets == [("control", other)]
     passed.close()
     other.close()
+
+
+def test_without_a_file_descriptor_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """While newcomers cannot be accepted there is one line with the remedy, not a traceback for each attempt."""
+    loop = asyncio.new_event_loop()
+    handler = refusals_logged()
+    for _ in range(3):
+        handler(loop, {"message": "socket.accept() out of system resource", "exception": OSError(errno.EMFILE, "Many")})
+    handler(loop, {"message": "something else"})
+    loop.close()
+    assert caplog.messages == ["no connection can be accepted: Many; raise LimitNOFILE=", "something else"]
