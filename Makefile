@@ -10,7 +10,7 @@ RUNTIME := $(or $(XDG_RUNTIME_DIR),$(HOME)/.local/state)/senderscore-policy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test bench lint deb deb-test molecule clean
+.PHONY: help run test chaos bench lint deb deb-test molecule clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 14
@@ -24,6 +24,9 @@ run: $(VENV)/.run ## serve a demo on 127.0.0.1:10045 that asks no real zone
 test: $(TEST_VENV)/.installed ## build the wheel, install it and run every test against it; PYTEST="-k …" selects
 	tests/install-components memcached rbldnsd postfix chromium prometheus
 	$(TEST_VENV)/bin/pytest --installed $(PYTEST)
+
+chaos: $(TEST_VENV)/.installed ## break everything behind the daemon under load, write docs/reliability.md; CHAOS=--short only looks
+	tests/chaos/chaos $(TEST_VENV) $(CHAOS)
 
 bench: ## measure how fast everything is and write docs/performance.md, half an hour; BENCH=--quick tries it
 	benchmarks/bench $(BENCH)

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import os
 import resource
 import socket
 import subprocess
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from daemon_process import COMMAND
-from load import GREEDY
 from postfix_server import Postfix
 from target import Setting, Site, memcached
 from waiting import free_port
@@ -119,6 +117,18 @@ def _strangers(site: Site, count: int) -> Iterator[list[socket.socket]]:
         yield sockets
 
 
+def without_uvloop(setting: Setting) -> Setting:
+    """The daemon on Python's own event loop, which it uses where uvloop is not installed."""
+
+    def plain(site: Site) -> None:
+        setting(site)
+        (site.directory / "hidden").mkdir()
+        (site.directory / "hidden" / "uvloop.py").write_text("raise ImportError\n")
+        site.environment["PYTHONPATH"] = str(site.directory / "hidden")
+
+    return plain
+
+
 def crowded(site: Site, seconds: float) -> None:
     """300 connections that do not ask."""
     with _strangers(site, 300):
@@ -135,7 +145,7 @@ def out_of_descriptors(site: Site, seconds: float) -> None:
     """Not a file more can be opened, while others try to connect and memcached is restarted."""
     pid = site.daemon.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    used = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+    used = {int(descriptor.name) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
     first_free = next(number for number in itertools.count() if number not in used)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, hard))
     try:

@@ -105,8 +105,10 @@ def poisoned(site: Site, seconds: float) -> None:
     def poison() -> None:
         with socket.create_connection(("127.0.0.1", site.memcached[0].port)) as stranger:
             while not done.wait(0.05):
-                index = window.view(time.time()).current
-                stranger.sendall(b"set %b%d 0 60 4 noreply\r\nword\r\n" % (stem, index))
+                key = b"%b%d" % (stem, window.view(time.time()).current)
+                stranger.sendall(b"set %b 0 60 4 noreply\r\nword\r\n" % key)
+            stranger.sendall(b"delete %b\r\n" % key)
+            stranger.recv(100)
 
     thread = threading.Thread(target=poison)
     thread.start()

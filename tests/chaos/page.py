@@ -26,10 +26,10 @@ def write(path: Path, outcomes: Sequence[Outcome], plan: Plan, seconds: float) -
 def _generated(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
     lines = [
         f"Measured on {dt.datetime.now(tz=dt.UTC):%Y-%m-%d} by `make chaos`, {seconds:.0f} s for all: {_machine()}.",
-        f"Each fault lasted about {plan.fault:g} s, under {plan.rate:g} requests a second over {plan.connections} "
-        "connections (behind Postfix: ten clients, ten messages a second each).",
+        f"Each fault lasted about {plan.fault:g} s, under {plan.rate:g} requests a second over {plan.connections}",
+        "connections (behind Postfix: ten clients, at most ten messages a second each).",
         "",
-        "| fault | sent | answered | wrongly deferred | unanswered | sent again | worst answer | meanwhile | afterwards |",
+        "| fault | sent | answered | wrongly deferred | unanswered | sent again | worst | meanwhile | afterwards |",
         "|---|---:|---:|---:|---:|---:|---:|---|---|",
         *map(_row, outcomes),
         "",
@@ -42,9 +42,10 @@ def _row(outcome: Outcome) -> str:
     if outcome.late:
         worst = f"**{worst}, above {BOUND} s**"
     meanwhile = "degraded" if any(state.startswith("degraded") for state in outcome.states) else "ready"
-    afterwards = "; ".join(f"**{problem}**" for problem in outcome.problems) or "ready, counts right"
+    counts = "counts not checked, the machine was too busy" if outcome.disturbed else "counts right"
+    afterwards = "; ".join(f"**{problem}**" for problem in outcome.problems) or f"ready, {counts}"
     cells = (
-        outcome.fault.name,
+        outcome.fault,
         f"{outcome.sent:,}",
         f"{outcome.answered:,}",
         _nought(outcome.wrong),

@@ -88,7 +88,7 @@ class Site:
     def get(self, path: str) -> str:
         """What the status listener says; empty while there is none."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.status}{path}", timeout=10) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.status}{path}", timeout=1) as response:
                 text: str = response.read().decode()
         except OSError:
             return ""
@@ -101,9 +101,14 @@ class Site:
 
     def metric(self, name: str) -> float:
         """A number of /metrics."""
-        found = re.search(rf"^senderscore_policy_{name} (\S+)$", self.get("/metrics"), re.MULTILINE)
+        found = re.search(rf"^senderscore_policy_{re.escape(name)} (\S+)$", self.get("/metrics"), re.MULTILINE)
         assert found, name
         return float(found[1])
+
+    @property
+    def failed_round_trips(self) -> float:
+        """Round trips to a memcached that failed so far."""
+        return self.metric('store_round_trips_total{result="failed"}')
 
     def pass_time(self, seconds: float) -> None:
         """Let the load run on, and note what /healthz says."""

@@ -37,20 +37,23 @@ class Outcome:
     """What came of it.
 
     Attributes:
-        fault: which.
+        fault: its name.
         sent, answered, wrong, unanswered, again: requests, see `Record`.
         worst: longest wait for an answer in seconds.
+        disturbed: memcached was too late also when nothing was wrong with it: the machine is busy, and counts
+            were not checked.
         states: what /healthz said meanwhile.
         problems: what did not hold.
     """
 
-    fault: Fault
+    fault: str
     sent: int
     answered: int
     wrong: int
     unanswered: int
     again: int
     worst: float
+    disturbed: bool
     states: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -70,6 +73,7 @@ def run(fault: Fault, plan: Plan) -> Outcome:
         site.load = _load(site, plan)
         with site.load:
             site.pass_time(plan.around)
+            failed = site.failed_round_trips
             site.record.phase = Phase.DURING
             try:
                 fault.strike(site, plan.fault)
@@ -78,14 +82,18 @@ def run(fault: Fault, plan: Plan) -> Outcome:
             states = tuple(site.states)
             if not site.wait_until_ready():
                 problems.append(f"not ready again: {site.health}")
+            failed -= site.failed_round_trips
             site.record.phase = Phase.AFTER
             site.pass_time(plan.around)
+        failed += site.failed_round_trips
         record = site.record
-        problems += [*_answers(fault, record), *_counts(fault, site)]
+        problems += _answers(fault, record)
+        if not failed:
+            problems += _counts(fault, site)
         problems += _end(fault, site)
     return Outcome(
-        fault, record.sent, record.total, len(record.wrong), record.unanswered, record.again, record.worst, states,
-        tuple(problems),
+        fault.name, record.sent, record.total, len(record.wrong), record.unanswered, record.again, record.worst,
+        bool(failed), states, tuple(problems),
     )  # fmt: skip
 
 

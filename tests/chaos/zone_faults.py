@@ -41,6 +41,15 @@ def _answering(site: Site, seconds: float, reply: Reply) -> None:
     assert len(site.nameserver.questions) > asked
 
 
+def _in_turns(*replies: Reply) -> Reply:
+    turns = itertools.cycle(replies)
+
+    def reply(query: dns.message.Message, transport: str) -> bytes | None:
+        return next(turns)(query, transport)
+
+    return reply
+
+
 def silent(site: Site, seconds: float) -> None:
     """No answer at all; longer than a lookup is kept waiting."""
     _answering(site, max(seconds, PATIENCE + 1.5), silence)
@@ -72,22 +81,18 @@ def refuses(site: Site, seconds: float) -> None:
 
 def broken(site: Site, seconds: float) -> None:
     """The nameserver answers SERVFAIL, REFUSED, or refers to others, in turns."""
-    replies = itertools.cycle([rcode("SERVFAIL"), rcode("REFUSED"), referral])
-    _answering(site, seconds, lambda query, transport: next(replies)(query, transport))
+    _answering(site, seconds, _in_turns(rcode("SERVFAIL"), rcode("REFUSED"), referral))
 
 
 def lying(site: Site, seconds: float) -> None:
     """Answers that are no scores: of a hijacking resolver, beyond 100, of another list, no DNS at all."""
-    replies = itertools.cycle(
-        [addresses(lie) for lie in ("203.0.113.80", "127.0.4.101", "127.0.0.2", "127.0.5.0")] + [garbage]
-    )
-    _answering(site, seconds, lambda query, transport: next(replies)(query, transport))
+    lies = [addresses(lie) for lie in ("203.0.113.80", "127.0.4.101", "127.0.0.2", "127.0.5.0")]
+    _answering(site, seconds, _in_turns(*lies, garbage))
 
 
 def truncating(site: Site, seconds: float) -> None:
     """Every answer over UDP is truncated; TCP works for half of them."""
-    tcp = itertools.cycle([GOOD, silence])
-    _answering(site, seconds, truncated(lambda query, transport: next(tcp)(query, transport)))
+    _answering(site, seconds, truncated(_in_turns(GOOD, silence)))
     assert any(question.transport == "tcp" for question in site.nameserver.questions)
 
 
