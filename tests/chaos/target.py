@@ -85,10 +85,10 @@ class Site:
         """What became of the load so far."""
         return self.load.record
 
-    def get(self, path: str) -> str:
-        """What the status listener says; empty while there is none."""
+    def get(self, path: str, timeout: float) -> str:
+        """What the status listener says; empty while it says nothing."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.status}{path}", timeout=1) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.status}{path}", timeout=timeout) as response:
                 text: str = response.read().decode()
         except OSError:
             return ""
@@ -97,11 +97,11 @@ class Site:
     @property
     def health(self) -> str:
         """What /healthz says, without port numbers."""
-        return _PORT.sub("", self.get("/healthz"))
+        return _PORT.sub("", self.get("/healthz", 1))
 
     def metric(self, name: str) -> float:
         """A number of /metrics."""
-        found = re.search(rf"^senderscore_policy_{re.escape(name)} (\S+)$", self.get("/metrics"), re.MULTILINE)
+        found = re.search(rf"^senderscore_policy_{re.escape(name)} (\S+)$", self.get("/metrics", 30), re.MULTILINE)
         assert found, name
         return float(found[1])
 
