@@ -77,7 +77,7 @@ FAULTS: Final = (
     Fault("DNS lying", dns.lying, dns.zone, lives=None, felt="cannot be read"),
     Fault("DNS truncating", dns.truncating, dns.zone, lives=None),
     Fault("DNS forged", dns.spoofed, dns.zone, lives=None),
-    Fault("daemon killed, behind Postfix", host.sigkill, host.behind_postfix, Kept.OUTSIDE, None, "", 4),
+    Fault("daemon killed, behind Postfix", host.sigkill, host.behind_postfix, Kept.OUTSIDE, None, twice=3),
     Fault("daemon restarted, behind Postfix", host.restarts, host.behind_postfix, Kept.OUTSIDE, None, "stopping"),
     Fault("state disk full", host.disk_full, host.small_disk, felt="No space left on device"),
     Fault("state disk read-only", host.disk_read_only, host.small_disk, felt="Read-only file system"),

@@ -21,7 +21,6 @@ FEW: Final = 120
 """Descriptors of a daemon that has few."""
 RELOADS: Final = 100
 STALLED: Final = 4900
-_FAKETIME: Final = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 # The daemon as it is, but for the minute between two saves of its state.
 _SAVING_OFTEN: Final = """
 import sys
@@ -72,7 +71,7 @@ def faked_clock(counters: Setting) -> Setting:
         counters(site)
         _set_clock(site, 0)
         site.environment = {
-            "LD_PRELOAD": _FAKETIME,
+            "LD_PRELOAD": str(next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))),
             "FAKETIME_TIMESTAMP_FILE": str(site.directory / "clock"),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
@@ -103,18 +102,16 @@ def few_descriptors(site: Site) -> None:
 
 
 @contextlib.contextmanager
-def _strangers(site: Site, count: int) -> Iterator[list[socket.socket]]:
+def _strangers(site: Site, count: int) -> Iterator[None]:
     """So many connections on which nobody asks anything; every other one has begun a request."""
     with contextlib.ExitStack() as stack:
-        sockets = []
         for number in range(count):
             stranger = stack.enter_context(socket.socket(socket.AF_UNIX))
             stranger.connect(str(site.daemon.socket))
             if number % 2:
                 with contextlib.suppress(OSError):  # closed already
                     stranger.send(b"request=smtpd_access_policy\n")
-            sockets.append(stranger)
-        yield sockets
+        yield
 
 
 def without_uvloop(setting: Setting) -> Setting:
@@ -161,7 +158,7 @@ def out_of_descriptors(site: Site, seconds: float) -> None:
 def reloads(site: Site, _seconds: float) -> None:
     """A hundred reloads, of which every third finds a mistake and every third another timeout of memcached."""
     good = site.tables
-    other = good | {"counters": good["counters"] | {"timeout": 0.3}}
+    other = good | {"counters": good["counters"] | {"timeout": 4}}
     wrong: dict[str, Any] = good | {"mode": "nonsense"}
     for number in range(RELOADS):
         site.daemon.reload(**(good, other, wrong)[number % 3])

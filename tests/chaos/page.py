@@ -15,19 +15,20 @@ BEGIN: Final = "<!-- Written by `make chaos`: do not edit below. -->"
 END: Final = "<!-- End of what `make chaos` writes. -->"
 
 
-def write(path: Path, outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> None:
+def write(path: Path, outcomes: Sequence[Outcome], plan: Plan, seconds: float, busy: float) -> None:
     """Put the table of these outcomes in the place of the one that is there."""
     text = path.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    path.write_text(f"{before}{BEGIN}\n\n{_generated(outcomes, plan, seconds)}\n{END}{after}")
+    path.write_text(f"{before}{BEGIN}\n\n{_generated(outcomes, plan, seconds, busy)}\n{END}{after}")
 
 
-def _generated(outcomes: Sequence[Outcome], plan: Plan, seconds: float) -> str:
+def _generated(outcomes: Sequence[Outcome], plan: Plan, seconds: float, busy: float) -> str:
     lines = [
         f"Measured on {dt.datetime.now(tz=dt.UTC):%Y-%m-%d} by `make chaos`, {seconds:.0f} s for all: {_machine()}.",
         f"Each fault lasted about {plan.fault:g} s, under {plan.rate:g} requests a second over {plan.connections}",
         "connections (behind Postfix: ten clients, at most ten messages a second each).",
+        f"Load average before: {busy:.1f}; what else the machine does is in the times.",
         "",
         "| fault | sent | answered | wrongly deferred | unanswered | sent again | worst | meanwhile | afterwards |",
         "|---|---:|---:|---:|---:|---:|---:|---|---|",
@@ -42,7 +43,7 @@ def _row(outcome: Outcome) -> str:
     if outcome.late:
         worst = f"**{worst}, above {BOUND} s**"
     meanwhile = "degraded" if any(state.startswith("degraded") for state in outcome.states) else "ready"
-    counts = "counts not checked, the machine was too busy" if outcome.disturbed else "counts right"
+    counts = "counts not complete: the machine was too busy" if outcome.disturbed else "counts right"
     afterwards = "; ".join(f"**{problem}**" for problem in outcome.problems) or f"ready, {counts}"
     cells = (
         outcome.fault,

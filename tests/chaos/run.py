@@ -1,6 +1,7 @@
 """Let every fault strike the installed daemon: `make chaos`, or run.py --short for CI."""
 
 import argparse
+import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +26,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a minute or two; writes nothing, and time is no failure")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults with this in their names; writes nothing")
     options = parser.parse_args()
-    started = time.monotonic()
+    started, busy = time.monotonic(), os.getloadavg()[0]
     chosen = [number for number, fault in enumerate(FAULTS) if options.only in fault.name]
     at_once, plan = (SHORT_AT_ONCE, SHORT) if options.short else (1, FULL)
     with ProcessPoolExecutor(at_once) as trials:
@@ -33,7 +34,7 @@ def main() -> int:
     failed = [outcome for outcome in outcomes if outcome.problems]
     late = [outcome for outcome in outcomes if outcome.late]
     if not options.short and not options.only:
-        page.write(PAGE, outcomes, FULL, time.monotonic() - started)
+        page.write(PAGE, outcomes, FULL, time.monotonic() - started, busy)
     print(f"{len(outcomes)} faults in {time.monotonic() - started:.0f} s: {len(failed)} failed, {len(late)} late")
     return bool(failed or (late and not options.short))
 
@@ -53,7 +54,7 @@ def _told(outcome: Outcome) -> Outcome:
     if outcome.late:
         print(f"  LATE: an answer took {outcome.worst:.2f} s, the bound is {BOUND} s")
     if outcome.disturbed:
-        print("  DISTURBED: memcached was late when nothing was wrong with it; counts were not checked")
+        print("  DISTURBED: memcached was late when nothing was wrong with it; counts may be too small")
     sys.stdout.flush()
     return outcome
 

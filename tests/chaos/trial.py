@@ -41,7 +41,7 @@ class Outcome:
         sent, answered, wrong, unanswered, again: requests, see `Record`.
         worst: longest wait for an answer in seconds.
         disturbed: memcached was too late also when nothing was wrong with it: the machine is busy, and counts
-            were not checked.
+            may be too small.
         states: what /healthz said meanwhile.
         problems: what did not hold.
     """
@@ -87,9 +87,7 @@ def run(fault: Fault, plan: Plan) -> Outcome:
             site.pass_time(plan.around)
         failed += site.failed_round_trips
         record = site.record
-        problems += _answers(fault, record)
-        if not failed:
-            problems += _counts(fault, site)
+        problems += [*_answers(fault, record), *_counts(fault, site, complete=not failed)]
         problems += _end(fault, site)
     return Outcome(
         fault.name, record.sent, record.total, len(record.wrong), record.unanswered, record.again, record.worst,
@@ -115,20 +113,20 @@ def _answers(fault: Fault, record: Record) -> list[str]:
     return problems
 
 
-def _counts(fault: Fault, site: Site) -> list[str]:
-    """Whether the counts of the clients below their limit are what they must be."""
+def _counts(fault: Fault, site: Site, *, complete: bool) -> list[str]:
+    """Whether the counts of the clients below their limit are what they must be; unless `complete`, not too large."""
     record = site.record
     clients = sorted(set(record.sent_by) - set(GREEDY))
     counts = site.counts(clients)
     answered = {client: sum(record.answered[phase][client] for phase in Phase) for client in clients}
     least = {client: _least(fault, record, client) for client in clients}
-    low = [client for client in clients if counts[client] < least[client]]
+    low = [client for client in clients if counts[client] < least[client] and complete]
     high = [client for client in clients if counts[client] > record.sent_by[client] + fault.twice]
     problems = [f"{client}: {counts[client]} counted, at least {least[client]} were sent" for client in low[:1]]
     problems += [f"{client}: {counts[client]} counted, {record.sent_by[client]} sent" for client in high[:1]]
-    complete = sum(counts[client] >= answered[client] for client in clients)
-    if complete < fault.share * len(clients):
-        problems.append(f"only {complete} of {len(clients)} clients kept their counts")
+    kept = sum(counts[client] >= answered[client] for client in clients)
+    if complete and kept < fault.share * len(clients):
+        problems.append(f"only {kept} of {len(clients)} clients kept their counts")
     return problems
 
 
