@@ -116,7 +116,7 @@ class RequestParser:
             end = data.find(b"\n\n")
             if (
                 len(self._buffer) == 1
-                and 0 < end == len(data) - 2 < MAX_REQUEST
+                and 0 < end == len(data) - 2 <= MAX_REQUEST - 2
                 and data[0] != 0x0A
                 and b"\r" not in data
             ):

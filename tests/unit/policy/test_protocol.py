@@ -124,6 +124,14 @@ def test_limits_are_reached_and_not_passed() -> None:
     assert len(RequestParser().feed(b"a=b\n" * (MAX_REQUEST // 4 - 1) + b"a=\n\n")) == 1
 
 
+@pytest.mark.parametrize("size", [4096, MAX_REQUEST + 1])
+def test_a_request_of_one_byte_too_many_is_refused_however_it_arrives(size: int) -> None:
+    """Whether it comes in one piece or in several."""
+    requests, fault = parse(b"a=b\n" * (MAX_REQUEST // 4) + b"\n", size)
+    assert requests == []
+    assert "a request of over" in fault
+
+
 def test_partial() -> None:
     """A parser knows whether a request has begun."""
     parser = RequestParser()
