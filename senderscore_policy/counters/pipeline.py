@@ -19,10 +19,11 @@ _LONGEST_LINE: Final = 1024
 _LONGEST_NUMBER: Final = 20
 
 # Out of memory concerns the key at hand. Any other SERVER_ERROR (a proxy without its memcached) concerns the server.
+# None is as long as _LONGEST_LINE: a line is nonsense or not, in whatever pieces it arrives.
 _LINE = re.compile(
-    rb"[0-9]{1,20}|NOT_FOUND|STORED|NOT_STORED|DELETED|CLIENT_ERROR[^\r\n]*|SERVER_ERROR out of memory[^\r\n]*"
+    rb"[0-9]{1,20}|NOT_FOUND|STORED|NOT_STORED|DELETED|(?:CLIENT_ERROR|SERVER_ERROR out of memory)[^\r\n]{0,500}"
 )
-_VALUE = re.compile(rb"VALUE ([^ ]+) [0-9]+ ([0-9]{1,9})(?: [0-9]+)?")
+_VALUE = re.compile(rb"VALUE ([^ ]{1,250}) [0-9]{1,10} ([0-9]{1,9})(?: [0-9]{1,20})?")
 
 
 def incr(key: bytes, amount: int) -> bytes:
@@ -113,14 +114,14 @@ class ReplyReader:
             BackendError: this is no reply to the order.
         """
         self._received += len(data)
+        if self._received > LARGEST_REPLY:
+            raise BackendError("it sends without end")
         self._rest += data
         if self._missing:
             self._take_lines()
         if not self._missing and self._in_values:
             self._take_values()
         if self._missing or self._in_values:
-            if self._received > LARGEST_REPLY:
-                raise BackendError("it sends without end")
             return None
         if self._rest:
             raise _nonsense(self._rest)

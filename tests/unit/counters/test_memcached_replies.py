@@ -86,6 +86,8 @@ def test_half_a_reply_is_none(lines: list[bytes], values: dict[bytes, bytes] | N
         (b"1\r\nVALUE k 0 1\r\n7\r\nEND\r\n8\r\n", 1, True),
         (b"x" * 2000, 3, False),
         (b"1\r\n" + b"x" * 2000, 1, True),
+        (b"1\r\nVALUE " + b"k" * 2000 + b" 0 1\r\n7\r\nEND\r\n", 1, True),
+        (b"CLIENT_ERROR " + b"x" * 2000 + b"\r\n", 1, False),
     ],
 )
 def test_nonsense_is_noticed_at_once(reply: bytes, lines: int, values: bool) -> None:
@@ -101,6 +103,8 @@ def test_a_reply_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     assert reader.feed(b"VALUE k 0 999999999\r\n") is None
     with pytest.raises(BackendError, match="without end"):
         reader.feed(b"x" * 1000)
+    with pytest.raises(BackendError, match="without end"):
+        ReplyReader(0, values=True).feed(sent([], {b"k": b"x" * 1000}))
 
 
 @pytest.mark.parametrize(
