@@ -11,6 +11,8 @@ from senderscore_policy.policy.window import View, Window
 
 CLIENTS_PER_LINE: Final = 1000
 """Of a snapshot. One JSON call holds the interpreter, and with it every request, for about a third of a millisecond."""
+_LARGEST_COUNT: Final = 2**64
+"""In a snapshot, as in memcached; a larger one is damage, and may be more than a float can hold."""
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +175,8 @@ def _checked_bucket(value: Any) -> tuple[int, dict[str, int]]:
         ValueError: it is something else.
     """
     match value:
-        case [int(index), dict(counts)] if all(type(count) is int and count > 0 for count in counts.values()):
+        case [int(index), dict(counts)] if all(
+            type(count) is int and 0 < count <= _LARGEST_COUNT for count in counts.values()
+        ):
             return index, counts
     raise ValueError("a line is no bucket of counters")
