@@ -4,13 +4,14 @@ PYTHON := python3
 PIP := pip install --quiet --disable-pip-version-check
 VENV := .venv
 TEST_VENV := build/venv-test
+BENCH_VENV := build/venv-bench
 SOURCES := pyproject.toml README.md $(shell find senderscore_policy -type f -not -name '*.pyc')
 # Where the commands look for the control socket when nothing is configured.
 RUNTIME := $(or $(XDG_RUNTIME_DIR),$(HOME)/.local/state)/senderscore-policy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos bench lint deb deb-test molecule clean
+.PHONY: help run test chaos fuzz bench accuracy soak lint deb deb-test molecule clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 14
@@ -27,6 +28,15 @@ test: $(TEST_VENV)/.installed ## build the wheel, install it and run every test 
 
 chaos: $(TEST_VENV)/.installed ## break everything behind the daemon under load, write docs/reliability.md; CHAOS=--short only looks
 	tests/chaos/chaos $(TEST_VENV) $(CHAOS)
+fuzz: ## feed garbage to parser, DNS answers, memcached's replies, configuration and state; SECONDS=60 in all
+	tests/fuzz/run $(or $(SECONDS),60)
+
+accuracy: $(BENCH_VENV)/.installed ## simulate traffic against the windows, write docs/accuracy.md; a few minutes
+	$(BENCH_VENV)/bin/python benchmarks/accuracy.py
+
+soak: $(BENCH_VENV)/.installed ## watch the daemon for SECONDS=3600 of realistic traffic and write docs/soak.md
+	tests/install-components gcc libc6-dev memcached rbldnsd
+	$(BENCH_VENV)/bin/python benchmarks/soak.py $(or $(SECONDS),3600)
 
 bench: ## measure how fast everything is and write docs/performance.md, half an hour; BENCH=--quick tries it
 	benchmarks/bench $(BENCH)
@@ -57,6 +67,13 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.lint: $(VENV)/.run
 	$(VENV)/bin/$(PIP) --editable '.[lint,test]'
+	@touch $@
+
+# As benchmarks/bench does it.
+$(BENCH_VENV)/.installed: $(SOURCES)
+	tests/make-venv $(PYTHON) $(BENCH_VENV)
+	$(BENCH_VENV)/bin/$(PIP) '.[bench,uvloop]' || $(BENCH_VENV)/bin/$(PIP) '.[bench]'
+	$(BENCH_VENV)/bin/$(PIP) --force-reinstall --no-deps .
 	@touch $@
 
 $(TEST_VENV)/.installed: $(SOURCES)
