@@ -22,8 +22,8 @@ from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Scored
 from senderscore_policy.policy.tiers import UNLIMITED
 
-MAX_QUEUED: Final = 10_000
-"""Entries (each the lines of one batch) that wait for the writer; above it they are dropped and counted."""
+MAX_QUEUED: Final = 100_000
+"""Lines that wait for the writer, some 50 MB at most; above it they are dropped and counted."""
 COLLECT_TIME: Final = 0.05
 """Seconds for which the writer lets lines gather."""
 CLOSE_TIME: Final = 2.0
@@ -81,6 +81,8 @@ class LogWriter(logging.Handler):
         self._sink = sink
         self._queue: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
         self._told = 0
+        self._waiting = 0
+        self._counting = threading.Lock()
         self.dropped = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
@@ -88,13 +90,22 @@ class LogWriter(logging.Handler):
 
     def put(self, level: int, lines: Sequence[str]) -> None:
         """Queue lines; never waits."""
-        if self._queue.qsize() >= MAX_QUEUED:
+        if not self._has_room(len(lines)):
             self.dropped += len(lines)
             return
-        if dropped := self.dropped - self._told:
+        if (dropped := self.dropped - self._told) and self._has_room(1):
             self._queue.put((logging.WARNING, [f"{dropped} log lines dropped: the log was not taken"]))
             self._told += dropped
         self._queue.put((level, lines))
+
+    def _has_room(self, lines: int) -> bool:
+        """Take room for so many lines; a negative number gives it back."""
+        with self._counting:
+            waiting = self._waiting + lines
+            if waiting > MAX_QUEUED:
+                return False
+            self._waiting = waiting
+            return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a log record; a traceback becomes one line each."""
@@ -110,6 +121,7 @@ class LogWriter(logging.Handler):
     def _write(self) -> None:
         entry = self._queue.get()
         while entry is not None:
+            self._has_room(-len(entry[1]))
             try:
                 self._sink(*entry)
             except OSError:

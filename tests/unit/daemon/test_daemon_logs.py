@@ -68,6 +68,26 @@ def test_the_writer_drops_rather_than_waits() -> None:
     assert written[:MAX_QUEUED] == [str(number) for number in range(MAX_QUEUED)]
 
 
+def test_the_bound_is_one_of_lines() -> None:
+    """A log that takes nothing costs no more memory when thousands of deferrals come in one batch."""
+    release = threading.Event()
+    written: list[str] = []
+
+    def sink(_: int, lines: Sequence[str]) -> None:
+        release.wait()
+        written.extend(lines)
+
+    writer = LogWriter(sink)
+    batches = 2 * MAX_QUEUED // 1000
+    for _ in range(batches):
+        writer.put(logging.INFO, ["line"] * 1000)
+    # The writer has one batch in hand at most.
+    assert MAX_QUEUED - 2000 <= writer.dropped <= MAX_QUEUED
+    release.set()
+    writer.close()
+    assert len(written) + writer.dropped == 1000 * batches
+
+
 def test_a_broken_sink_is_survived() -> None:
     """A log that raises loses its lines and nothing else."""
     written: list[str] = []
