@@ -34,6 +34,9 @@ HEADERS: Final = {
 }
 """On every response."""
 
+MAX_CONNECTIONS: Final = 100
+"""HTTP connections of a listener at a time. Further ones are closed at once: memory and descriptors are for mail."""
+
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -166,10 +169,47 @@ class Api:
         return await self._show(client, note=self._desk.reset_note)
 
 
-async def serve(app: web.Application, listeners: list[Any]) -> web.AppRunner:
-    """Answer HTTP on these listening sockets until the runner is cleaned up."""
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
-    await runner.setup()
-    for listener in listeners:
-        await web.SockSite(runner, listener, shutdown_timeout=1.0).start()
-    return runner
+class _TurnedAway(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close it."""
+        transport.close()
+
+
+class Listening:
+    """An application that answers HTTP, at most `MAX_CONNECTIONS` at a time.
+
+    Args:
+        runner: of the application.
+    """
+
+    def __init__(self, runner: web.AppRunner) -> None:
+        self._runner = runner
+        self._servers: list[asyncio.Server] = []
+
+    async def open(self, listeners: list[Any]) -> None:
+        """Answer on these listening sockets until `cleanup`."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._servers = [await loop.create_server(self._connection, sock=listener) for listener in listeners]
+
+    async def cleanup(self) -> None:
+        """Close the sockets; who is being answered gets a second."""
+        for server in self._servers:
+            server.close()
+        if self._runner.server is not None:
+            await self._runner.server.shutdown(1.0)
+        await self._runner.cleanup()
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None
+        return server() if len(server.connections) < MAX_CONNECTIONS else _TurnedAway()
+
+
+async def serve(app: web.Application, listeners: list[Any]) -> Listening:
+    """Answer HTTP on these listening sockets until what is returned is cleaned up."""
+    listening = Listening(web.AppRunner(app, access_log=None, handle_signals=False))
+    await listening.open(listeners)
+    return listening
