@@ -10,8 +10,8 @@ from senderscore_policy.counters.pipeline import Replies, ReplyReader, number_in
 from senderscore_policy.errors import BackendError
 from senderscore_policy.reputation.cache import from_text
 
-SMALLER = ((pipeline, "LARGEST_REPLY", 250), (pipeline, "_LONGEST_LINE", 200))
-"""Bounds that a short stream can pass."""
+SMALLER = ((pipeline, "LARGEST_REPLY", 250),)
+"""A bound that a short stream can pass."""
 ZONE = "score.test"
 
 

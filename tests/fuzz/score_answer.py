@@ -25,7 +25,7 @@ _SETTINGS = ReputationSettings(zone="score.test", nameservers=(Inet("192.0.2.53"
 
 
 def check(data: bytes) -> None:
-    """Whatever comes back is one of the four outcomes, and a score only if the answer has it in 127.0.4.0 to .100.
+    """Whatever comes back is one of the four outcomes, and a score only if the answer has it, 127.0.4.0 to .100.
 
     Args:
         data: the first byte has `SAME_ID` and `SAME_QUESTION`; the rest is the message.
@@ -38,6 +38,9 @@ def check(data: bytes) -> None:
         assert bytes((127, 0, 4, outcome.score)) in data
     if isinstance(outcome, Refused):
         assert bytes((127, 255, 255)) in data
+    if isinstance(outcome, Refused | Unavailable):
+        # It is logged.
+        assert outcome.detail.isprintable()
     if probe.addresses and isinstance(outcome, Scored | Refused):
         assert reputation_of(probe.addresses) == outcome
 
