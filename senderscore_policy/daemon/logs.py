@@ -22,8 +22,8 @@ from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Scored
 from senderscore_policy.policy.tiers import UNLIMITED
 
-MAX_QUEUED: Final = 100_000
-"""Lines that wait for the writer, some 50 MB at most; above it they are dropped and counted."""
+MAX_QUEUED: Final = 32 * 1024 * 1024
+"""Characters of the lines that wait for the writer, some 80,000 lines; what comes on top is dropped and counted."""
 COLLECT_TIME: Final = 0.05
 """Seconds for which the writer lets lines gather."""
 CLOSE_TIME: Final = 2.0
@@ -90,22 +90,21 @@ class LogWriter(logging.Handler):
 
     def put(self, level: int, lines: Sequence[str]) -> None:
         """Queue lines; never waits."""
-        if not self._has_room(len(lines)):
-            self.dropped += len(lines)
-            return
-        if (dropped := self.dropped - self._told) and self._has_room(1):
-            self._queue.put((logging.WARNING, [f"{dropped} log lines dropped: the log was not taken"]))
+        dropped = self.dropped - self._told
+        if dropped and self._queued(logging.WARNING, [f"{dropped} log lines dropped: the log was not taken"]):
             self._told += dropped
-        self._queue.put((level, lines))
+        if not self._queued(level, lines):
+            self.dropped += len(lines)
 
-    def _has_room(self, lines: int) -> bool:
-        """Take room for so many lines; a negative number gives it back."""
+    def _queued(self, level: int, lines: Sequence[str]) -> bool:
+        """Queue the lines if there is room for them."""
+        size = sum(map(len, lines))
         with self._counting:
-            waiting = self._waiting + lines
-            if waiting > MAX_QUEUED:
+            if self._waiting + size > MAX_QUEUED:
                 return False
-            self._waiting = waiting
-            return True
+            self._waiting += size
+        self._queue.put((level, lines))
+        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a log record; a traceback becomes one line each."""
@@ -121,7 +120,8 @@ class LogWriter(logging.Handler):
     def _write(self) -> None:
         entry = self._queue.get()
         while entry is not None:
-            self._has_room(-len(entry[1]))
+            with self._counting:
+                self._waiting -= sum(map(len, entry[1]))
             try:
                 self._sink(*entry)
             except OSError:

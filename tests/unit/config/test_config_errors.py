@@ -78,6 +78,8 @@ ONE_MISTAKE = [
     (LISTEN + 'status = "inet:127.0.0.1:1"', "2: listen.status", "must be an IP address and a port"),
     (LISTEN + 'status = "0.0.0.0:10046"', "2: listen.status", "set status_public = true if that is meant"),
     (LISTEN + 'status = "[2001:db8::1]:10046"', "2: listen.status", "is no loopback address"),
+    (LISTEN + 'status = "[::]:10046"', "2: listen.status", "is no loopback address"),
+    (LISTEN + 'status = "[::ffff:192.0.2.1]:10046"', "2: listen.status", "is no loopback address"),
     (LISTEN + 'status = "127.0.0.1:10045"', "2: listen.status", "is a policy address, too"),
     (LISTEN + 'policy = ["unix:/run/x"]\ncontrol = "/run/x"', "3: listen.control", "is a policy socket, too"),
     (LISTEN + 'control = "control.sock"', "2: listen.control", "must be an absolute path"),

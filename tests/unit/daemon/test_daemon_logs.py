@@ -4,7 +4,10 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from senderscore_policy.daemon.logs import MAX_QUEUED, LogWriter, decision_line
+import pytest
+
+from senderscore_policy.daemon import logs
+from senderscore_policy.daemon.logs import LogWriter, decision_line
 from senderscore_policy.policy.address import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import RequestParser
@@ -46,46 +49,38 @@ def test_no_attribute_forges_a_field() -> None:
     assert ' sender="x client=192.0.2.1\\\\x1b[2J\\\\u2028\\"\\\\rscore=0" ' in line
 
 
-def test_the_writer_drops_rather_than_waits() -> None:
+class Sink:
+    """A log that takes nothing until it is released."""
+
+    def __init__(self) -> None:
+        self.taking = threading.Event()
+        self.release = threading.Event()
+        self.written: list[str] = []
+
+    def __call__(self, _: int, lines: Sequence[str]) -> None:
+        self.taking.set()
+        self.release.wait()
+        self.written.extend(lines)
+
+
+@pytest.mark.parametrize("batch", [1, 10])
+def test_the_writer_drops_rather_than_waits(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the log takes nothing, lines queue up to a bound and are counted beyond it; then the count is told."""
-    release = threading.Event()
-    written: list[str] = []
-
-    def sink(_: int, lines: Sequence[str]) -> None:
-        release.wait()
-        written.extend(lines)
-
+    monkeypatch.setattr(logs, "MAX_QUEUED", 1000)
+    sink = Sink()
     writer = LogWriter(sink)
-    for number in range(MAX_QUEUED + 10):
-        writer.put(logging.INFO, [str(number)])
-    release.set()
+    writer.put(logging.INFO, ["first"])
+    sink.taking.wait()
+    lines = [f"{number:010}" for number in range(200)]
+    for start in range(0, len(lines), batch):
+        writer.put(logging.INFO, lines[start : start + batch])
+    assert writer.dropped == 100
+    sink.release.set()
     while writer._queue.qsize():
         pass
     writer.put(logging.INFO, ["last"])
     writer.close()
-    assert written[-1] == "last"
-    assert written[-2].endswith("log lines dropped: the log was not taken")
-    assert written[:MAX_QUEUED] == [str(number) for number in range(MAX_QUEUED)]
-
-
-def test_the_bound_is_one_of_lines() -> None:
-    """A log that takes nothing costs no more memory when thousands of deferrals come in one batch."""
-    release = threading.Event()
-    written: list[str] = []
-
-    def sink(_: int, lines: Sequence[str]) -> None:
-        release.wait()
-        written.extend(lines)
-
-    writer = LogWriter(sink)
-    batches = 2 * MAX_QUEUED // 1000
-    for _ in range(batches):
-        writer.put(logging.INFO, ["line"] * 1000)
-    # The writer has one batch in hand at most.
-    assert MAX_QUEUED - 2000 <= writer.dropped <= MAX_QUEUED
-    release.set()
-    writer.close()
-    assert len(written) + writer.dropped == 1000 * batches
+    assert sink.written == ["first", *lines[:100], "100 log lines dropped: the log was not taken", "last"]
 
 
 def test_a_broken_sink_is_survived() -> None:

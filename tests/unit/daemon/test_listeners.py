@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from senderscore_policy.config.model import Inet, Unix
 from senderscore_policy.daemon.listeners import address_of, bind, refusals_logged, take
+from senderscore_policy.daemon.listeners import CONTROL_MODE, POLICY_MODE, address_of, bind, take
 from senderscore_policy.errors import BackendError
 
 
@@ -23,6 +25,21 @@ def test_a_stale_unix_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path)
     second = bind(path, 0o660)
     assert stat.S_IMODE(Path(path.path).stat().st_mode) == 0o660
     second.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_a_unix_socket_has_its_mode_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    """The policy socket is open to who can reach its folder, the control socket to its group; the umask is put back."""
+    before = os.umask(umask)
+    try:
+        for name, mode in (("policy", POLICY_MODE), ("control", CONTROL_MODE)):
+            listener = bind(Unix(str(tmp_path / name)), mode)
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+            listener.close()
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (POLICY_MODE, CONTROL_MODE) == (0o666, 0o660)
 
 
 def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
