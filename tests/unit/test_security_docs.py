@@ -1,0 +1,49 @@
+"""SECURITY.md: its table of bounds is what the code has."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "SECURITY.md"
+UNITS = {"KiB": 1024, "MiB": 1024**2}
+
+
+def bounds() -> list[tuple[str, str]]:
+    """The constant of each row, and what the page says that it is."""
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if "| `" in line]
+    return [(row[4].strip("`"), row[2]) for row in rows if len(row) == 5]
+
+
+def value_of(name: str) -> float:
+    """The constant: a module's, a default of a dataclass, or that of a parameter, `Class(parameter)`."""
+    path, _, parameter = name.rstrip(")").partition("(")
+    parts = path.split(".")
+    owner: object = importlib.import_module(f"senderscore_policy.{'.'.join(parts[:2])}")
+    if parameter:
+        return inspect.signature(getattr(owner, parts[2])).parameters[parameter].default
+    if len(parts) == 4:
+        return inspect.signature(getattr(owner, parts[2])).parameters[parts[3]].default
+    return getattr(owner, parts[2])
+
+
+@pytest.mark.parametrize(("name", "said"), bounds())
+def test_each_bound_is_that_of_the_code(name: str, said: str) -> None:
+    """The first number of the row, in its unit, is the constant's value."""
+    number, unit = re.match(r"([0-9,]+) ?([KM]iB)?", said).groups()
+    assert int(number.replace(",", "")) * UNITS.get(unit, 1) == value_of(name)
+
+
+def test_no_bound_of_the_code_is_left_out() -> None:
+    """Every MAX_… and LARGEST_… of the daemon's modules stands in the table."""
+    package = PAGE.parent / "senderscore_policy"
+    found = {
+        f"{path.parent.name}.{path.stem}.{name}"
+        for folder in ("policy", "counters", "reputation", "daemon")
+        for path in (package / folder).glob("*.py")
+        for name in re.findall(r"^((?:MAX|LARGEST)_\w+): Final", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert found
+    assert found <= {name for name, _ in bounds()}
