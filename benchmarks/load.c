@@ -41,7 +41,7 @@
 static const char *host = "127.0.0.1", *socket_path, *workload_file, *state = "END-OF-MESSAGE";
 static int port = 10045;
 static int connections = 100;
-static double warm_up, seconds = 10, rate;
+static double warm_up, seconds = 10, rate, step = 1;
 static uint64_t count;     /* stop after this many measured requests; 0: after `seconds` */
 static uint64_t offset;    /* into the workload file; without one every client is new, counting up from 10.0.0.0 plus this */
 
@@ -241,7 +241,7 @@ struct totals {
 	struct histogram latency;
 };
 
-static struct totals all, this_second;
+static struct totals all, this_step;
 static bool measuring;
 
 static bool open_connection(struct connection *c)
@@ -281,7 +281,7 @@ static void lose(struct connection *c)
 {
 	if (c->phase == BUSY) {
 		all.lost++;
-		this_second.lost++;
+		this_step.lost++;
 	}
 	close(c->fd);
 	c->phase = CLOSED;
@@ -313,10 +313,10 @@ static void account(struct connection *c, uint64_t now)
 		return;
 	all.dunno += dunno;
 	all.deferred += !dunno;
-	this_second.dunno += dunno;
-	this_second.deferred += !dunno;
+	this_step.dunno += dunno;
+	this_step.deferred += !dunno;
 	observe(&all.latency, us);
-	observe(&this_second.latency, us);
+	observe(&this_step.latency, us);
 }
 
 /* Reads what is there; true when it completes the reply. */
@@ -344,18 +344,18 @@ static double cpu_seconds(void)
 	return used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
 }
 
-static char *series; /* JSON, one object for each second */
+static char *series; /* JSON, one object for each step */
 static size_t series_length;
 static FILE *series_file;
 
-static void end_second(double at)
+static void end_step(double at)
 {
-	struct histogram *h = &this_second.latency;
+	struct histogram *h = &this_step.latency;
 
 	fprintf(series_file, "%s{\"t\":%.1f,\"requests\":%lu,\"deferred\":%lu,\"lost\":%lu,\"p50_us\":%lu,\"p99_us\":%lu,\"max_us\":%lu}",
-		ftell(series_file) ? "," : "", at, h->number, this_second.deferred, this_second.lost, percentile(h, 0.5),
+		ftell(series_file) ? "," : "", at, h->number, this_step.deferred, this_step.lost, percentile(h, 0.5),
 		percentile(h, 0.99), h->max);
-	memset(&this_second, 0, sizeof this_second);
+	memset(&this_step, 0, sizeof this_step);
 }
 
 static bool done(uint64_t now, uint64_t start)
@@ -404,7 +404,7 @@ static void handle(struct connection *c)
 
 static void run(double *elapsed, double *cpu)
 {
-	uint64_t now = now_ns(), begin = now, start = now, second = now, scheduled = 0;
+	uint64_t now = now_ns(), begin = now, start = now, last_step = now, scheduled = 0;
 	struct epoll_event events[256];
 
 	measuring = warm_up == 0;
@@ -422,13 +422,13 @@ static void run(double *elapsed, double *cpu)
 		now = now_ns();
 		if (!measuring && now - begin >= (uint64_t)(warm_up * 1e9)) {
 			measuring = true;
-			start = second = now;
+			start = last_step = now;
 			all.lost = 0;
 			*cpu = cpu_seconds();
 		}
-		if (measuring && now - second >= 1000000000) {
-			end_second((double)(now - start) / 1e9);
-			second = now;
+		if (measuring && now - last_step >= (uint64_t)(step * 1e9)) {
+			end_step((double)(now - start) / 1e9);
+			last_step = now;
 		}
 	}
 	*elapsed = (double)(now - start) / 1e9;
@@ -459,7 +459,8 @@ static const char usage[] =
 	"  --workload FILE      client addresses, one a line, in this order, again from the top at the end\n"
 	"  --offset N           the line of FILE to begin with; without --workload every client is new:\n"
 	"                       10.0.0.0 plus N, and upward (0)\n"
-	"  --state NAME         protocol_state (END-OF-MESSAGE)\n";
+	"  --state NAME         protocol_state (END-OF-MESSAGE)\n"
+	"  --step SECONDS       what each entry of the series is about (1)\n";
 
 static void parse_options(int argc, char **argv)
 {
@@ -467,7 +468,7 @@ static void parse_options(int argc, char **argv)
 		{ "host", 1, NULL, 'h' },    { "port", 1, NULL, 'p' },	  { "unix", 1, NULL, 'u' },
 		{ "connections", 1, NULL, 'c' }, { "warm-up", 1, NULL, 'w' },  { "seconds", 1, NULL, 's' },
 		{ "count", 1, NULL, 'n' },   { "rate", 1, NULL, 'r' },	  { "workload", 1, NULL, 'f' },
-		{ "offset", 1, NULL, 'o' },  { "state", 1, NULL, 'S' },
+		{ "offset", 1, NULL, 'o' },  { "state", 1, NULL, 'S' },	  { "step", 1, NULL, 't' },
 		{ NULL, 0, NULL, 0 },
 	};
 	int option;
@@ -485,6 +486,7 @@ static void parse_options(int argc, char **argv)
 		case 'f': workload_file = optarg; break;
 		case 'o': offset = strtoull(optarg, NULL, 10); break;
 		case 'S': state = optarg; break;
+		case 't': step = atof(optarg); break;
 		default: fputs(usage, stderr); exit(2);
 		}
 	}

@@ -21,7 +21,7 @@ class Load:
         cpu_seconds: the generator's own processor time.
         p50: microseconds; so are the others.
         p99: in closed loop from a request to its reply, in open loop from when it was due.
-        series: the same for each second.
+        series: the same for each second, or each `step`.
         next: the `offset` to go on from.
     """
 
