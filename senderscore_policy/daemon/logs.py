@@ -91,20 +91,17 @@ class LogWriter(logging.Handler):
     def put(self, level: int, lines: Sequence[str]) -> None:
         """Queue lines; never waits."""
         dropped = self.dropped - self._told
-        if dropped and self._queued(logging.WARNING, [f"{dropped} log lines dropped: the log was not taken"]):
-            self._told += dropped
-        if not self._queued(level, lines):
-            self.dropped += len(lines)
-
-    def _queued(self, level: int, lines: Sequence[str]) -> bool:
-        """Queue the lines if there is room for them."""
-        size = sum(map(len, lines))
+        notice = [f"{dropped} log lines dropped: the log was not taken"] if dropped else []
+        size = _size(lines) + _size(notice)
         with self._counting:
             if self._waiting + size > MAX_QUEUED:
-                return False
+                self.dropped += len(lines)
+                return
             self._waiting += size
+            self._told += dropped
+        if notice:
+            self._queue.put((logging.WARNING, notice))
         self._queue.put((level, lines))
-        return True
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue a log record; a traceback becomes one line each."""
@@ -121,7 +118,7 @@ class LogWriter(logging.Handler):
         entry = self._queue.get()
         while entry is not None:
             with self._counting:
-                self._waiting -= sum(map(len, entry[1]))
+                self._waiting -= _size(entry[1])
             try:
                 self._sink(*entry)
             except OSError:
@@ -130,6 +127,10 @@ class LogWriter(logging.Handler):
                 # Waking for every batch would fight the event loop for the interpreter.
                 self._closing.wait(COLLECT_TIME)
             entry = self._queue.get()
+
+
+def _size(lines: Sequence[str]) -> int:
+    return sum(map(len, lines))
 
 
 def set_up(settings: Log) -> LogWriter:
