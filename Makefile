@@ -28,6 +28,7 @@ test: $(TEST_VENV)/.installed ## build the wheel, install it and run every test 
 
 chaos: $(TEST_VENV)/.installed ## break everything behind the daemon under load, write docs/reliability.md; CHAOS=--short only looks
 	tests/chaos/chaos $(TEST_VENV) $(CHAOS)
+
 fuzz: ## feed garbage to parser, DNS answers, memcached's replies, configuration and state; SECONDS=60 in all
 	tests/fuzz/run $(or $(SECONDS),60)
 

@@ -14,10 +14,11 @@ from senderscore_policy.counters.pipeline import Order, Replies
 from senderscore_policy.daemon.clients import SeenClients
 from senderscore_policy.daemon.logs import DecisionLog, LogWriter
 from senderscore_policy.daemon.metrics import Metrics
+from senderscore_policy.daemon.recent import RecentDecisions
 from senderscore_policy.daemon.server import PolicyConnection, PolicyServer
 from senderscore_policy.daemon.service import SystemClock
 from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.ports import CounterStore
+from senderscore_policy.policy.ports import CounterStore, Observer
 from senderscore_policy.policy.reputation import Known, Reputation, Scored
 
 _REQUEST = b"""\
@@ -82,14 +83,15 @@ class InProcess:
             counters = MemcachedCounters(config.counters, MemoryStore(window, clock), clock, metrics)
             counters.cluster = _Memcached(counters.cluster.live)  # type: ignore[assignment]
             self.store = counters
-        observers = [DecisionLog(self._writer), metrics, SeenClients(window, clock)]
+        observers: list[Observer] = [DecisionLog(self._writer), metrics, SeenClients(window, clock), RecentDecisions()]
         self.engine = Engine(rules_of(config), self.store, _Scores(), clock, observers)
         # From now on `run` returns when it has nothing left to decide.
         self.engine.stop()
-        self._loop.run_until_complete(self._connect(metrics, connections))
-
-    async def _connect(self, metrics: Metrics, connections: int) -> None:
         server = PolicyServer(self.engine.submit, metrics.latency, connections, 1000)
+        observers.insert(0, server)
+        self._loop.run_until_complete(self._connect(server, connections))
+
+    async def _connect(self, server: PolicyServer, connections: int) -> None:
         self.connections = [PolicyConnection(server) for _ in range(connections)]
         for connection in self.connections:
             connection.connection_made(_Transport())

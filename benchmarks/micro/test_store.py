@@ -12,13 +12,13 @@ CHARGES = [Charge(f"10.0.{number % 7}.{number}", 1) for number in range(100)]
 
 def test_charge(benchmark: Any, in_process: InProcess) -> None:
     """Counting; with memcached without the round trip itself."""
-    tallies = benchmark(lambda: in_process.run(in_process.store.charge(CHARGES, [])))
-    assert len(tallies) == len(CHARGES)
+    benchmark(lambda: in_process.run(in_process.store.charge(CHARGES, [])))
+    assert CHARGES[-1].messages
 
 
 def test_encode_an_order(benchmark: Any) -> None:
     """Commands for memcached."""
-    names = [f"ssp:{charge.client}:3600.12:1234567".encode() for charge in CHARGES]
+    names = [f"ssp:{charge.key}:3600.12:1234567".encode() for charge in CHARGES]
     assert benchmark(lambda: Order([incr(name, 1) for name in names], []).encoded())
 
 

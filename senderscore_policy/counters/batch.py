@@ -1,6 +1,7 @@
 """One batch of charges and refunds on all servers, in one round trip or two. No I/O."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from math import inf
 from typing import TypeVar
 
 from senderscore_policy.counters.keys import BucketKeys
@@ -21,8 +22,9 @@ class Batch:
         exptime: of counters that are made.
 
     Attributes:
+        fresh: accounts of which the closed buckets are read for the first time.
         poisoned: how many keys that held no number are deleted.
-        doubtful: clients whose counter a server has lost since their account was read: by a
+        doubtful: accounts whose counter a server has lost since their account was read: by a
             restart, an eviction, or a `reset` through another daemon. Their closed buckets are to be read anew.
     """
 
@@ -35,10 +37,11 @@ class Batch:
         self._oldest = [] if view.oldest is None else [b"%d" % view.oldest]
         self._amounts: dict[Account, int] = {}
         self._parts: dict[Server, Part] = {}
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[Account, int] = {}
         self._values: dict[bytes, int] = {}
+        self.fresh: list[Account] = []
         self.poisoned = 0
-        self.doubtful: list[str] = []
+        self.doubtful: list[Account] = []
 
     def refund(self, receipt: Receipt, amount: int) -> None:
         """Take a charge back where it was counted."""
@@ -50,16 +53,19 @@ class Batch:
         self._amounts[account] = amount
         key, servers = account.receipt
         increment = account.increment if amount == 1 else incr(key, amount)
-        keys: Sequence[bytes] = ()
-        if self._open or account.until is None:
-            stem = self._keys.stem(account.client)
-            indexes = self._open if account.until is not None else self._open + self._closed + self._oldest
-            keys = [stem + index for index in indexes]
+        fresh = account.until == -inf
+        if fresh:
+            self.fresh.append(account)
         for server in servers:
             part = self._parts.get(server)
             if part is None:
                 part = self._parts[server] = Part()
-            part.charge(account, increment, keys)
+            part.charge(account, increment)
+            if fresh:
+                part.fresh.append(account)
+                part.read(self._names(account, self._open + self._closed + self._oldest))
+            elif self._open:
+                part.read(self._names(account, self._open))
 
     def orders(self) -> dict[Server, Order]:
         """What to ask first."""
@@ -70,7 +76,7 @@ class Batch:
         answered = {server: self._parts[server] for server in replies}
         for server, part in answered.items():
             part.take(replies[server])
-            self.doubtful += [account.client for account in part.missing if account.until is not None]
+            self.doubtful += [account for account in part.missing if account.until != -inf]
         self._merge()
         self.poisoned = sum(len(part.poisoned) for part in answered.values())
         orders = {server: Order(self._remainder(part), []) for server, part in answered.items()}
@@ -82,18 +88,22 @@ class Batch:
             self._parts[server].take_again(reply)
         self._merge()
 
-    def counted_before(self, until: float) -> dict[str, tuple[int, Receipt]]:
-        """Of each client that a server counted: its messages without this batch, and where they were counted.
+    def counted(self, account: Account) -> bool:
+        """Whether a server has counted for it."""
+        return account in self._numbers
+
+    def counted_before(self, until: float) -> dict[Account, int]:
+        """Of each account that a server counted: its messages without this batch.
 
         Accounts that were read now may be believed up to `until`.
         """
         before = {}
         view, numbers, values = self._view, self._numbers, self._values
         for account, amount in self._amounts.items():
-            number = numbers.get(account.client)
+            number = numbers.get(account)
             if number is None:
                 continue
-            if account.until is None:
+            if account.until == -inf:
                 account.until = until
                 if values:
                     account.closed = self._sum(account, self._closed)
@@ -103,8 +113,7 @@ class Batch:
                 messages += view.partial(account.oldest)
             if values and self._open:
                 messages += self._sum(account, self._open)
-            receipt = account.receipt
-            before[account.client] = (messages, receipt if len(receipt.servers) == 1 else self._counted(account))
+            before[account] = messages
         return before
 
     def _merge(self) -> None:
@@ -120,7 +129,7 @@ class Batch:
         for account in part.missing:
             amount = self._amounts[account]
             # Beside the other server's number, our own share of it still to come; right also when the `add` loses.
-            seed = max(0, self._numbers.get(account.client, 0) - amount)
+            seed = max(0, self._numbers.get(account, 0) - amount)
             commands.append(add(account.receipt.key, seed, self._exptime))
             increments.append(incr(account.receipt.key, amount))
         return commands + increments
@@ -128,27 +137,30 @@ class Batch:
     def _catching_up(self, part: Part) -> Iterable[bytes]:
         """Commands that give the server what the other one of its accounts has counted more."""
         for account in part.made:
-            behind = self._numbers.get(account.client, 0) - part.numbers.get(account.client, 0)
+            behind = self._numbers.get(account, 0) - part.numbers.get(account, 0)
             if behind > 0:
                 yield incr(account.receipt.key, behind)
         if self._values:
             for account in part.fresh:
                 if len(account.receipt.servers) == 1:
                     continue
-                stem = self._keys.stem(account.client)
-                for index in self._closed + self._oldest:
-                    key = stem + index
+                for key in self._names(account, self._closed + self._oldest):
                     if key in self._values and key not in part.values:
                         yield add(key, self._values[key], self._exptime)
 
     def _sum(self, account: Account, indexes: Iterable[bytes]) -> int:
-        stem = self._keys.stem(account.client)
-        return sum([self._values.get(stem + index, 0) for index in indexes])
+        return sum([self._values.get(name, 0) for name in self._names(account, indexes)])
 
-    def _counted(self, account: Account) -> Receipt:
-        """The receipt, without the servers that failed."""
+    def _names(self, account: Account, indexes: Iterable[bytes]) -> list[bytes]:
+        stem = self._keys.stem(account.client)
+        return [stem + index for index in indexes]
+
+    def receipt(self, account: Account) -> Receipt:
+        """Where the account was counted: its receipt without the servers that failed."""
         key, servers = account.receipt
-        return Receipt(key, tuple(server for server in servers if account.client in self._parts[server].numbers))
+        if len(servers) == 1:
+            return account.receipt
+        return Receipt(key, tuple(server for server in servers if account in self._parts[server].numbers))
 
 
 def _largest(counts: list[dict[K, int]]) -> dict[K, int]:

@@ -1,6 +1,6 @@
 """Counters in memcached, with the daemon's own as their stand-in."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from senderscore_policy.config.model import CounterSettings
@@ -12,7 +12,7 @@ from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.counters.part import Account, Receipt
 from senderscore_policy.counters.pipeline import Order, delete, number_in
 from senderscore_policy.policy.generations import GenerationalCache
-from senderscore_policy.policy.ports import Charge, Clock, Refund, StoreObserver, Tally, Usage
+from senderscore_policy.policy.ports import Charge, Clock, StoreObserver, Usage
 from senderscore_policy.policy.window import View
 
 CLOSED_FOR: Final = 60.0
@@ -69,7 +69,7 @@ class MemcachedCounters:
         """Close all connections; nothing may be counted any more."""
         await self.cluster.close()
 
-    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Refund]) -> list[Tally]:
+    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
         """See `ports.CounterStore.charge`."""
         now = self._clock.time()
         view = self._window.view(now)
@@ -81,22 +81,34 @@ class MemcachedCounters:
             else:
                 local_refunds.append(refund)
         self._forget_unless_valid(view)
-        held_for = self._accounts_held_for
         monotonic = self._clock.monotonic()
-        fresh = self._enter(charges, batch, view, monotonic)
+        accounts = self._enter(charges, batch, view, monotonic)
+        await self._exchange(batch)
+        uncounted = []
+        before = batch.counted_before(monotonic + CLOSED_FOR)
+        for charge, account in zip(charges, accounts, strict=True):
+            if account in before:
+                charge.messages = before[account] = before[account] + charge.amount
+                charge.receipt = batch.receipt(account)
+            else:
+                uncounted.append(charge)
+        if uncounted or local_refunds:
+            await self._local.charge(uncounted, local_refunds)
+
+    async def _exchange(self, batch: Batch) -> None:
+        """Ask the servers, and keep the accounts that were read."""
+        held_for = self._accounts_held_for
         second = batch.take(await self.cluster.exchange(batch.orders()))
         if second:
             batch.take_again(await self.cluster.exchange(second))
         for _ in range(batch.poisoned):
             self._observer.poisoned_key()
-        for client in batch.doubtful:
-            self._accounts.pop(client)
-        before = batch.counted_before(monotonic + CLOSED_FOR)
+        for account in batch.doubtful:
+            self._accounts.pop(account.client)
         if self._accounts_held_for is held_for:
-            for account in fresh:
-                if account.client in before:
+            for account in batch.fresh:
+                if batch.counted(account):
                     self._accounts.put(account.client, account)
-        return await self._settle(charges, before, local_refunds)
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
         """See `ports.CounterStore.read`."""
@@ -138,38 +150,24 @@ class MemcachedCounters:
             self._accounts_held_for = held_for
 
     def _enter(self, charges: Sequence[Charge], batch: Batch, view: View, now: float) -> list[Account]:
-        """Enter the charges into the batch, summed up by client; the accounts that it will read."""
-        amounts: dict[str, int] = {}
-        for client, amount in charges:
-            amounts[client] = amounts.get(client, 0) + amount
-        fresh = []
-        for client, amount in amounts.items():
-            account = self._accounts.get(client)
-            if account is None or account.until is None or account.until <= now:
-                [name] = self._names(client, [view.current])
-                account = Account(client, Receipt(name, self.cluster.homes(client)))
-                fresh.append(account)
+        """Enter the charges into the batch, summed up by account; the account of each charge."""
+        accounts = []
+        amounts: dict[Account, int] = {}
+        known = self._accounts.young.get
+        fresh: dict[str, Account] = {}
+        for charge in charges:
+            key = charge.key
+            account = known(key) or self._accounts.get(key)
+            if account is None or account.until <= now:
+                account = fresh.get(key)
+                if account is None:
+                    [name] = self._names(key, [view.current])
+                    account = fresh[key] = Account(key, Receipt(name, self.cluster.homes(key)))
+            accounts.append(account)
+            amounts[account] = amounts.get(account, 0) + charge.amount
+        for account, amount in amounts.items():
             batch.charge(account, amount)
-        return fresh
-
-    async def _settle(
-        self, charges: Sequence[Charge], before: dict[str, tuple[int, Receipt]], local_refunds: Sequence[Refund]
-    ) -> list[Tally]:
-        """One tally for each charge, going on from what the client had before; the others are decided locally."""
-        stand_ins: Iterator[Tally] = iter(())
-        if local_refunds or len(before) < len(charges):
-            uncounted = [charge for charge in charges if charge.client not in before]
-            stand_ins = iter(await self._local.charge(uncounted, local_refunds))
-        settled = []
-        for client, amount in charges:
-            if client in before:
-                messages, receipt = before[client]
-                messages += amount
-                before[client] = messages, receipt
-                settled.append(Tally(messages, receipt))
-            else:
-                settled.append(next(stand_ins))
-        return settled
+        return accounts
 
     def _names(self, client: str, indexes: Iterable[int]) -> list[bytes]:
         stem = self._keys.stem(client)

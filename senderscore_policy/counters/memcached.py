@@ -31,6 +31,11 @@ class Connection(Client):  # type: ignore[misc]
 
     def __init__(self, address: tuple[str, int] | str, seconds: float) -> None:
         super().__init__(address, connect_timeout=seconds, timeout=seconds, no_delay=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._descriptor = -1
+        self._reader = ReplyReader(0, values=False)
+        self._answer: asyncio.Future[Replies] | None = None
+        self._ended = False
 
     def open(self) -> socket.socket:
         """Connect; blocks.
@@ -42,6 +47,15 @@ class Connection(Client):  # type: ignore[misc]
         assert self.sock is not None
         return self.sock
 
+    def attach(self) -> None:
+        """Let the running event loop read from now on; pymemcache's own methods may not be used any more."""
+        assert self.sock is not None
+        self.sock.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        # By number: asyncio describes a socket object in an error that it then drops, for 30 µs.
+        self._descriptor = self.sock.fileno()
+        self._loop.add_reader(self._descriptor, self._readable)
+
     async def exchange(self, order: Order, deadline: float) -> Replies:
         """Send all commands at once and read their replies, until the event loop's clock shows `deadline`.
 
@@ -49,50 +63,75 @@ class Connection(Client):  # type: ignore[misc]
             OSError: the connection is lost, or there is no time left (TimeoutError).
             BackendError: no sensible reply.
         """
-        assert self.sock is not None
-        loop = asyncio.get_running_loop()
-        await self._send(order.encoded(), deadline)
-        reader = ReplyReader(len(order.commands), values=bool(order.keys))
-        wake = asyncio.Event()
-        alarm = loop.call_at(deadline, wake.set)
-        # By number: asyncio describes a socket object in an error that it then drops, for 30 µs.
-        descriptor = self.sock.fileno()
-        loop.add_reader(descriptor, wake.set)
+        assert self._loop is not None
+        self._reader = ReplyReader(len(order.commands), values=bool(order.keys))
+        answer: asyncio.Future[Replies] = self._loop.create_future()
+        self._answer = answer
+        alarm = self._loop.call_at(deadline, self._late)
         try:
-            while True:
-                await wake.wait()
-                wake.clear()
-                late = loop.time() >= deadline
-                # An answer that is there counts, however late: it may be the daemon that was slow.
-                if replies := reader.feed(self._received()):
-                    return replies
-                if late:
-                    raise TimeoutError
+            await self._send(order.encoded(), deadline)
+            return await answer
         finally:
-            loop.remove_reader(descriptor)
             alarm.cancel()
+            self._answer = None
+            if answer.done() and not answer.cancelled():
+                # It may be that sending failed first.
+                answer.exception()
 
     async def _send(self, data: bytes, deadline: float) -> None:
         assert self.sock is not None
+        assert self._loop is not None
         sent = self.sock.send(data)
         if sent < len(data):
             async with asyncio.timeout_at(deadline):
-                await asyncio.get_running_loop().sock_sendall(self.sock, data[sent:])
+                await self._loop.sock_sendall(self.sock, data[sent:])
 
-    def _received(self) -> bytes:
-        """What has arrived, maybe nothing."""
+    def _readable(self) -> None:
+        """Take in what has arrived."""
         assert self.sock is not None
         try:
             data = self.sock.recv(_RECEIVE)
+            replies = self._reader.feed(data)
         except BlockingIOError:
-            return b""
+            return
+        except (OSError, BackendError) as error:
+            self._end(error)
+            return
         if not data:
-            raise BackendError("closed the connection")
-        return data
+            self._end(BackendError("closed the connection"))
+        elif self._answer is None or self._answer.done():
+            self._end(BackendError("spoke unasked"))
+        elif replies is not None:
+            self._answer.set_result(replies)
+
+    def _late(self) -> None:
+        """There is no time left. An answer that is there counts all the same: it may be the daemon that was slow."""
+        self._readable()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(TimeoutError())
+
+    def _end(self, error: Exception) -> None:
+        """Read no more, and let who waits know why."""
+        self._ended = True
+        self._detach()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+    def _detach(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._descriptor)
+            self._loop = None
+
+    def close(self) -> None:
+        """Close it; who waits for an answer has given up."""
+        self._detach()
+        super().close()
 
     def is_stale(self) -> bool:
         """Whether the server has closed the connection, or sent what nobody asked for."""
         assert self.sock is not None
+        if self._ended:
+            return True
         try:
             self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -184,8 +223,7 @@ class Server:
         if self._connection is None:
             async with asyncio.timeout_at(deadline):
                 self._connection = await self._dial()
-            assert self._connection.sock is not None
-            self._connection.sock.setblocking(False)
+            self._connection.attach()
         return self._connection
 
     async def _dial(self) -> Connection:

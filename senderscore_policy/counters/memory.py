@@ -4,9 +4,9 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from senderscore_policy.policy.ports import Charge, Clock, Refund, Tally, Usage
+from senderscore_policy.policy.ports import Charge, Clock, Usage
 from senderscore_policy.policy.window import View, Window
 
 CLIENTS_PER_LINE: Final = 1000
@@ -15,13 +15,6 @@ _LARGEST_COUNT: Final = 2**64
 """In a snapshot, as in memcached; a larger one is damage, and may be more than a float can hold."""
 
 log = logging.getLogger(__name__)
-
-
-class MemoryReceipt(NamedTuple):
-    """Where a charge was counted in memory."""
-
-    client: str
-    bucket: int
 
 
 class MemoryStore:
@@ -53,16 +46,16 @@ class MemoryStore:
         """The time that the buckets are numbered by; without a step of the wall clock, seconds since the epoch."""
         return self._epoch + self._clock.monotonic()
 
-    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Refund]) -> list[Tally]:
-        """See `ports.CounterStore.charge`."""
+    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
+        """See `ports.CounterStore.charge`; a charge's receipt is the number of its bucket."""
         self._take_back(refunds)
         view = self._advance()
         current = self._buckets.setdefault(view.current, {})
         whole = [bucket.get for index, bucket in self._buckets.items() if index not in {view.current, view.oldest}]
         oldest = self._buckets.get(view.oldest, {}) if view.oldest is not None else {}
         room = self._room()
-        tallies = []
-        for client, amount in charges:
+        for charge in charges:
+            client, amount = charge.key, charge.amount
             messages = current.get(client, 0) + amount
             if messages > amount:
                 current[client] = messages
@@ -73,8 +66,8 @@ class MemoryStore:
                 messages += count(client, 0)
             if client in oldest:
                 messages += view.partial(oldest[client])
-            tallies.append(Tally(messages, MemoryReceipt(client, view.current)))
-        return tallies
+            charge.messages = messages
+            charge.receipt = view.current
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
         """See `ports.CounterStore.read`."""
@@ -125,15 +118,15 @@ class MemoryStore:
             del self._buckets[index]
         return view
 
-    def _take_back(self, refunds: Sequence[Refund]) -> None:
-        for receipt, amount in refunds:
-            assert isinstance(receipt, MemoryReceipt)
-            bucket = self._buckets.get(receipt.bucket, {})
-            left = bucket.get(receipt.client, 0) - amount
+    def _take_back(self, refunds: Sequence[Charge]) -> None:
+        for charge in refunds:
+            assert isinstance(charge.receipt, int)
+            bucket = self._buckets.get(charge.receipt, {})
+            left = bucket.get(charge.key, 0) - charge.amount
             if left > 0:
-                bucket[receipt.client] = left
+                bucket[charge.key] = left
             else:
-                bucket.pop(receipt.client, None)
+                bucket.pop(charge.key, None)
 
     def _room(self) -> int:
         """How many entries may still be made."""

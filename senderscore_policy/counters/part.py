@@ -1,6 +1,7 @@
 """One memcached's part of a batch of charges: what it is asked, and its replies sorted. No I/O."""
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from senderscore_policy.counters.memcached import Server
@@ -40,7 +41,7 @@ class Account:
         increment: the command that counts one message.
         closed: messages in the closed buckets but the oldest.
         oldest: messages in the oldest bucket.
-        until: the monotonic time up to which these two may be believed; None: they were never read.
+        until: the monotonic time up to which these two may be believed; -inf: they were never read.
     """
 
     __slots__ = ("client", "closed", "increment", "oldest", "receipt", "until")
@@ -51,18 +52,19 @@ class Account:
         self.increment = incr(receipt.key, 1)
         self.closed = 0
         self.oldest = 0
-        self.until: float | None = None
+        self.until = -inf
 
 
 class Part:
     """What one server does for a batch.
 
     Attributes:
-        numbers: the clients that it counted, with their new numbers.
+        numbers: the accounts that it counted, with their new numbers.
         values: the buckets that it has of those to be read.
         made: accounts whose counter did not exist before.
         missing: accounts whose counter was not there to be incremented.
         poisoned: keys that hold no number.
+        fresh: accounts whose counter may not exist yet.
     """
 
     def __init__(self) -> None:
@@ -71,7 +73,7 @@ class Part:
         self._increments: list[bytes] = []
         self._keys: list[bytes] = []
         self.fresh: list[Account] = []
-        self.numbers: dict[str, int] = {}
+        self.numbers: dict[Account, int] = {}
         self.values: dict[bytes, int] = {}
         self.made: list[Account] = []
         self.missing: list[Account] = []
@@ -81,13 +83,14 @@ class Part:
         """Take messages back."""
         self._refunds[key] = self._refunds.get(key, 0) + amount
 
-    def charge(self, account: Account, increment: bytes, keys: Sequence[bytes]) -> None:
-        """Count by the command `increment`, and read the buckets under `keys`."""
+    def charge(self, account: Account, increment: bytes) -> None:
+        """Count by the command `increment`."""
         self._accounts.append(account)
         self._increments.append(increment)
+
+    def read(self, keys: Sequence[bytes]) -> None:
+        """Read buckets."""
         self._keys += keys
-        if account.until is None:
-            self.fresh.append(account)
 
     def order(self, exptime: int) -> Order:
         """All of it in one round trip.
@@ -124,9 +127,13 @@ class Part:
 
     def _take_numbers(self, accounts: Sequence[Account], lines: Sequence[bytes]) -> None:
         numbers = self.numbers
+        if b"".join(lines).isdigit():
+            # Nearly always.
+            numbers.update(zip(accounts, map(int, lines), strict=True))
+            return
         for account, line in zip(accounts, lines, strict=True):
             if line.isdigit():
-                numbers[account.client] = int(line)
+                numbers[account] = int(line)
             elif line == NOT_FOUND:
                 self.missing.append(account)
             elif is_poisoned(line):

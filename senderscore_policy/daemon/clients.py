@@ -49,21 +49,24 @@ class SeenClients:
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Remember a batch (`ports.Observer`)."""
         put = self._last.put
-        view = self.window.view(self._clock.monotonic())
+        view = None
         for decision in decisions:
-            if decision.messages and decision.client is not None:
-                small = len(decision.request.raw) <= LARGEST_REQUEST
-                put(decision.client.key, decision if small else decision._replace(request=_NOTHING))
-                if decision.reason is Reason.OVER_LIMIT:
-                    self._defer(decision.client.key, view)
+            request, client, reason, _, messages, *_ = decision
+            if messages and client is not None:
+                small = len(request.raw) <= LARGEST_REQUEST
+                put(client.key, decision if small else decision._replace(request=_NOTHING))
+                if reason is Reason.OVER_LIMIT:
+                    view = view or self.window.view(self._clock.monotonic())
+                    self._defer(client.key, view)
 
     def _defer(self, client: str, view: View) -> None:
-        buckets = self._deferred.get(client) or {}
-        if view.current not in buckets:
+        buckets = self._deferred.get(client)
+        if buckets is not None and view.current in buckets:
+            buckets[view.current] += 1
+        else:
             in_view = {view.current, *view.open, *view.closed}
-            buckets = {index: count for index, count in buckets.items() if index in in_view}
-        buckets[view.current] = buckets.get(view.current, 0) + 1
-        self._deferred.put(client, buckets)
+            kept = {index: count for index, count in (buckets or {}).items() if index in in_view}
+            self._deferred.put(client, kept | {view.current: 1})
 
     def counted_by_hand(self, client: Client, messages: int, time: float) -> None:
         """Remember a client whose messages an administrator counted; its last message may have no attributes.

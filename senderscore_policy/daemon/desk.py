@@ -77,9 +77,10 @@ class Desk:
 
     async def increment(self, client: Client, by: int) -> None:
         """Count `by` messages for the client, which is then among those that are shown."""
-        [tally] = await self._engine.store.charge([Charge(client.key, by)], [])
+        charge = Charge(client.key, by)
+        await self._engine.store.charge([charge], [])
         if not client.exempt:
-            self._seen.counted_by_hand(client, tally.messages, self._clock.time())
+            self._seen.counted_by_hand(client, charge.messages, self._clock.time())
 
     async def reset(self, client: Client) -> None:
         """Forget the client's messages and deferrals."""

@@ -153,10 +153,24 @@ def _quoted(value: str) -> str:
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _attribute(request: Request, name: str) -> str:
-    """An attribute as the value of a `name=value` field: in quotes where it could be taken for more than one."""
-    raw = request.get(name.encode())
-    return raw.decode("ascii") if _PLAIN.fullmatch(raw) else _quoted(request.text(name))
+_ATTRIBUTES: Final = {
+    "queue_id": "queue_id", "instance": "instance", "client_address": "client_address",
+    "sender": "sender", "state": "protocol_state",
+}  # fmt: skip
+"""Fields of a line with the attributes of the request that they show."""
+_PREFIXES: Final = [f"\n{name}=".encode() for name in _ATTRIBUTES.values()]
+_ALL_PLAIN: Final = b" ".join(b"%b=%%b" % field.encode() for field in _ATTRIBUTES)
+
+
+def _attributes(request: Request) -> str:
+    """The fields with attributes of the request, each in quotes where it could be taken for more than one."""
+    raw = [request.after(prefix) for prefix in _PREFIXES]
+    if all(raw) and _PLAIN.fullmatch(b"".join(raw)):
+        return (_ALL_PLAIN % tuple(raw)).decode("ascii")
+    return " ".join(
+        f"{field}={value.decode('ascii') if _PLAIN.fullmatch(value) else _quoted(request.text(name))}"
+        for (field, name), value in zip(_ATTRIBUTES.items(), raw, strict=True)
+    )
 
 
 def decision_line(decision: Decision) -> str:
@@ -168,9 +182,7 @@ def decision_line(decision: Decision) -> str:
         f" reputation={'not-asked' if reputation is None else reputation.name}"
         f" tier={decision.tier} count={decision.messages}"
         f" limit={'unlimited' if decision.limit == UNLIMITED else int(decision.limit)}"
-        f" queue_id={_attribute(request, 'queue_id')} instance={_attribute(request, 'instance')}"
-        f" client_address={_attribute(request, 'client_address')} sender={_attribute(request, 'sender')}"
-        f" state={_attribute(request, 'protocol_state')}"
+        f" {_attributes(request)}"
         f" action={decision.action if decision.action == PERMIT else _quoted(decision.action)}"
     )
 

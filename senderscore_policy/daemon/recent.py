@@ -39,11 +39,11 @@ class RecentDecisions:
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Remember a batch."""
         over_limit, others = self._over_limit.extend, self._others.extend
-        for decision in decisions:
-            raw = decision.request.raw
+        for request, *rest in decisions:
+            raw = request.raw
             if len(raw) <= LARGEST_REQUEST:
-                remember = over_limit if decision.reason is Reason.OVER_LIMIT else others
-                remember((raw, *decision[1:]))
+                remember = over_limit if rest[1] is Reason.OVER_LIMIT else others
+                remember((raw, *rest))
 
     def of_client(self, key: str) -> list[Decision]:
         """The decisions about a client (`Client.key`), oldest first."""

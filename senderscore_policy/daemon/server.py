@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, cast
 
 from senderscore_policy.daemon.metrics import Histogram
+from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.protocol import Request, RequestParser, reply
 
 REQUEST_TIME: Final = 30.0
@@ -45,9 +46,12 @@ class Exchange:
         self.reply: bytes | None = None
 
     def answer(self, action: str) -> None:
-        """Send the action, after the replies to all earlier requests of the connection."""
+        """Keep the reply; it is sent with those of the whole batch (`PolicyServer.decided`)."""
         self.reply = reply(action)
-        self.connection.answered(self)
+        connection = self.connection
+        # It is due once those to all earlier requests are.
+        if connection.in_hand and connection.in_hand[0] is self:
+            connection.server.due.append(connection)
 
     def __enter__(self) -> None:
         """Begin work on this request."""
@@ -66,9 +70,9 @@ class PolicyConnection(asyncio.Protocol):
     """One connection of an smtpd."""
 
     def __init__(self, server: "PolicyServer") -> None:
-        self._server = server
+        self.server = server
         self._parser = RequestParser()
-        self._in_hand: deque[Exchange] = deque()
+        self.in_hand: deque[Exchange] = deque()
         self._transport: asyncio.Transport
         self._ending = False
         self._paused = False
@@ -80,7 +84,7 @@ class PolicyConnection(asyncio.Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request is in hand."""
-        return not self._in_hand
+        return not self.in_hand
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place among the connections."""
@@ -88,26 +92,26 @@ class PolicyConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         address = transport.get_extra_info("peername")
         self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix socket"
-        self.active_at = self._server.now()
-        self._server.enter(self)
+        self.active_at = self.server.now()
+        self.server.enter(self)
 
     def data_received(self, data: bytes) -> None:
         """Submit the requests that the data completes."""
         requests = self._parser.feed(data)
-        self.active_at = now = self._server.now()
+        self.active_at = now = self.server.now()
         for request in requests:
             exchange = Exchange(self, request, now)
-            self._in_hand.append(exchange)
-            self._server.submit(exchange)
+            self.in_hand.append(exchange)
+            self.server.submit(exchange)
         if not self._parser.partial:
             self.begun_at = None
         elif requests or self.begun_at is None:
             self.begun_at = now
         if self._parser.fault:
-            self._server.counts.malformed += 1
+            self.server.counts.malformed += 1
             log.warning("malformed request from %s: %s; disconnected", self.peer, self._parser.fault)
             self._end()
-        elif len(self._in_hand) > MAX_IN_HAND:
+        elif len(self.in_hand) > MAX_IN_HAND:
             self._pause()
 
     def eof_received(self) -> bool:
@@ -117,8 +121,8 @@ class PolicyConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Leave; requests in hand are decided all the same, their answers go nowhere."""
-        self._in_hand.clear()
-        self._server.leave(self)
+        self.in_hand.clear()
+        self.server.leave(self)
 
     def pause_writing(self) -> None:
         """The peer does not read its replies: accept no more of its requests."""
@@ -130,30 +134,20 @@ class PolicyConnection(asyncio.Protocol):
         self._writable = True
         self._resume()
 
-    def answered(self, exchange: Exchange) -> None:
-        """A reply is known: send all that are due, in order."""
-        in_hand = self._in_hand
-        self.active_at = now = self._server.now()
-        self._server.latency.observe(now - exchange.arrived_at)
-        if in_hand and in_hand[0] is exchange:
-            self._server.flush_soon(self)
-
-    def flush(self) -> None:
+    def flush(self, now: float) -> None:
         """Send the replies that are due, in one write."""
         replies = b""
-        in_hand = self._in_hand
+        in_hand = self.in_hand
         while in_hand and (reply := in_hand[0].reply) is not None:
             replies += reply
-            in_hand.popleft()
+            self.server.latency.observe(now - in_hand.popleft().arrived_at)
         if replies:
-            self._send(replies)
-
-    def _send(self, data: bytes) -> None:
-        self._transport.write(data)
-        if self._ending:
-            self._end()
-        elif self._paused:
-            self._resume()
+            self.active_at = now
+            self._transport.write(replies)
+            if self._ending:
+                self._end()
+            elif self._paused:
+                self._resume()
 
     def _pause(self) -> None:
         if not self._paused:
@@ -161,7 +155,7 @@ class PolicyConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and self._writable and not self._ending and len(self._in_hand) <= MAX_IN_HAND // 2:
+        if self._paused and self._writable and not self._ending and len(self.in_hand) <= MAX_IN_HAND // 2:
             self._paused = False
             self._transport.resume_reading()
 
@@ -179,9 +173,9 @@ class PolicyConnection(asyncio.Protocol):
 
     def fail(self, error: Exception) -> None:
         """Log the unforeseen error and drop the connection without a reply."""
-        self._server.counts.failed += 1
+        self.server.counts.failed += 1
         log.error("unforeseen error in a request from %s; disconnected", self.peer, exc_info=error)
-        self._in_hand.clear()
+        self.in_hand.clear()
         self._transport.abort()
 
 
@@ -193,6 +187,9 @@ class PolicyServer:
         latency: told the seconds from each request's last byte to its reply.
         max_connections: at this many the one that is idle longest is closed for a newcomer.
         idle_timeout: seconds after which an idle connection is closed.
+
+    Attributes:
+        due: connections whose next reply is known.
     """
 
     def __init__(
@@ -207,8 +204,7 @@ class PolicyServer:
         self._connections: dict[PolicyConnection, None] = {}
         # Not the event loop's time: uvloop's stands still within a round and counts whole milliseconds.
         self.now = time.monotonic
-        self._due: list[PolicyConnection] = []
-        self._loop = asyncio.get_running_loop()
+        self.due: list[PolicyConnection] = []
 
     @property
     def connections(self) -> int:
@@ -226,20 +222,16 @@ class PolicyServer:
             self._connections.pop(longest, None)
             longest.close()
 
-    def flush_soon(self, connection: PolicyConnection) -> None:
-        """Send the connection's replies once those of the whole batch are known.
+    def decided(self, _decisions: Sequence[Decision]) -> None:
+        """Send the replies of a batch (`ports.Observer`), one after the other.
 
         A write that has to wake an idle processor for its reader takes several times as long as one
         in a quick succession of writes.
         """
-        if not self._due:
-            self._loop.call_soon(self._flush)
-        self._due.append(connection)
-
-    def _flush(self) -> None:
-        due, self._due = self._due, []
+        due, self.due = self.due, []
+        now = self.now()
         for connection in due:
-            connection.flush()
+            connection.flush(now)
 
     def leave(self, connection: PolicyConnection) -> None:
         """A connection is gone."""

@@ -102,7 +102,8 @@ class ClientDirectory:
     def client(self, address: Address) -> Client:
         """The client behind the address."""
         if address.version == 4:
-            key, lookup, reputation = str(address), str(address), None
+            key, reputation = str(address), None
+            lookup: str | None = key
         else:
             network = ipaddress.IPv6Network((address, self._ipv6_prefix), strict=False)
             key, lookup, reputation = str(network), None, UNKNOWN

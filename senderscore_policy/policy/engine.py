@@ -7,13 +7,14 @@ whose score matters and is not at hand leaves its batch and finishes by itself.
 
 import asyncio
 from collections.abc import Sequence
+from math import inf
 from types import TracebackType
 from typing import Final, Protocol
 
 from senderscore_policy.policy.address import Client, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.generations import GenerationalCache
-from senderscore_policy.policy.ports import Charge, Clock, CounterStore, Observer, Refund, ReputationSource, Tally
+from senderscore_policy.policy.ports import Charge, Clock, CounterStore, Observer, ReputationSource
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.repeats import RepeatTable
 from senderscore_policy.policy.reply import PERMIT
@@ -27,7 +28,8 @@ MAX_CLIENTS: Final = 50_000
 """Clients whose parsed address is kept; the others are parsed again."""
 LONGEST_ADDRESS: Final = 45
 """Characters of an IPv6 address that ends in an IPv4 one (RFC 4291, 2.2); nothing longer is looked at."""
-_NO_CLIENT: Final = Client("")
+RULE_FOR: Final = 60.0
+"""Seconds for which a client is held to the rule of its score before the score is looked at again."""
 
 
 class Question(Protocol):
@@ -50,21 +52,55 @@ class Question(Protocol):
         """Take an exception over, so that the engine goes on with the next question."""
 
 
-class Message:
+class Sender:
+    """A client as the engine remembers it.
+
+    Args:
+        client: who it is.
+        uncounted: why its messages are not counted; None: they are.
+
+    Attributes:
+        rule: what it is held to; None as long as that has to be found out for each message.
+        reputation: that the rule comes from.
+        until: monotonic seconds up to which both may be believed.
+    """
+
+    __slots__ = ("client", "reputation", "rule", "uncounted", "until")
+
+    def __init__(self, client: Client, uncounted: Reason | None = None) -> None:
+        self.client = client
+        self.uncounted = uncounted
+        self.rule: Rule | None = None
+        self.reputation: Reputation | None = None
+        self.until = -inf
+
+    def hold_to(self, rule: Rule, reputation: Reputation | None, until: float) -> None:
+        """Hold its messages to the rule."""
+        self.rule, self.reputation, self.until = rule, reputation, until
+
+
+_NOBODY: Final = Sender(Client(""), Reason.NO_ADDRESS)
+
+
+class Message(Charge):
     """A counted message on its way to a decision; `with message:` is `with question:` for all who ask for it.
 
     Attributes:
         questions: who asked first, then those whose request repeats the same message. Empty once
             there is an answer.
         action: the answer, once there is one.
+        begun_at: monotonic seconds.
     """
 
-    __slots__ = ("action", "amount", "client", "questions")
+    __slots__ = ("action", "begun_at", "questions", "sender")
 
-    def __init__(self, question: Question, client: Client, amount: int) -> None:
-        self.questions: tuple[Question, ...] = (question,)
-        self.client = client
+    def __init__(self, question: Question, sender: Sender, amount: int, begun_at: float) -> None:
+        # Instead of `super().__init__`, which takes as long as all of this.
+        self.key = sender.client.key
         self.amount = amount
+        self.questions: tuple[Question, ...] = (question,)
+        self.sender = sender
+        self.begun_at = begun_at
         self.action: str | None = None
 
     def __enter__(self) -> None:
@@ -102,10 +138,10 @@ class Engine:
         self._source = source
         self._clock = clock
         self._observers = observers
-        self._clients: GenerationalCache[bytes, Client] = GenerationalCache(MAX_CLIENTS)
+        self._senders: GenerationalCache[bytes, Sender] = GenerationalCache(MAX_CLIENTS)
         self._repeats: RepeatTable[Message] = RepeatTable()
         self._arrived: list[Question] = []
-        self._refunds: list[Refund] = []
+        self._refunds: list[Message] = []
         self._decisions: list[Decision] = []
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -120,12 +156,13 @@ class Engine:
     @rules.setter
     def rules(self, rules: Rules) -> None:
         self._rules = rules
-        self._clients.clear()
+        self._senders.clear()
 
     def submit(self, question: Question) -> None:
         """Take a request into the next batch."""
+        if not self._arrived:
+            self._wake.set()
         self._arrived.append(question)
-        self._wake.set()
 
     def stop(self) -> None:
         """Let `run` return once everything in hand is answered."""
@@ -139,8 +176,9 @@ class Engine:
             self._wake.clear()
             while self._arrived or self._refunds:
                 await self._next_batch()
-                # What has arrived meanwhile joins the refunds of this batch in one round trip.
-                await asyncio.sleep(0)
+                if not self._arrived:
+                    # What arrives now joins the refunds of this batch in one round trip.
+                    await asyncio.sleep(0)
             if self.stopped and self._waiting:
                 # Lookups end by their deadline.
                 await asyncio.wait(self._waiting)
@@ -150,58 +188,75 @@ class Engine:
         batch, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]
         refunds, self._refunds = self._refunds, []
         self._time, self._monotonic = self._clock.time(), self._clock.monotonic()
-        messages: list[Message] = []
-        for question in batch:
-            with question:
-                self._plan(question, messages)
-        charges = [Charge(message.client.key, message.amount) for message in messages]
-        if charges or refunds:
-            tallies = await self.store.charge(charges, refunds)
-            for message, tally in zip(messages, tallies, strict=True):
+        messages = self._plan(batch)
+        if messages or refunds:
+            rules = self._rules
+            await self.store.charge(messages, refunds)
+            # After a reload meanwhile nobody is held to a rule of the old policy.
+            now = self._monotonic if rules is self._rules else inf
+            for message in messages:
                 with message:
-                    self._conclude(message, tally)
+                    sender = message.sender
+                    if sender.rule is not None and sender.until > now:
+                        self._decide(message, sender.rule, sender.reputation)
+                    else:
+                        self._conclude(message)
         self._report()
 
-    def _plan(self, question: Question, messages: list[Message]) -> None:
-        """Answer the request at once, or add it to the messages to be counted."""
-        request = question.request
-        address = request.after(b"\nclient_address=")
-        client = self._clients.get(address) or self._enter(address)
-        if client is _NO_CLIENT:
-            self._uncounted(question, None, Reason.NO_ADDRESS)
-        elif client.exempt:
-            self._uncounted(question, client, Reason.EXEMPT)
-        elif self._rules.exempt_authenticated and request.after(b"\nsasl_username="):
-            self._uncounted(question, client, Reason.AUTHENTICATED)
-        else:
-            message = Message(question, client, self._amount(request))
-            instance = request.after(b"\ninstance=")
-            first = instance and self._repeats.first(instance + b" " + address, message, self._monotonic)
-            if first:
-                self._repeat(question, first)
-            else:
-                messages.append(message)
+    def _plan(self, batch: Sequence[Question]) -> list[Message]:
+        """Answer each request at once, or make a message of it that is to be counted."""
+        messages = []
+        known = self._senders.young.get
+        exempt_authenticated, count_recipients = self._rules.exempt_authenticated, self._rules.count_recipients
+        for question in batch:
+            with question:
+                request = question.request
+                address = request.after(b"\nclient_address=")
+                sender = known(address) or self._sender(address)
+                if sender.uncounted is not None:
+                    client = None if sender is _NOBODY else sender.client
+                    self._uncounted(question, client, sender.uncounted)
+                elif exempt_authenticated and request.after(b"\nsasl_username="):
+                    self._uncounted(question, sender.client, Reason.AUTHENTICATED)
+                else:
+                    amount = _recipients(request) if count_recipients else 1
+                    message = Message(question, sender, amount, self._monotonic)
+                    instance = request.after(b"\ninstance=")
+                    first = self._repeats.first(instance + b" " + address, message) if instance else None
+                    if first is None:
+                        messages.append(message)
+                    else:
+                        self._repeat(question, first)
+        return messages
 
-    def _enter(self, address: bytes) -> Client:
-        if len(address) > LONGEST_ADDRESS:
-            return _NO_CLIENT
-        parsed = parse_address(address.decode("ascii", "replace"))
-        client = self._rules.directory.client(parsed) if parsed else _NO_CLIENT
-        self._clients.put(address, client)
-        return client
+    def _sender(self, address: bytes) -> Sender:
+        """Who is behind a client_address."""
+        sender = self._senders.get(address)
+        if sender is None:
+            if len(address) > LONGEST_ADDRESS:
+                return _NOBODY
+            sender = self._new_sender(address.decode("ascii", "replace"))
+            self._senders.put(address, sender)
+        return sender
 
-    def _amount(self, request: Request) -> int:
-        if not self._rules.count_recipients:
-            return 1
-        count = request.after(b"\nrecipient_count=")
-        return max(1, int(count)) if count.isdigit() and len(count) < 10 else 1
+    def _new_sender(self, address: str) -> Sender:
+        parsed = parse_address(address)
+        if parsed is None:
+            return _NOBODY
+        client = self._rules.directory.client(parsed)
+        sender = Sender(client, Reason.EXEMPT if client.exempt else None)
+        if client.rule is not None:
+            sender.hold_to(client.rule, client.reputation, inf)
+        elif client.reputation is not None:
+            sender.hold_to(self._rules.tiers.rule_for(client.reputation), client.reputation, inf)
+        return sender
 
     def _repeat(self, question: Question, first: Message) -> None:
         """Answer as the first request for the message was answered, or will be."""
         if first.action is None:
             first.questions += (question,)
         else:
-            self._uncounted(question, first.client, Reason.REPEAT, first.action)
+            self._uncounted(question, first.sender.client, Reason.REPEAT, first.action)
 
     def _uncounted(self, question: Question, client: Client | None, reason: Reason, action: str = PERMIT) -> None:
         """Answer a request that is not counted."""
@@ -209,52 +264,53 @@ class Engine:
         self._decisions.append(decision)
         question.answer(action)
 
-    def _conclude(self, message: Message, tally: Tally) -> None:
-        """Decide a counted message, unless its score matters and must be waited for."""
-        client, rules = message.client, self._rules
-        reputation = client.reputation
-        if client.rule is not None:
-            self._decide(message, tally, client.rule, reputation)
+    def _conclude(self, message: Message) -> None:
+        """Decide a counted message by what is known of its sender, unless its score matters and must be waited for."""
+        sender, rules = message.sender, self._rules
+        address, reputation = sender.client.address, sender.client.reputation
+        if sender.client.rule is not None:
+            self._decide(message, sender.client.rule, reputation)
             return
-        if reputation is None and client.address is not None:
-            known = self._source.known(client.address)
-            if (known is None or known.fresh_until <= self._time) and tally.messages >= rules.ask_from:
-                self._source.start(client.address)
+        if reputation is None and address is not None:
+            known = self._source.known(address)
+            fresh_for = 0.0 if known is None else known.fresh_until - self._time
+            if fresh_for <= 0 and message.messages >= rules.ask_from:
+                self._source.start(address)
             if known is not None:
                 reputation = known.reputation
+                sender.hold_to(rules.tiers.rule_for(reputation), reputation, self._monotonic + min(fresh_for, RULE_FOR))
         if reputation is not None:
-            self._decide(message, tally, rules.tiers.rule_for(reputation), reputation)
-        elif within(rules.tiers.not_asked.limit, tally.messages, message.amount):
-            self._decide(message, tally, rules.tiers.not_asked, None)
-        elif client.address is not None:
-            task = asyncio.create_task(self._await_score(message, tally, client.address))
+            self._decide(message, rules.tiers.rule_for(reputation), reputation)
+        elif within(rules.tiers.not_asked.limit, message.messages, message.amount):
+            self._decide(message, rules.tiers.not_asked, None)
+        elif address is not None:
+            task = asyncio.create_task(self._await_score(message, address))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
 
-    async def _await_score(self, message: Message, tally: Tally, address: str) -> None:
+    async def _await_score(self, message: Message, address: str) -> None:
         with message:
             reputation = await self._source.lookup(address)
-            self._decide(message, tally, self._rules.tiers.rule_for(reputation), reputation)
+            self._decide(message, self._rules.tiers.rule_for(reputation), reputation)
             self._report()
 
-    def _decide(self, message: Message, tally: Tally, rule: Rule, reputation: Reputation | None) -> None:
+    def _decide(self, message: Message, rule: Rule, reputation: Reputation | None) -> None:
         """Hold the message to the rule, answer all who asked for it, and record the decision."""
-        first, *repeats = message.questions
-        client = message.client
-        if within(rule.limit, tally.messages, message.amount):
+        questions = message.questions
+        client, count = message.sender.client, message.messages
+        request = questions[0].request
+        if within(rule.limit, count, message.amount):
             reason, action = Reason.WITHIN_LIMIT, PERMIT
         else:
             reason = Reason.OVER_LIMIT
-            action = self._rules.action(rule, reputation, tally.messages, first.request)
-            self._refunds.append(Refund(tally.receipt, message.amount))
+            action = self._rules.action(rule, reputation, count, request)
+            self._refunds.append(message)
             self._wake.set()
-        decision = Decision(
-            first.request, client, reason, action, tally.messages, rule.name, rule.limit, reputation, self._time
-        )
-        self._decisions.append(decision)
         message.action = action
-        first.answer(action)
-        for repeat in repeats:
+        decision = Decision(request, client, reason, action, count, rule.name, rule.limit, reputation, self._time)
+        self._decisions.append(decision)
+        questions[0].answer(action)
+        for repeat in questions[1:]:
             self._uncounted(repeat, client, Reason.REPEAT, action)
         message.questions = ()
 
@@ -263,3 +319,9 @@ class Engine:
         if decisions:
             for observer in self._observers:
                 observer.decided(decisions)
+
+
+def _recipients(request: Request) -> int:
+    """How often the message counts."""
+    count = request.after(b"\nrecipient_count=")
+    return max(1, int(count)) if count.isdigit() and len(count) < 10 else 1

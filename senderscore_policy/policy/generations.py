@@ -16,18 +16,21 @@ class GenerationalCache(Generic[K, V]):
 
     Args:
         size: most entries kept; at least 2.
+
+    Attributes:
+        young: the generation used last. What is found in it need not be moved: a hot path may look here first.
     """
 
-    __slots__ = ("_half", "_old", "_young")
+    __slots__ = ("_half", "_old", "young")
 
     def __init__(self, size: int) -> None:
         self._half = size // 2
-        self._young: dict[K, V] = {}
+        self.young: dict[K, V] = {}
         self._old: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
         """The value kept for the key, or None."""
-        value = self._young.get(key)
+        value = self.young.get(key)
         if value is None and self._old:
             value = self._old.pop(key, None)
             if value is not None:
@@ -36,23 +39,23 @@ class GenerationalCache(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Keep `value` under `key`, as the entry used last."""
-        self._young[key] = value
-        if len(self._young) >= self._half:
+        self.young[key] = value
+        if len(self.young) >= self._half:
             self.age()
 
     def age(self) -> None:
         """Drop the old generation and begin a new young one (a caller's way to forget by time)."""
-        self._old = self._young
-        self._young = {}
+        self._old = self.young
+        self.young = {}
 
     def pop(self, key: K) -> None:
         """Forget the key."""
-        self._young.pop(key, None)
+        self.young.pop(key, None)
         self._old.pop(key, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._young = {}
+        self.young = {}
         self._old = {}
 
     def items(self) -> ItemsView[K, V]:
@@ -61,7 +64,7 @@ class GenerationalCache(Generic[K, V]):
         The copy is two dictionaries merged, a few milliseconds for 100,000 entries; a list of pairs
         would take ten times as long.
         """
-        return (self._old | self._young).items()
+        return (self._old | self.young).items()
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old.keys() - self._young.keys())
+        return len(self.young) + len(self._old.keys() - self.young.keys())

@@ -7,36 +7,26 @@ from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.reputation import Known, Reputation
 
 
-class Charge(NamedTuple):
-    """One message to be counted.
+class Charge:
+    """One message to be counted, and what the counter says to it.
 
     Args:
-        client: the key that the client is counted under (`Client.key`).
+        key: that the client is counted under (`Client.key`).
         amount: 1, or the number of recipients.
+
+    Attributes:
+        messages: once counted, those of the client in the window, this charge included. Of several
+            charges of one client in a batch each sees those before it: concurrent messages get distinct counts.
+        receipt: where it was counted (bucket, servers): the store's own affair, for a refund.
     """
 
-    client: str
-    amount: int
+    __slots__ = ("amount", "key", "messages", "receipt")
 
-
-class Tally(NamedTuple):
-    """What the counter said to a charge.
-
-    Args:
-        messages: those of the client in the window, this charge included. Of several charges of one
-            client in a batch each sees those before it: concurrent messages get distinct counts.
-        receipt: where the charge was counted (bucket, servers): opaque, for a refund.
-    """
-
-    messages: int
-    receipt: object
-
-
-class Refund(NamedTuple):
-    """A charge to be taken back, from the bucket and servers that it went to."""
-
-    receipt: object
-    amount: int
+    def __init__(self, key: str, amount: int) -> None:
+        self.key = key
+        self.amount = amount
+        self.messages = 0
+        self.receipt: object = None
 
 
 class Usage(NamedTuple):
@@ -54,8 +44,8 @@ class Usage(NamedTuple):
 class CounterStore(Protocol):
     """Counters of messages per client and bucket. No method raises for a broken back end."""
 
-    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Refund]) -> list[Tally]:
-        """Take back `refunds`, then count `charges`: one round trip. One tally for each charge, in order."""
+    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
+        """Take back `refunds`, which were counted before, then count `charges`: one round trip."""
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
         """The counters of these clients as they stand, in order; nothing is counted."""

@@ -63,7 +63,7 @@ def _count(replies: Replies, lines: int) -> None:
     for number in range(lines):
         account = Account(f"192.0.2.{number}", Receipt(b"key%d" % number, ()))
         account.until = 1.0
-        part.charge(account, account.increment, ())
+        part.charge(account, account.increment)
     part.take(replies)
     assert all(0 <= number < 10**20 for number in part.numbers.values())
     assert len(part.numbers) + len(part.missing) + len(part.poisoned) <= lines + len(replies.values)

@@ -18,7 +18,7 @@ from senderscore_policy.config.model import CounterSettings, Inet
 from senderscore_policy.counters.failover import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.counters.shared import SharedTexts
-from senderscore_policy.policy.ports import Charge, Refund, Tally
+from senderscore_policy.policy.ports import Charge
 
 pytestmark = pytest.mark.real
 
@@ -85,7 +85,9 @@ class Site:
 
 async def count(counters: MemcachedCounters, *clients: str) -> list[int]:
     """Count a message of each; what they are told."""
-    return [tally.messages for tally in await counters.charge([Charge(client, 1) for client in clients], [])]
+    charges = [Charge(client, 1) for client in clients]
+    await counters.charge(charges, [])
+    return [charge.messages for charge in charges]
 
 
 async def until(counters: MemcachedCounters, state: str) -> None:
@@ -110,12 +112,10 @@ async def accepted(counters: MemcachedCounters, limit: int, batches: int, size: 
 
     async def send() -> None:
         nonlocal passed
-        over = []
-        for tally in await counters.charge([Charge("192.0.2.1", 1)] * size, []):
-            if tally.messages <= limit:
-                passed += 1
-            else:
-                over.append(Refund(tally.receipt, 1))
+        charges = [Charge("192.0.2.1", 1) for _ in range(size)]
+        await counters.charge(charges, [])
+        over = [charge for charge in charges if charge.messages > limit]
+        passed += size - len(over)
         await counters.charge([], over)
 
     await asyncio.gather(*(send() for _ in range(batches)))
@@ -191,19 +191,19 @@ def test_memcached_counts_as_the_memory_does(
     async def test() -> None:
         shared = site.daemon()
         memory = MemoryStore(site.settings.window_of_time(), site.clock)
-        last: list[tuple[Tally, Tally, int]] = []
+        last: list[tuple[Charge, Charge]] = []
         for step, value in steps:
             if step == "advance":
                 site.clock.now += value
                 last = []
             elif step == "charge":
-                charges = [Charge(*each) for each in value]
-                tallies = [await store.charge(charges, []) for store in (shared, memory)]
-                assert [tally.messages for tally in tallies[0]] == [tally.messages for tally in tallies[1]]
-                last = [(*pair, amount) for *pair, (_, amount) in zip(*tallies, charges, strict=True)]
+                last = [(Charge(*each), Charge(*each)) for each in value]
+                for number, store in enumerate((shared, memory)):
+                    await store.charge([each[number] for each in last], [])
+                assert all(first.messages == second.messages for first, second in last)
             elif step == "refund":
                 for number, store in enumerate((shared, memory)):
-                    await store.charge([], [Refund(each[number].receipt, each[2]) for each in last[:value]])
+                    await store.charge([], [each[number] for each in last[:value]])
                 last = last[value:]
             else:
                 for store in (shared, memory):

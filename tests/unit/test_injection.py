@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from senderscore_policy.counters.keys import BucketKeys
 from senderscore_policy.daemon.logs import decision_line
-from senderscore_policy.policy.ports import Charge, Refund, Tally
+from senderscore_policy.policy.ports import Charge
 from senderscore_policy.policy.protocol import Request, RequestParser, reply
 from senderscore_policy.policy.window import Window
 
@@ -58,9 +58,10 @@ class KeptKeys:
     def __init__(self) -> None:
         self.clients: list[str] = []
 
-    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Refund]) -> list[Tally]:  # noqa: ARG002
-        self.clients += [charge.client for charge in charges]
-        return [Tally(1, None) for _ in charges]
+    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:  # noqa: ARG002
+        self.clients += [charge.key for charge in charges]
+        for charge in charges:
+            charge.messages = 1
 
 
 def received(attributes: dict[bytes, bytes]) -> list[Request]:

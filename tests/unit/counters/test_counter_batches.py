@@ -57,7 +57,8 @@ class Site:
         if second:
             batch.take_again(self.run(second))
         self.last = batch
-        return batch.counted_before(until=60.0)
+        before = batch.counted_before(until=60.0)
+        return {account.client: (messages, batch.receipt(account)) for account, messages in before.items()}
 
     def one(self, account: Account | None = None, amount: int = 1) -> int:
         """Messages before this charge of one client."""

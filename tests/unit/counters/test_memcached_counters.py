@@ -14,7 +14,7 @@ from senderscore_policy.counters.cluster import Cluster
 from senderscore_policy.counters.failover import CLOSED_FOR, MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.counters.shared import SharedTexts
-from senderscore_policy.policy.ports import Charge, Refund, Tally
+from senderscore_policy.policy.ports import Charge
 
 PLENTY = 20.0
 
@@ -48,12 +48,14 @@ class Site:
                 await stack.enter_async_context(listening(script or self.fakes[number].serve, self.paths[number]))
             yield
 
-    async def charge(self, *clients: str) -> list[Tally]:
-        return await self.counters.charge([Charge(client, 1) for client in clients], [])
+    async def charge(self, *clients: str) -> list[Charge]:
+        charges = [Charge(client, 1) for client in clients]
+        await self.counters.charge(charges, [])
+        return charges
 
     async def count(self, *clients: str) -> list[int]:
         """Count a message of each; what they are told."""
-        return [tally.messages for tally in await self.charge(*clients)]
+        return [charge.messages for charge in await self.charge(*clients)]
 
     async def read(self, client: str) -> int:
         return (await self.counters.read([client]))[0].messages
@@ -84,9 +86,10 @@ def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
         async with site.running():
             assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1") == [1, 1, 2, 3]
             other = site.daemon()
-            [tally] = await other.charge([Charge("192.0.2.1", 5)], [])
+            charge = Charge("192.0.2.1", 5)
+            await other.charge([charge], [])
             await other.close()
-            assert tally.messages == 8
+            assert charge.messages == 8
             assert await site.count("192.0.2.1") == [9]
             assert await site.read("192.0.2.1") == 9
         assert site.watcher.failures == 0
@@ -100,11 +103,11 @@ def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
 
     async def test() -> None:
         async with site.running():
-            [tally] = await site.charge("192.0.2.1")
+            [charge] = await site.charge("192.0.2.1")
             charges = [Charge(f"192.0.2.{n}", 1) for n in range(1, 100)]
-            await site.counters.charge(charges, [Refund(tally.receipt, 1)])
+            await site.counters.charge(charges, [charge])
             assert site.watcher.commands == [3, 1 + 98 + 99 + 1]
-            assert await site.counters.charge([], []) == []
+            await site.counters.charge([], [])
             assert len(site.watcher.commands) == 2
 
     run(site, test)
@@ -200,12 +203,12 @@ def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pyte
             site.counters.state == f"degraded: unix:{site.paths[0]} No such file or directory"
         )
         assert site.counters.cluster.up == {f"unix:{site.paths[0]}": False}
-        [tally] = await site.charge("192.0.2.1")
+        [charge] = await site.charge("192.0.2.1")
         assert await site.read("192.0.2.1") == 3
         async with site.running():
             await site.until("ok")
             assert site.counters.cluster.up == {f"unix:{site.paths[0]}": True}
-            await site.counters.charge([], [Refund(tally.receipt, 1)])
+            await site.counters.charge([], [charge])
             assert await site.count("192.0.2.1") == [3]
         assert (await site.local.read(["192.0.2.1"]))[0].messages == 2
         assert set(site.fakes[0].items) == {b"ssp:192.0.2.1:3600.12:3334"}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from senderscore_policy.counters.memory import CLIENTS_PER_LINE, MemoryStore
-from senderscore_policy.policy.ports import Charge, Refund, Tally
+from senderscore_policy.policy.ports import Charge
 from senderscore_policy.policy.window import Window
 
 HOUR = Window(3600, 12)
@@ -30,7 +30,9 @@ def now(work: Coroutine[Any, Any, T]) -> T:
 
 def charge(store: MemoryStore, *clients: str, amount: int = 1) -> list[int]:
     """Count a message of each; what each of them is told."""
-    return [tally.messages for tally in now(store.charge([Charge(client, amount) for client in clients], []))]
+    charges = [Charge(client, amount) for client in clients]
+    now(store.charge(charges, []))
+    return [charge.messages for charge in charges]
 
 
 def count(store: MemoryStore, client: str) -> int:
@@ -49,12 +51,13 @@ def test_a_message_given_back_does_not_count() -> None:
     """What was over the limit is taken back from the bucket that it went to, also when time has gone on."""
     clock = FakeClock()
     store = MemoryStore(HOUR, clock)
-    [first, second] = now(store.charge([Charge("192.0.2.1", 1), Charge("192.0.2.1", 5)], []))
+    first, second, third = Charge("192.0.2.1", 1), Charge("192.0.2.1", 5), Charge("192.0.2.1", 1)
+    now(store.charge([first, second], []))
     clock.advance(900)
     assert charge(store, "192.0.2.1") == [7]
-    [third] = now(store.charge([Charge("192.0.2.1", 1)], [Refund(second.receipt, 5)]))
+    now(store.charge([third], [second]))
     assert third.messages == 3
-    now(store.charge([], [Refund(first.receipt, 1)]))
+    now(store.charge([], [first]))
     [usage] = now(store.read(["192.0.2.1"]))
     assert usage == (2, {1_001_100 // 300: 2})
 
@@ -63,10 +66,11 @@ def test_a_refund_that_comes_too_late_takes_nothing_from_others() -> None:
     """A refund for a bucket that has left the window is void."""
     clock = FakeClock()
     store = MemoryStore(HOUR, clock)
-    [tally] = now(store.charge([Charge("192.0.2.1", 1)], []))
+    message = Charge("192.0.2.1", 1)
+    now(store.charge([message], []))
     clock.advance(2 * 3600)
     assert charge(store, "192.0.2.1") == [1]
-    now(store.charge([], [Refund(tally.receipt, 1)]))
+    now(store.charge([], [message]))
     assert count(store, "192.0.2.1") == 1
 
 
@@ -131,8 +135,9 @@ def test_a_full_bucket_fails_open() -> None:
     store = MemoryStore(HOUR, FakeClock(), max_entries=2)
     assert charge(store, "192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.3") == [1, 1, 1, 1]
     assert charge(store, "192.0.2.1", "192.0.2.3") == [2, 1]
-    [tally] = now(store.charge([Charge("192.0.2.3", 1)], []))
-    now(store.charge([], [Refund(tally.receipt, 1)]))
+    message = Charge("192.0.2.3", 1)
+    now(store.charge([message], []))
+    now(store.charge([], [message]))
     assert charge(store, "192.0.2.1") == [3]
 
 
@@ -250,7 +255,7 @@ def test_the_store_counts_as_a_list_of_messages_would(steps: list[tuple[str, Any
     clock = FakeClock()
     store = MemoryStore(window, clock)
     messages: list[tuple[str, int]] = []
-    given_out: list[tuple[Tally, str, int, int]] = []
+    given_out: list[tuple[Charge, int]] = []
     length = window.bucket_seconds
 
     def expected(client: str) -> int:
@@ -265,16 +270,17 @@ def test_the_store_counts_as_a_list_of_messages_would(steps: list[tuple[str, Any
         if step == "advance":
             clock.advance(value)
         elif step == "charge":
-            tallies = now(store.charge([Charge(*each) for each in value], []))
-            for tally, (client, amount) in zip(tallies, value, strict=True):
-                messages += [(client, index)] * amount
-                given_out.append((tally, client, index, amount))
-                assert tally.messages == expected(client)
+            charges = [Charge(*each) for each in value]
+            now(store.charge(charges, []))
+            for charge in charges:
+                messages += [(charge.key, index)] * charge.amount
+                given_out.append((charge, index))
+                assert charge.messages == expected(charge.key)
         elif step == "refund" and given_out:
-            tally, client, index, amount = given_out.pop(value % len(given_out))
-            now(store.charge([], [Refund(tally.receipt, amount)]))
-            for _ in range(amount):
-                messages.remove((client, index))
+            charge, index = given_out.pop(value % len(given_out))
+            now(store.charge([], [charge]))
+            for _ in range(charge.amount):
+                messages.remove((charge.key, index))
         elif step == "restart":
             store = restarted(store, clock, window)
     for client in ("192.0.2.1", "192.0.2.2", "2001:db8::/64"):
@@ -286,7 +292,8 @@ def test_concurrent_messages_never_share_a_number() -> None:
 
     async def main() -> list[int]:
         store = MemoryStore(HOUR, FakeClock())
-        batches = await asyncio.gather(*(store.charge([Charge("192.0.2.1", 1)] * 3, []) for _ in range(50)))
-        return sorted(tally.messages for batch in batches for tally in batch)
+        batches = [[Charge("192.0.2.1", 1) for _ in range(3)] for _ in range(50)]
+        await asyncio.gather(*(store.charge(batch, []) for batch in batches))
+        return sorted(charge.messages for batch in batches for charge in batch)
 
     assert asyncio.run(main()) == list(range(1, 151))

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from senderscore_policy.config.model import Inet, Unix
-from senderscore_policy.daemon.listeners import address_of, bind, refusals_logged, take
-from senderscore_policy.daemon.listeners import CONTROL_MODE, POLICY_MODE, address_of, bind, take
+from senderscore_policy.daemon.listeners import CONTROL_MODE, POLICY_MODE, address_of, bind, refusals_logged, take
 from senderscore_policy.errors import BackendError
 
 

@@ -20,6 +20,11 @@ class Desk:
         self.questions: asyncio.Queue[Exchange] = asyncio.Queue()
         self.server = PolicyServer(self.questions.put_nowait, Histogram((1.0,)), max_connections, idle_timeout)
 
+    def answer(self, question: Exchange, action: str = "DUNNO") -> None:
+        """Answer a question as a batch of its own."""
+        question.answer(action)
+        self.server.decided([])
+
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A client's end of a new connection."""
         ours, theirs = socket.socketpair()
@@ -40,9 +45,9 @@ def test_replies_keep_their_order() -> None:
         reader, writer = await desk.connect()
         writer.write(REQUEST * 3)
         first, second, third = [await desk.questions.get() for _ in range(3)]
-        third.answer("3")
-        second.answer("2")
-        first.answer("1")
+        desk.answer(third, "3")
+        desk.answer(second, "2")
+        desk.answer(first, "1")
         assert await reader.readexactly(30) == b"action=1\n\naction=2\n\naction=3\n\n"
         writer.close()
 
@@ -60,7 +65,7 @@ def test_a_half_closed_connection_gets_its_reply() -> None:
         question = await desk.questions.get()
         while not question.connection._ending:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        question.answer("DUNNO")
+        desk.answer(question)
         assert await reader.read() == b"action=DUNNO\n\n"
         writer.close()
 
@@ -74,7 +79,7 @@ def test_malformed_is_disconnected_without_a_reply() -> None:
         desk = Desk()
         reader, writer = await desk.connect()
         writer.write(REQUEST + b"nonsense\n\n" + REQUEST)
-        (await desk.questions.get()).answer("DUNNO")
+        desk.answer(await desk.questions.get())
         assert await reader.read() == b"action=DUNNO\n\n"
         assert desk.questions.empty()
         assert desk.server.counts.malformed == 1
@@ -99,7 +104,7 @@ def test_an_unforeseen_error_ends_the_connection_alone() -> None:
             raise ZeroDivisionError
         assert await reader.read() == b""
         other_writer.write(REQUEST)
-        (await desk.questions.get()).answer("DUNNO")
+        desk.answer(await desk.questions.get())
         assert await other_reader.readexactly(14) == b"action=DUNNO\n\n"
         assert desk.server.counts.failed == 1
         writer.close()
@@ -119,10 +124,10 @@ def test_a_newcomer_replaces_the_longest_idle() -> None:
         idle_reader, idle_writer = await desk.connect()
         new_reader, new_writer = await desk.connect()
         assert await idle_reader.read() == b""
-        question.answer("DUNNO")
+        desk.answer(question)
         assert await busy_reader.readexactly(14) == b"action=DUNNO\n\n"
         new_writer.write(REQUEST)
-        (await desk.questions.get()).answer("DUNNO")
+        desk.answer(await desk.questions.get())
         assert await new_reader.readexactly(14) == b"action=DUNNO\n\n"
         assert desk.server.counts.closed_for_newcomer == 1
         for writer in (busy_writer, idle_writer, new_writer):
@@ -169,8 +174,8 @@ def test_a_flood_on_one_connection_is_bounded() -> None:
         answered = 0
         while answered < total:
             question = await desk.questions.get()
-            assert len(question.connection._in_hand) < 10 * MAX_IN_HAND
-            question.answer("DUNNO")
+            assert len(question.connection.in_hand) < 10 * MAX_IN_HAND
+            desk.answer(question)
             answered += 1
         assert await reader.readexactly(total * 14) == b"action=DUNNO\n\n" * total
         writer.close()

@@ -7,7 +7,7 @@ from senderscore_policy.config.load import parse
 from senderscore_policy.config.rules import rules_of
 from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.ports import Charge, Refund, Tally, Usage
+from senderscore_policy.policy.ports import Charge, Usage
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reputation import Known, Reputation, Unavailable
 
@@ -34,15 +34,13 @@ class FakeStore:
         self.counts: dict[str, int] = {}
         self.batches: list[int] = []
 
-    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Refund]) -> list[Tally]:
+    async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
         self.batches.append(len(charges))
         for refund in refunds:
             self.counts[str(refund.receipt)] -= refund.amount
-        tallies = []
-        for client, amount in charges:
-            self.counts[client] = self.counts.get(client, 0) + amount
-            tallies.append(Tally(self.counts[client], client))
-        return tallies
+        for charge in charges:
+            self.counts[charge.key] = charge.messages = self.counts.get(charge.key, 0) + charge.amount
+            charge.receipt = charge.key
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
         return [Usage(self.counts.get(client, 0), {}) for client in clients]
