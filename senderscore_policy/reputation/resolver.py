@@ -63,8 +63,9 @@ class ScoreResolver:
         except dns.resolver.NXDOMAIN:
             outcome, rcode = UNKNOWN, "NXDOMAIN"
         except (dns.exception.DNSException, OSError, ValueError) as error:
-            # ValueError: /etc/resolv.conf names no addresses.
-            outcome, rcode = Unavailable(str(error) or f"no answer within {self._patience:g} s"), _rcode_of(error)
+            # ValueError: /etc/resolv.conf names no addresses. Some of dnspython's texts have several lines.
+            detail = " ".join(str(error).split()) or f"no answer within {self._patience:g} s"
+            outcome, rcode = Unavailable(detail), _rcode_of(error)
         if backend.refused:
             outcome = Refused(f"query budget spent: {self._budget}")
         return Probe(outcome, addresses, rcode, loop.time() - started, backend.nameserver, backend.questions)
