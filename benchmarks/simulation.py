@@ -99,7 +99,7 @@ class _Source:
 
 
 class _Message:
-    """A message that is asked about again and again (`engine.Question`)."""
+    """A message that is asked about again and again (`message.Question`)."""
 
     def __init__(self) -> None:
         self.request = Request(f"\nrequest=smtpd_access_policy\nclient_address={CLIENT}\n".encode())

@@ -35,7 +35,7 @@ class ConnectionCounts:
 
 
 class Exchange:
-    """One request on a connection and the place of its reply (an `engine.Question`)."""
+    """One request on a connection and the place of its reply (a `message.Question`)."""
 
     __slots__ = ("arrived_at", "connection", "reply", "request")
 

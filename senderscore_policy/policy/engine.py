@@ -8,13 +8,13 @@ whose score matters and is not at hand leaves its batch and finishes by itself.
 import asyncio
 from collections.abc import Sequence
 from math import inf
-from types import TracebackType
-from typing import Final, Protocol
+from typing import Final
 
 from senderscore_policy.policy.address import Client, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.generations import GenerationalCache
-from senderscore_policy.policy.ports import Charge, Clock, CounterStore, Observer, ReputationSource
+from senderscore_policy.policy.message import NOBODY, Message, Question, Sender
+from senderscore_policy.policy.ports import Clock, CounterStore, Observer, ReputationSource
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.repeats import RepeatTable
 from senderscore_policy.policy.reply import PERMIT
@@ -30,93 +30,6 @@ LONGEST_ADDRESS: Final = 45
 """Characters of an IPv6 address that ends in an IPv4 one (RFC 4291, 2.2); nothing longer is looked at."""
 RULE_FOR: Final = 60.0
 """Seconds for which a client is held to the rule of its score before the score is looked at again."""
-
-
-class Question(Protocol):
-    """A request with somebody who waits for its answer.
-
-    The engine works on it inside `with question:`; what nobody foresaw there ends this question
-    alone, without an answer.
-    """
-
-    request: Request
-
-    def answer(self, action: str) -> None:
-        """Send the action to Postfix."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        """Take an exception over, so that the engine goes on with the next question."""
-
-
-class Sender:
-    """A client as the engine remembers it.
-
-    Args:
-        client: who it is.
-        uncounted: why its messages are not counted; None: they are.
-
-    Attributes:
-        rule: what it is held to; None as long as that has to be found out for each message.
-        reputation: that the rule comes from.
-        until: monotonic seconds up to which both may be believed.
-    """
-
-    __slots__ = ("client", "reputation", "rule", "uncounted", "until")
-
-    def __init__(self, client: Client, uncounted: Reason | None = None) -> None:
-        self.client = client
-        self.uncounted = uncounted
-        self.rule: Rule | None = None
-        self.reputation: Reputation | None = None
-        self.until = -inf
-
-    def hold_to(self, rule: Rule, reputation: Reputation | None, until: float) -> None:
-        """Hold its messages to the rule."""
-        self.rule, self.reputation, self.until = rule, reputation, until
-
-
-_NOBODY: Final = Sender(Client(""), Reason.NO_ADDRESS)
-
-
-class Message(Charge):
-    """A counted message on its way to a decision; `with message:` is `with question:` for all who ask for it.
-
-    Attributes:
-        questions: who asked first, then those whose request repeats the same message. Empty once
-            there is an answer.
-        action: the answer, once there is one.
-        begun_at: monotonic seconds.
-    """
-
-    __slots__ = ("action", "begun_at", "questions", "sender")
-
-    def __init__(self, question: Question, sender: Sender, amount: int, begun_at: float) -> None:
-        # Instead of `super().__init__`, which takes as long as all of this.
-        self.key = sender.client.key
-        self.amount = amount
-        self.questions: tuple[Question, ...] = (question,)
-        self.sender = sender
-        self.begun_at = begun_at
-        self.action: str | None = None
-
-    def __enter__(self) -> None:
-        """Begin work on the message."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        """Let its questions take an exception over; a later repeat is permitted, it must not wait for ever."""
-        if error is None:
-            return False
-        questions, self.questions, self.action = self.questions, (), PERMIT
-        taken_over = True
-        for question in questions:
-            taken_over &= question.__exit__(kind, error, trace)
-        return taken_over
 
 
 class Engine:
@@ -214,7 +127,7 @@ class Engine:
                 address = request.after(b"\nclient_address=")
                 sender = known(address) or self._sender(address)
                 if sender.uncounted is not None:
-                    client = None if sender is _NOBODY else sender.client
+                    client = None if sender is NOBODY else sender.client
                     self._uncounted(question, client, sender.uncounted)
                 elif exempt_authenticated and request.after(b"\nsasl_username="):
                     self._uncounted(question, sender.client, Reason.AUTHENTICATED)
@@ -234,7 +147,7 @@ class Engine:
         sender = self._senders.get(address)
         if sender is None:
             if len(address) > LONGEST_ADDRESS:
-                return _NOBODY
+                return NOBODY
             sender = self._new_sender(address.decode("ascii", "replace"))
             self._senders.put(address, sender)
         return sender
@@ -242,7 +155,7 @@ class Engine:
     def _new_sender(self, address: str) -> Sender:
         parsed = parse_address(address)
         if parsed is None:
-            return _NOBODY
+            return NOBODY
         client = self._rules.directory.client(parsed)
         sender = Sender(client, Reason.EXEMPT if client.exempt else None)
         if client.rule is not None:

@@ -57,7 +57,7 @@ class _Clock:
 
 
 class Question:
-    """A message for which nobody waits (`engine.Question`); it may be asked any number of times.
+    """A message for which nobody waits (`message.Question`); it may be asked any number of times.
 
     Args:
         address: of the client.
