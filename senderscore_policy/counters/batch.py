@@ -1,6 +1,7 @@
 """One batch of charges and refunds on all servers, in one round trip or two. No I/O."""
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from math import inf
 from typing import TypeVar
 
@@ -33,8 +34,6 @@ class Batch:
         self._keys = keys
         self._exptime = exptime
         self._open = [b"%d" % index for index in view.open]
-        self._closed = [b"%d" % index for index in view.closed if index != view.oldest]
-        self._oldest = [] if view.oldest is None else [b"%d" % view.oldest]
         self._amounts: dict[Account, int] = {}
         self._parts: dict[Server, Part] = {}
         self._numbers: dict[Account, int] = {}
@@ -42,6 +41,14 @@ class Batch:
         self.fresh: list[Account] = []
         self.poisoned = 0
         self.doubtful: list[Account] = []
+
+    @cached_property
+    def _closed(self) -> list[bytes]:
+        return [b"%d" % index for index in self._view.closed if index != self._view.oldest]
+
+    @cached_property
+    def _oldest(self) -> list[bytes]:
+        return [] if self._view.oldest is None else [b"%d" % self._view.oldest]
 
     def refund(self, receipt: Receipt, amount: int) -> None:
         """Take a charge back where it was counted."""
