@@ -33,7 +33,7 @@ class Plan:
         mix: requests of the realistic mix.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     warm_up: int = 60_000
     seconds: float = 6.0
     clients: int = 1_000_000
