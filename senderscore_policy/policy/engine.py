@@ -102,6 +102,8 @@ class Engine:
         refunds, self._refunds = self._refunds, []
         self._time, self._monotonic = self._clock.time(), self._clock.monotonic()
         messages = self._plan(batch)
+        # Who is not counted need not wait for the counters.
+        self._report()
         if messages or refunds:
             rules = self._rules
             await self.store.charge(messages, refunds)
