@@ -35,7 +35,9 @@ def terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
     environment = os.environ | {"TERM": "xterm"}
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    # A shell's background job, which the tests may be, ignores SIGINT, and lets its children inherit that.
+    heeding = ("env", "--default-signal=INT", *command)
+    process = subprocess.Popen(heeding, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     try:
         yield process, ours
