@@ -199,12 +199,13 @@ def test_what_waited_behind_a_failure_fails_with_it(tmp_path: Path) -> None:
 
     async def test(server: Server) -> None:
         failures = await asyncio.gather(*(failure(server) for _ in range(20)))
-        assert set(failures) == {"no answer within 0.1 s"}
+        assert set(failures) == {"no answer within 1 s"}
         assert orders == 1
-        assert await failure(server) == "no answer within 0.1 s"
+        assert await failure(server) == "no answer within 1 s"
         assert orders == 1
 
-    with_server(tmp_path, counting, test, SOON)
+    # Long enough to connect on a busy machine.
+    with_server(tmp_path, counting, test, 1.0)
 
 
 @pytest.mark.parametrize("farewell", [b"", b"ERROR\r\n"])
