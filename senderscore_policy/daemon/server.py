@@ -79,6 +79,7 @@ class PolicyConnection(asyncio.Protocol):
         self._writable = True
         self.peer = ""
         self.active_at = 0.0
+        self.served = False
         self.begun_at: float | None = None
 
     @property
@@ -143,6 +144,7 @@ class PolicyConnection(asyncio.Protocol):
             self.server.latency.observe(now - in_hand.popleft().arrived_at)
         if replies:
             self.active_at = now
+            self.served = True
             self._transport.write(replies)
             if self._ending:
                 self._end()
@@ -212,12 +214,15 @@ class PolicyServer:
         return len(self._connections)
 
     def enter(self, connection: PolicyConnection) -> None:
-        """Take a new connection in, at the price of the one that has been idle longest."""
+        """Take a new connection in, at the price of the one that has been idle longest.
+
+        One that never asked anything goes first: a crowd of those displaces nobody who does.
+        """
         self.counts.accepted += 1
         self._connections[connection] = None
         if len(self._connections) > self._max_connections:
             idle = (other for other in self._connections if other.idle and other is not connection)
-            longest = min(idle, key=lambda other: other.active_at, default=connection)
+            longest = min(idle, key=lambda other: (other.served, other.active_at), default=connection)
             self.counts.closed_for_newcomer += 1
             self._connections.pop(longest, None)
             longest.close()

@@ -158,6 +158,17 @@ class TestAnswers:
                 connections[1].action()
             assert connections[0].ask() == "DUNNO"
 
+    def test_a_crowd_that_never_asks_displaces_nobody_who_does(self, start_daemon: StartDaemon) -> None:
+        """Newcomers without a request lose their places to each other, however new they are, before an smtpd does."""
+        daemon = start_daemon(**LIMITED, listen={"max_connections": 10})
+        with daemon.client() as postfix, contextlib.ExitStack() as stack:
+            assert postfix.ask("192.0.2.1") == "DUNNO"
+            crowd = [stack.enter_context(daemon.client()) for _ in range(20)]
+            with pytest.raises(EOFError):
+                crowd[0].action()
+            assert postfix.ask("192.0.2.1") == "DUNNO"
+            assert crowd[-1].ask("192.0.2.1") == "DUNNO"
+
     def test_many_may_connect_at_the_same_moment(self, start_daemon: StartDaemon) -> None:
         """Where Postfix starts hundreds of smtpd at once, or the daemon is busy for a moment, nobody is refused."""
         daemon = start_daemon(**LIMITED)
