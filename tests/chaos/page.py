@@ -26,8 +26,8 @@ def write(path: Path, outcomes: Sequence[Outcome], plan: Plan, seconds: float, b
 def _generated(outcomes: Sequence[Outcome], plan: Plan, seconds: float, busy: float) -> str:
     lines = [
         f"Measured on {dt.datetime.now(tz=dt.UTC):%Y-%m-%d} by `make chaos`, {seconds:.0f} s for all: {_machine()}.",
-        f"Each fault lasted about {plan.fault:g} s, under {plan.rate:g} requests a second over {plan.connections}",
-        "connections (behind Postfix: ten clients, at most ten messages a second each).",
+        f"Each fault lasted about {plan.fault:g} s, under {plan.rate:g} requests a second over",
+        f"{plan.connections} connections; behind Postfix ten clients sent at most ten messages a second each.",
         f"Load average before: {busy:.1f}; what else the machine does is in the times.",
         "",
         "| fault | sent | answered | wrongly deferred | unanswered | sent again | worst | meanwhile | afterwards |",
