@@ -187,7 +187,7 @@ class PolicyServer:
     Args:
         submit: takes a question into the engine's next batch.
         latency: told the seconds from each request's last byte to its reply.
-        max_connections: at this many the one that is idle longest is closed for a newcomer.
+        max_connections: at this many an idle one is closed for a newcomer, see `enter`.
         idle_timeout: seconds after which an idle connection is closed.
 
     Attributes:

@@ -41,12 +41,7 @@ class GenerationalCache(Generic[K, V]):
         """Keep `value` under `key`, as the entry used last."""
         self.young[key] = value
         if len(self.young) >= self._half:
-            self.age()
-
-    def age(self) -> None:
-        """Drop the old generation and begin a new young one (a caller's way to forget by time)."""
-        self._old = self.young
-        self.young = {}
+            self._old, self.young = self.young, {}
 
     def pop(self, key: K) -> None:
         """Forget the key."""
