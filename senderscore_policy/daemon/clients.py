@@ -51,7 +51,7 @@ class SeenClients:
         put = self._last.put
         view = None
         for decision in decisions:
-            request, client, reason, _, messages, *_ = decision
+            request, client, reason, _action, messages, _tier, _limit, _reputation, _time = decision
             if messages and client is not None:
                 small = len(request.raw) <= LARGEST_REQUEST
                 put(client.key, decision if small else decision._replace(request=_NOTHING))

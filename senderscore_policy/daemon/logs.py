@@ -17,7 +17,7 @@ from typing import Final
 
 from senderscore_policy.config.model import Log
 from senderscore_policy.policy.decision import Decision, Reason
-from senderscore_policy.policy.protocol import Request
+from senderscore_policy.policy.protocol import Request, printable
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Scored
 from senderscore_policy.policy.tiers import UNLIMITED
@@ -146,31 +146,36 @@ def set_up(settings: Log) -> LogWriter:
 
 _PLAIN: Final = re.compile(rb"[!#-<>-\[\]-~]+")
 """What stands in a log line as it is: printable ASCII without space, quote, equal sign and backslash."""
+_QUOTABLE: Final = re.compile(rb"[ !#-\[\]-~]*")
+"""What stands in it between quotes."""
 
 
 @lru_cache(1024)
-def _quoted(value: str) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _shown(value: bytes) -> bytes:
+    """The value of an attribute, in quotes where it could be taken for more than one."""
+    if _PLAIN.fullmatch(value):
+        return value
+    if _QUOTABLE.fullmatch(value):
+        return b'"%b"' % value
+    return _quoted(printable(value)).encode()
 
 
 _ATTRIBUTES: Final = {
-    "queue_id": "queue_id", "instance": "instance", "client_address": "client_address",
-    "sender": "sender", "state": "protocol_state",
+    "queue_id": b"queue_id", "instance": b"instance", "client_address": b"client_address",
+    "sender": b"sender", "state": b"protocol_state",
 }  # fmt: skip
 """Fields of a line with the attributes of the request that they show."""
-_PREFIXES: Final = [f"\n{name}=".encode() for name in _ATTRIBUTES.values()]
-_ALL_PLAIN: Final = b" ".join(b"%b=%%b" % field.encode() for field in _ATTRIBUTES)
+_PREFIXES: Final = [b"\n%b=" % name for name in _ATTRIBUTES.values()]
+_FIELDS: Final = b" ".join(b"%b=%%b" % field.encode() for field in _ATTRIBUTES)
 
 
 def _attributes(request: Request) -> str:
-    """The fields with attributes of the request, each in quotes where it could be taken for more than one."""
-    raw = [request.after(prefix) for prefix in _PREFIXES]
-    if all(raw) and _PLAIN.fullmatch(b"".join(raw)):
-        return (_ALL_PLAIN % tuple(raw)).decode("ascii")
-    return " ".join(
-        f"{field}={value.decode('ascii') if _PLAIN.fullmatch(value) else _quoted(request.text(name))}"
-        for (field, name), value in zip(_ATTRIBUTES.items(), raw, strict=True)
-    )
+    """The fields with attributes of the request."""
+    return (_FIELDS % tuple([_shown(request.after(prefix)) for prefix in _PREFIXES])).decode()
 
 
 def decision_line(decision: Decision) -> str:

@@ -16,7 +16,7 @@ MAX_VALUE: Final = 16 * 1024
 
 _NOT_STRUCTURE: Final = bytes(byte for byte in range(256) if byte not in b"\n=\0")
 """What is left out to see a request's structure: its line feeds, equal signs and NULs."""
-_REQUEST: Final = b"\nrequest=smtpd_access_policy\n"
+_FIRST_LINE: Final = b"request=smtpd_access_policy\n"
 
 
 class Request:
@@ -51,9 +51,8 @@ class Request:
         return raw[start : raw.index(b"\n", start)]
 
     def text(self, name: str) -> str:
-        """The value as text, for people: bytes that are not UTF-8 and control characters are escaped."""
-        value = self.get(name.encode()).decode("utf-8", "backslashreplace")
-        return value if value.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in value)
+        """The value as text, see `printable`."""
+        return printable(self.get(name.encode()))
 
     def items(self) -> list[tuple[str, str]]:
         """All attributes in the order they came, as text."""
@@ -63,16 +62,21 @@ class Request:
         return [(name, self.text(name)) for name in names]
 
 
+def printable(value: bytes) -> str:
+    """A value as text, for people: bytes that are not UTF-8 and control characters are escaped."""
+    text = value.decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _checked(raw: bytes) -> Request:
     """A request from its lines; `raw` begins with a line feed and ends with two.
 
     Raises:
         ProtocolError: a line without "=", a NUL, an oversized value, or a request of another kind.
     """
-    if not raw.startswith(_REQUEST):
-        kind = Request(raw).get(b"request")
-        if kind and kind != b"smtpd_access_policy":
-            raise ProtocolError(f"request={kind[:64]!r}, not smtpd_access_policy")
+    kind = Request(raw).get(b"request")
+    if kind and kind != b"smtpd_access_policy":
+        raise ProtocolError(f"request={kind[:64]!r}, not smtpd_access_policy")
     # Each line of a sound request leaves "\n=" (and further "="); one pass in C for the whole request.
     structure = raw.translate(None, _NOT_STRUCTURE)
     # By number: `in` first tries to make one of a bytes object, and formats the error.
@@ -111,19 +115,14 @@ class RequestParser:
         """Take what was received and return the requests that it completes, in order."""
         if self.fault:
             return []
+        # What Postfix sends: one request in one piece. It need not go through the buffer.
+        if len(self._buffer) == 1 and len(data) <= MAX_VALUE and data.startswith(_FIRST_LINE) and 0x0D not in data:
+            structure = data.translate(None, _NOT_STRUCTURE)
+            if structure.find(b"\n\n") == len(structure) - 2 and 0 not in structure:
+                return [Request(b"\n" + data)]
         requests: list[Request] = []
         try:
-            # What Postfix sends: one request in one piece. It need not go through the buffer.
-            end = data.find(b"\n\n")
-            if (
-                len(self._buffer) == 1
-                and 0 < end == len(data) - 2 <= MAX_REQUEST - 2
-                and data[0] != 0x0A
-                and 0x0D not in data
-            ):
-                requests.append(_checked(b"\n" + data))
-            else:
-                self._cut(data, requests)
+            self._cut(data, requests)
         except ProtocolError as fault:
             self.fault = fault
         return requests
