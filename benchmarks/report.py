@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import decisions
+import machine
 from bench import Plan
 from costs import Together
 from peers import LIMIT, PEERS
@@ -31,6 +32,7 @@ Measured by `{command}` on {date}; anyone can repeat it. All figures of one run 
 | Python | {python} |
 | programs | {programs} |
 | load before the run | {load} |
+| a loop of {additions:,} turns in Python | {speed} |
 
 """
 
@@ -93,6 +95,8 @@ def _introduction(plan: Plan, command: str) -> str:
         python=f"{platform.python_version()} ({sys.base_prefix}), {_loop()}",
         programs=", ".join(_programs()),
         load=f"{os.getloadavg()[2]:.2f} (15 minutes)",
+        additions=machine.LOOP,
+        speed=machine.description(),
     )
 
 
