@@ -63,7 +63,11 @@ def test_any_chunks_give_the_same_requests(size: int) -> None:
 
 
 @given(
-    st.lists(st.sampled_from([b"a=b", b"client_address=192.0.2.1", b"", b"\r", b"x", b"\n", b"\r\n", b"=", b"\0"])),
+    st.lists(
+        st.sampled_from(
+            [b"request=smtpd_access_policy", b"client_address=192.0.2.1", b"a=b", b"", b"\r", b"x", b"\n", b"\r\n", b"=", b"\0"]
+        )
+    ),
     st.data(),
 )
 def test_any_cut_of_any_stream(pieces: list[bytes], data: st.DataObject) -> None:
@@ -76,6 +80,14 @@ def test_any_cut_of_any_stream(pieces: list[bytes], data: st.DataObject) -> None
         requests += [request.raw for request in parser.feed(stream[start:end])]
         start = end
     assert (requests, str(parser.fault or "")) == parse(stream, len(stream))
+
+
+def test_the_beginning_of_the_next_request_is_kept() -> None:
+    """A request and a part of the next one in the same chunk are cut where the first one ends."""
+    parser = RequestParser()
+    assert [request.raw for request in parser.feed(POSTFIX + b"request")] == [b"\n" + POSTFIX]
+    assert parser.partial
+    assert [request.raw for request in parser.feed(b"=smtpd_access_policy\n\n")] == [b"\nrequest=smtpd_access_policy\n\n"]
 
 
 def test_attributes() -> None:
