@@ -116,9 +116,9 @@ class RequestParser:
         if self.fault:
             return []
         # What Postfix sends: one request in one piece. It need not go through the buffer.
-        if len(self._buffer) == 1 and len(data) <= MAX_VALUE and data.startswith(_FIRST_LINE) and data.endswith(b"\n\n"):
+        if len(self._buffer) == 1 and len(data) <= MAX_VALUE and data.startswith(_FIRST_LINE) and 0x0D not in data:
             structure = data.translate(None, _NOT_STRUCTURE)
-            if structure.find(b"\n\n") == len(structure) - 2 and 0 not in structure and 0x0D not in data:
+            if structure.find(b"\n\n") == len(structure) - 2 and data.endswith(b"\n\n") and 0 not in structure:
                 return [Request(b"\n" + data)]
         requests: list[Request] = []
         try:

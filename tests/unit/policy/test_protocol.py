@@ -45,6 +45,7 @@ STREAM = (
     + b"\n"
     + POSTFIX
 )
+PIECES = [b"request=smtpd_access_policy", b"client_address=::1", b"a=b", b"x", b"", b"\n", b"\r\n", b"\r", b"=", b"\0"]
 
 
 def parse(stream: bytes, size: int) -> tuple[list[bytes], str]:
@@ -62,14 +63,7 @@ def test_any_chunks_give_the_same_requests(size: int) -> None:
     assert len(requests) == 5
 
 
-@given(
-    st.lists(
-        st.sampled_from(
-            [b"request=smtpd_access_policy", b"client_address=192.0.2.1", b"a=b", b"", b"\r", b"x", b"\n", b"\r\n", b"=", b"\0"]
-        )
-    ),
-    st.data(),
-)
+@given(st.lists(st.sampled_from(PIECES)), st.data())
 def test_any_cut_of_any_stream(pieces: list[bytes], data: st.DataObject) -> None:
     """Sound or malformed, a stream means the same however it is cut, up to and including its fault."""
     stream = b"\n".join(pieces) + b"\n\n"
@@ -85,9 +79,9 @@ def test_any_cut_of_any_stream(pieces: list[bytes], data: st.DataObject) -> None
 def test_the_beginning_of_the_next_request_is_kept() -> None:
     """A request and a part of the next one in the same chunk are cut where the first one ends."""
     parser = RequestParser()
-    assert [request.raw for request in parser.feed(POSTFIX + b"request")] == [b"\n" + POSTFIX]
+    assert [request.raw for request in parser.feed(POSTFIX + b"client_")] == [b"\n" + POSTFIX]
     assert parser.partial
-    assert [request.raw for request in parser.feed(b"=smtpd_access_policy\n\n")] == [b"\nrequest=smtpd_access_policy\n\n"]
+    assert [request.raw for request in parser.feed(b"address=192.0.2.1\n\n")] == [b"\nclient_address=192.0.2.1\n\n"]
 
 
 def test_attributes() -> None:
