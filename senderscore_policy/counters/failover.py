@@ -17,7 +17,7 @@ from senderscore_policy.policy.window import View
 
 CLOSED_FOR: Final = 60.0
 """Seconds for which the counts of closed buckets are believed."""
-MAX_ACCOUNTS: Final = 100_000
+MAX_ACCOUNTS: Final = 40_000
 """Clients whose closed buckets are kept, about 400 bytes each."""
 
 

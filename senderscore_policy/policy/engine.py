@@ -24,7 +24,7 @@ from senderscore_policy.policy.tiers import UNLIMITED, Rule
 
 MAX_BATCH: Final = 1000
 """Requests decided together at most, so that a flood on one connection does not hold up the others."""
-MAX_CLIENTS: Final = 50_000
+MAX_CLIENTS: Final = 40_000
 """Clients whose parsed address is kept; the others are parsed again."""
 LONGEST_ADDRESS: Final = 45
 """Characters of an IPv6 address that ends in an IPv4 one (RFC 4291, 2.2); nothing longer is looked at."""

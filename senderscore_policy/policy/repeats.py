@@ -5,7 +5,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 LIFETIME: Final = 60.0
 """Seconds in which the same instance and client address are the same message."""
-MAX_ENTRIES: Final = 100_000
+MAX_ENTRIES: Final = 40_000
 """Messages remembered at most; in a flood the oldest half is forgotten early, and its repeats count again."""
 
 LONGEST_KEY: Final = 128

@@ -18,6 +18,7 @@ from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.cache import ScoreCache, as_text, from_text
 from senderscore_policy.reputation.deferred import DeferredResolver
 from senderscore_policy.reputation.gate import Gate, ZoneState
+from senderscore_policy.reputation.turns import Turns
 
 MAX_LOOKUPS: Final = 1000
 """Lookups under way at most; each may hold a socket, and about as many end within a second."""
@@ -69,6 +70,7 @@ class ScoreSource:
         self._moves = 0
         self._under_way: dict[str, asyncio.Future[Reputation]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = Turns()
 
     @property
     def state(self) -> str:
@@ -207,6 +209,7 @@ class ScoreSource:
 
     async def _look_up(self, address: str, result: asyncio.Future[Reputation], *, refresh: bool) -> None:
         """Ask the other daemons' cache, then the zone; keep the outcome and give it to all who wait."""
+        await self._turns.wait()
         moves = self._moves
         entry = await self._from_shared(address)
         self._observer.cache("miss" if entry is None else "shared")
