@@ -56,7 +56,7 @@ _HOW = """\
   same again with the scores of a first time in the state directory.
 * **Cold scores**: `lookup = "eager"`. The warm clients are 1,000 with known scores that send 2,000 messages a second
   (open loop: latency counts from when a message was due).
-* **Postfix**: smtp-source, {messages:,} messages of 5 kB in turns through two smtpd of one Postfix, one connection
+* **Postfix**: smtp-source, {messages:,} messages of 5 kB in turns through three smtpd of one Postfix, one connection
   each, 20 at a time, with the transport `discard`. The daemon counts them in memcached.
 * **Other policy servers**, from Debian, count {limit} messages an hour for each client address:
 {peers}

@@ -157,7 +157,11 @@ class Table:
         if messages is None:
             return []
         ratio = messages.checked / messages.without
-        measured = f"{ratio:.2f} ({messages.checked:.0f}/s with, {messages.without:.0f}/s without the check)"
+        nothing = messages.waved_through / messages.without
+        measured = (
+            f"{ratio:.2f} ({messages.checked:.0f}/s with, {messages.without:.0f}/s without the check; "
+            f"{nothing:.2f} with a server that parses nothing)"
+        )
         return [
             Row("messages a second through Postfix, with the check and without it", "≥ 0.95", measured, ratio >= 0.95)
         ]

@@ -1,4 +1,4 @@
-"""Messages through a real Postfix, with the policy check and without it."""
+"""Messages through a real Postfix, with the policy check, with one that does nothing, and without any."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from statistics import median
 from typing import Final
 
 from bench import Bench
-from servers import PATH, find, free_port, memcached, wait_for_listener
+from servers import PATH, always_dunno, find, free_port, memcached, wait_for_listener
 
 SESSIONS: Final = 20
 SIZE: Final = 5_000
@@ -40,12 +40,15 @@ smtpd_client_event_limit_exceptions = static:all
 default_process_limit = 200
 in_flow_delay = 0
 checked = check_policy_service {{ inet:127.0.0.1:{policy}, timeout=10s, default_action=DUNNO }}
+waved_through = check_policy_service {{ inet:127.0.0.1:{baseline}, timeout=10s, default_action=DUNNO }}
 """
 
 _MASTER_CF = """\
 127.0.0.1:{plain} inet n - n - - smtpd
 127.0.0.1:{checked} inet n - n - - smtpd
   -o {{ smtpd_end_of_data_restrictions = $checked }}
+127.0.0.1:{waved_through} inet n - n - - smtpd
+  -o {{ smtpd_end_of_data_restrictions = $waved_through }}
 cleanup   unix  n - n - 0 cleanup
 qmgr      unix  n - n 300 1 qmgr
 rewrite   unix  - - n - - trivial-rewrite
@@ -68,10 +71,12 @@ class Messages:
     Args:
         without: the check.
         checked: by the daemon, which counts in memcached.
+        waved_through: by a server that parses nothing: what asking any policy server costs.
     """
 
     without: float
     checked: float
+    waved_through: float
 
 
 def missing() -> list[str]:
@@ -80,7 +85,7 @@ def missing() -> list[str]:
 
 
 def postfix(bench: Bench) -> Messages:
-    """Both ways in turns; the medians.
+    """All three ways in turns; the medians.
 
     The client is 127.0.0.1, so the exemption of loopback is taken away and a limit given that is never reached.
     """
@@ -88,37 +93,36 @@ def postfix(bench: Bench) -> Messages:
         "exempt": {"networks": []},
         "override": [{"networks": ["127.0.0.0/8"], "limit": 100_000_000}],
     }
-    without, checked = [], []
     with (
         bench.directory() as directory,
         memcached(directory) as store,
         bench.daemon(directory, store, **tables) as daemon,
-        _postfix(directory / "postfix", daemon.port) as (plain_port, checked_port),
+        always_dunno(directory) as baseline,
+        _postfix(directory / "postfix", daemon.port, baseline.port) as ports,
     ):
-        _send(plain_port, bench.plan.messages // 4)
-        _send(checked_port, bench.plan.messages // 4)
-        for _ in range(2 * bench.plan.rounds):
-            without.append(_send(plain_port, bench.plan.messages))
-            checked.append(_send(checked_port, bench.plan.messages))
-    return Messages(median(without), median(checked))
+        for port in ports:
+            _send(port, bench.plan.messages // 4)
+        rounds = [[_send(port, bench.plan.messages) for port in ports] for _ in range(2 * bench.plan.rounds)]
+    return Messages(*map(median, zip(*rounds, strict=True)))
 
 
 @contextlib.contextmanager
-def _postfix(directory: Path, policy: int) -> Iterator[tuple[int, int]]:
-    """A Postfix of its own: the ports of an smtpd without the check and of one with it."""
-    plain, checked = free_port(), free_port()
+def _postfix(directory: Path, policy: int, baseline: int) -> Iterator[list[int]]:
+    """A Postfix of its own: the ports of an smtpd without a check, and of one with each of the two."""
+    ports = [free_port() for _ in range(3)]
     for path in (directory, directory / "queue", directory / "data"):
         path.mkdir()
-    (directory / "main.cf").write_text(_MAIN_CF.format(directory=directory, policy=policy), encoding="ascii")
-    master = _MASTER_CF.format(plain=plain, checked=checked)
+    main = _MAIN_CF.format(directory=directory, policy=policy, baseline=baseline)
+    (directory / "main.cf").write_text(main, encoding="ascii")
+    master = _MASTER_CF.format(**dict(zip(("plain", "checked", "waved_through"), ports, strict=True)))
     (directory / "master.cf").write_text(master, encoding="ascii")
     _as_root("chown", "-R", "root:root", str(directory))
     _as_root("chown", str(pwd.getpwnam("postfix").pw_uid), str(directory / "data"))
     _as_root("postfix", "-c", str(directory), "start")
     try:
-        wait_for_listener(plain)
-        wait_for_listener(checked)
-        yield plain, checked
+        for port in ports:
+            wait_for_listener(port)
+        yield ports
     finally:
         _as_root("postfix", "-c", str(directory), "stop")
         _as_root("rm", "-rf", str(directory))
