@@ -23,7 +23,7 @@ run: $(VENV)/.run ## serve a demo on 127.0.0.1:10045 that asks no real zone
 		$(VENV)/bin/senderscore-policy serve -c docs/demo.toml
 
 test: $(TEST_VENV)/.installed ## build the wheel, install it and run every test against it; PYTEST="-k …" selects
-	tests/install-components memcached rbldnsd postfix chromium prometheus
+	tests/install-components bash-completion chromium memcached postfix prometheus rbldnsd scdoc
 	$(TEST_VENV)/bin/pytest --installed $(PYTEST)
 
 chaos: $(TEST_VENV)/.installed ## break everything behind the daemon under load, write docs/reliability.md; CHAOS=--short only looks
@@ -39,7 +39,7 @@ soak: $(BENCH_VENV)/.installed ## watch the daemon for SECONDS=3600 of realistic
 	tests/install-components gcc libc6-dev memcached rbldnsd
 	$(BENCH_VENV)/bin/python benchmarks/soak.py $(or $(SECONDS),3600)
 
-bench: ## measure how fast everything is and write docs/performance.md, half an hour; BENCH=--quick tries it
+bench: ## measure how fast everything is and write docs/performance.md, twenty minutes; BENCH=--quick tries it
 	benchmarks/bench $(BENCH)
 
 lint: $(VENV)/.lint ## ruff, mypy and the import rules
