@@ -8,32 +8,52 @@ from senderscore_policy.policy.address import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.generations import GenerationalCache
 from senderscore_policy.policy.ports import Clock
-from senderscore_policy.policy.protocol import Request
-from senderscore_policy.policy.reply import PERMIT
-from senderscore_policy.policy.tiers import UNLIMITED
+from senderscore_policy.policy.tiers import UNLIMITED, Limit
 from senderscore_policy.policy.window import View, Window
 
 MAX_CLIENTS: Final = 20_000
 """Clients remembered; those that have sent nothing for longest are forgotten first."""
-LARGEST_REQUEST: Final = 8 * 1024
-"""Bytes of a request that is remembered with its client; Postfix's have less than 1 KiB, rarely 4."""
-_NOTHING: Final = Request(b"\n")
+LONGEST_NAME: Final = 255
+"""Bytes of a host name (RFC 1035, 2.3.4)."""
 
 
-def foremost(decisions: Sequence[Decision], most: int) -> list[Decision]:
+class SeenClient:
+    """A client and what is shown of its last counted message; the next one overwrites it.
+
+    Attributes:
+        client: who it is.
+        messages: counted in the window.
+        limit: that it was held to.
+        time: of the message, in seconds since the epoch.
+        name: its host name as Postfix knows it, "unknown" if it does not; empty if it sent nothing yet.
+        deferred: its messages above the limit, by bucket.
+    """
+
+    __slots__ = ("client", "deferred", "limit", "messages", "name", "time")
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.messages = 0
+        self.limit: Limit = UNLIMITED if client.rule is None else client.rule.limit
+        self.time = 0.0
+        self.name = b""
+        self.deferred: dict[int, int] = {}
+
+
+def foremost(clients: Sequence[SeenClient], most: int) -> list[SeenClient]:
     """The clients to be shown: those with the highest counts, and those that are nearest to their limits.
 
     Args:
-        decisions: one for each client.
+        clients: all of them.
         most: clients of either kind.
     """
-    busiest = heapq.nlargest(most, decisions, key=lambda decision: decision.messages)
-    nearest = heapq.nlargest(most, decisions, key=lambda decision: decision.messages / max(decision.limit, 0.5))
-    return list({id(decision): decision for decision in busiest + nearest}.values())
+    busiest = heapq.nlargest(most, clients, key=lambda seen: seen.messages)
+    nearest = heapq.nlargest(most, clients, key=lambda seen: seen.messages / max(seen.limit, 0.5))
+    return list(dict.fromkeys(busiest + nearest))
 
 
 class SeenClients:
-    """Remembers each client's last counted decision and how often it was above its limit.
+    """Remembers each client's last counted message and how often it was above its limit.
 
     Args:
         window: deferrals are told for the same window as messages.
@@ -43,60 +63,66 @@ class SeenClients:
     def __init__(self, window: Window, clock: Clock) -> None:
         self.window = window
         self._clock = clock
-        self._last: GenerationalCache[str, Decision] = GenerationalCache(MAX_CLIENTS)
-        self._deferred: GenerationalCache[str, dict[int, int]] = GenerationalCache(MAX_CLIENTS)
+        self._clients: GenerationalCache[str, SeenClient] = GenerationalCache(MAX_CLIENTS)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Remember a batch (`ports.Observer`)."""
-        put = self._last.put
+        known = self._clients.young.get
         view = None
-        for decision in decisions:
-            request, client, reason, _action, messages, _tier, _limit, _reputation, _time = decision
+        for request, client, reason, _action, messages, _tier, limit, _reputation, time in decisions:
             if messages and client is not None:
-                small = len(request.raw) <= LARGEST_REQUEST
-                put(client.key, decision if small else decision._replace(request=_NOTHING))
+                seen = known(client.key) or self._enter(client)
+                seen.messages, seen.limit, seen.time = messages, limit, time
+                seen.name = request.after(b"\nclient_name=")[:LONGEST_NAME]
                 if reason is Reason.OVER_LIMIT:
                     view = view or self.window.view(self._clock.monotonic())
-                    self._defer(client.key, view)
+                    _defer(seen, view)
 
-    def _defer(self, client: str, view: View) -> None:
-        buckets = self._deferred.get(client)
-        if buckets is not None and view.current in buckets:
-            buckets[view.current] += 1
-        else:
-            in_view = {view.current, *view.open, *view.closed}
-            kept = {index: count for index, count in (buckets or {}).items() if index in in_view}
-            self._deferred.put(client, kept | {view.current: 1})
+    def _enter(self, client: Client) -> SeenClient:
+        seen = self._clients.get(client.key)
+        if seen is None:
+            seen = SeenClient(client)
+            self._clients.put(client.key, seen)
+        return seen
 
     def counted_by_hand(self, client: Client, messages: int, time: float) -> None:
-        """Remember a client whose messages an administrator counted; its last message may have no attributes.
+        """Remember a client whose messages an administrator counted.
 
         Args:
             client: who.
             messages: counted in the window now.
             time: seconds since the epoch.
         """
-        last = self._last.get(client.key)
-        if last is None:
-            limit = UNLIMITED if client.rule is None else client.rule.limit
-            last = Decision(_NOTHING, client, Reason.WITHIN_LIMIT, PERMIT, messages, "none", limit, None, time)
-        self._last.put(client.key, last._replace(messages=messages, time=time))
+        seen = self._enter(client)
+        seen.messages, seen.time = messages, time
 
     def deferred(self, client: str) -> int:
         """Messages of the client above its limit in this window, as this daemon has seen them."""
-        return self.window.view(self._clock.monotonic()).total(self._deferred.get(client) or {})
+        seen = self._clients.get(client)
+        return 0 if seen is None else self.window.view(self._clock.monotonic()).total(seen.deferred)
 
     def deferring(self, client: str) -> bool:
         """Whether messages of the client were above its limit in the running bucket or the one before it."""
         view = self.window.view(self._clock.monotonic())
-        buckets = self._deferred.get(client) or {}
-        return any(index in buckets for index in (view.current, *view.open, *view.closed[:1]))
+        seen = self._clients.get(client)
+        return seen is not None and any(
+            index in seen.deferred for index in (view.current, *view.open, *view.closed[:1])
+        )
 
-    def recent(self, since: float) -> list[Decision]:
-        """The last decision of each client that was seen since that time (seconds since the epoch)."""
-        return [decision for _, decision in self._last.items() if decision.time > since]
+    def recent(self, since: float) -> list[SeenClient]:
+        """Each client that was seen since that time (seconds since the epoch)."""
+        return [seen for _, seen in self._clients.items() if seen.time > since]
 
     def forget(self, client: str) -> None:
         """The client's counters were reset."""
-        self._last.pop(client)
-        self._deferred.pop(client)
+        self._clients.pop(client)
+
+
+def _defer(seen: SeenClient, view: View) -> None:
+    """Count a message above the limit, and forget those that are out of view."""
+    if view.current in seen.deferred:
+        seen.deferred[view.current] += 1
+    else:
+        in_view = {*view.open, *view.closed}
+        seen.deferred = {index: count for index, count in seen.deferred.items() if index in in_view}
+        seen.deferred[view.current] = 1

@@ -4,12 +4,11 @@ import asyncio
 from typing import Final
 
 from senderscore_policy import __version__
-from senderscore_policy.daemon.clients import foremost
+from senderscore_policy.daemon.clients import SeenClient, foremost
 from senderscore_policy.daemon.desk import Desk
 from senderscore_policy.daemon.overview import Counters, Overview, Row, Scores, Service
 from senderscore_policy.daemon.parts import Parts
 from senderscore_policy.policy.address import Client, parse_address
-from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.ports import Usage
 from senderscore_policy.policy.standing import Place, Standing
 from senderscore_policy.policy.window import Window
@@ -57,11 +56,11 @@ class Lookout:
         seen = parts.seen.recent(now - window.seconds)
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
         shown = await asyncio.get_running_loop().run_in_executor(None, foremost, seen, MOST_CLIENTS)
-        usages = await self._usages([self._client(decision) for decision in shown])
+        usages = await self._usages([self._client(each) for each in shown])
         bucket_time = parts.counting.now
         rows = [
-            _row(standing, usage, decision, window, bucket_time)
-            for (standing, usage), decision in zip(usages, shown, strict=True)
+            _row(standing, usage, last, window, bucket_time)
+            for (standing, usage), last in zip(usages, shown, strict=True)
         ]
         return Overview(
             time=now,
@@ -82,20 +81,19 @@ class Lookout:
             await asyncio.sleep(0)
         return usages
 
-    def _client(self, decision: Decision) -> Client:
-        """The client of a decision, by the rules in force now."""
-        assert decision.client is not None
-        address = parse_address(decision.client.key.partition("/")[0])
-        return self._desk.client(address) if address else decision.client
+    def _client(self, seen: SeenClient) -> Client:
+        """The client, by the rules in force now."""
+        address = parse_address(seen.client.key.partition("/")[0])
+        return self._desk.client(address) if address else seen.client
 
 
-def _row(standing: Standing, usage: Usage, last: Decision, window: Window, now: float) -> Row:
+def _row(standing: Standing, usage: Usage, last: SeenClient, window: Window, now: float) -> Row:
     """A client's row.
 
     Args:
         standing: its counter against its limit.
         usage: what the counter was read as.
-        last: its last counted decision.
+        last: its last counted message.
         window: that messages are counted in.
         now: the time that the counter's buckets are numbered by.
     """

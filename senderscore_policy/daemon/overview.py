@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from senderscore_policy.daemon.clients import SeenClient
 from senderscore_policy.daemon.minutes import Minute
-from senderscore_policy.policy.decision import Decision
+from senderscore_policy.policy.protocol import printable
 from senderscore_policy.policy.standing import Standing
 
 LONGEST_TEXT: Final = 100
@@ -21,17 +22,17 @@ class Row:
         standing: its counter against its limit.
         opens_in: of a limited client, seconds until it is let in again if it sends nothing until then;
             None: never, or it is not limited.
-        last: its last counted decision.
+        last: its last counted message.
     """
 
     standing: Standing
     opens_in: float | None
-    last: Decision
+    last: SeenClient
 
     @property
     def name(self) -> str:
         """The client's host name as Postfix knows it; empty if it does not. Whoever owns the address chose it."""
-        name = self.last.request.text("client_name")
+        name = printable(self.last.name)
         return "" if name == "unknown" else name[:LONGEST_TEXT]
 
     def as_json(self) -> dict[str, Any]:

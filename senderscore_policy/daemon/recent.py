@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from typing import Any, Final
 
-from senderscore_policy.daemon.clients import LARGEST_REQUEST
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import Request
 
 MAX_DECISIONS: Final = 10_000
 """Remembered of the messages above their limit, and as many of all others, so that a deferral can
 be explained long after a busy site's next thousand messages."""
+LARGEST_REQUEST: Final = 8 * 1024
+"""Bytes of a request that is remembered; Postfix's have less than 1 KiB, rarely 4."""
 TRIAL: Final = "ask."
 """What the `instance` of a request begins with that a command sends and not Postfix."""
 
