@@ -31,9 +31,10 @@ class Row:
 
 @dataclass
 class Results:
-    """Everything that a run measures; what is None was left out."""
+    """Everything that a run measures; what is None was left out. `busy` is the load average before."""
 
     samples: Samples
+    busy: float
     cold: Cold | None = None
     memory: list[Memory] | None = None
     starts: list[float] | None = None

@@ -29,9 +29,10 @@ def main() -> int:
     parser.add_argument("--command", default="make bench", help="what the page says that it was made with")
     options = parser.parse_args()
     plan = Plan.quick() if options.quick else Plan()
-    _say(f"load average {os.getloadavg()[0]:.2f}; anything above 0.2 disturbs the figures")
+    busy = os.getloadavg()[0]
+    _say(f"load average {busy:.2f}; anything above 0.2 disturbs the figures")
     with Bench.open(BUILD, plan) as bench:
-        results = _measure(bench)
+        results = _measure(bench, busy)
     save(BUILD / "results.json", results)
     pictures = plots.draw(results.samples, options.output.with_suffix(""))
     report.write(results, plan, options.output, pictures, options.command)
@@ -41,11 +42,12 @@ def main() -> int:
     return 0
 
 
-def _measure(bench: Bench) -> Results:
+def _measure(bench: Bench, busy: float) -> Results:
     samples = _decisions(bench)
     _say("cold scores, start, memory, two daemons, Postfix: some ten minutes")
     return Results(
         samples,
+        busy,
         cold=costs.cold(bench),
         memory=list(costs.memory(bench)),
         starts=costs.start(bench),
