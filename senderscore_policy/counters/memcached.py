@@ -6,7 +6,10 @@ and has to wait for the interpreter when the answer is there.
 """
 
 import asyncio
+import os
 import socket
+import time
+from ipaddress import ip_address
 from typing import Final
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
@@ -16,6 +19,8 @@ from senderscore_policy.config.model import Endpoint, Unix
 from senderscore_policy.counters.pipeline import Order, Replies, ReplyReader
 from senderscore_policy.errors import BackendError
 
+WATCH_TIME: Final = 80e-6
+"""Seconds for which the answer of a memcached on this host is watched for before the event loop sleeps."""
 _RECEIVE: Final = 64 * 1024
 
 
@@ -31,6 +36,7 @@ class Connection(Client):  # type: ignore[misc]
 
     def __init__(self, address: tuple[str, int] | str, seconds: float) -> None:
         super().__init__(address, connect_timeout=seconds, timeout=seconds, no_delay=True)
+        self._on_this_host = isinstance(address, str) or ip_address(address[0]).is_loopback
         self._loop: asyncio.AbstractEventLoop | None = None
         self._descriptor = -1
         self._reader = ReplyReader(0, values=False)
@@ -70,6 +76,8 @@ class Connection(Client):  # type: ignore[misc]
         alarm = self._loop.call_at(deadline, self._late)
         try:
             await self._send(order.encoded(), deadline)
+            if self._on_this_host:
+                self._watch(answer)
             return await answer
         finally:
             alarm.cancel()
@@ -77,6 +85,17 @@ class Connection(Client):  # type: ignore[misc]
             if answer.done() and not answer.cancelled():
                 # It may be that sending failed first.
                 answer.exception()
+
+    def _watch(self, answer: asyncio.Future[Replies]) -> None:
+        """Look for the answer again and again for a moment, while other processes may run.
+
+        It is there before a processor has fallen asleep and woken up again: with this a decision takes a
+        quarter less time with one connection ("memcached, 1 connection" in benchmarks/).
+        """
+        end = time.perf_counter() + WATCH_TIME
+        while not answer.done() and time.perf_counter() < end:
+            os.sched_yield()
+            self._readable()
 
     async def _send(self, data: bytes, deadline: float) -> None:
         assert self.sock is not None

@@ -1,14 +1,17 @@
 """One connection to a memcached that may do anything."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from counter_fakes import FakeMemcached, Script, listening
 
 from senderscore_policy.config.model import Inet, Unix
+from senderscore_policy.counters import memcached
 from senderscore_policy.counters.memcached import Server
 from senderscore_policy.counters.pipeline import Order, Replies, add, incr
 from senderscore_policy.errors import BackendError
@@ -80,6 +83,30 @@ def test_a_reply_in_single_bytes_is_a_reply(tmp_path: Path) -> None:
         assert server.fault is None
 
     with_server(tmp_path, answering(reply, byte_by_byte=True), test, PLENTY)
+
+
+def test_an_answer_that_comes_at_once_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a memcached on the same host nothing else is done between the order and its replies."""
+    monkeypatch.setattr(memcached, "WATCH_TIME", PLENTY)
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while connection.recv(65536):
+                connection.sendall(b"7\r\n")
+
+    async def test(port: int) -> None:
+        server = Server(Inet("127.0.0.1", port), PLENTY)
+        await server.exchange(COUNT)
+        between: list[str] = []
+        asyncio.get_running_loop().call_soon(between.append, "the event loop")
+        assert await server.exchange(COUNT) == ([b"7"], {})
+        assert between == []
+        server.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        thread.submit(answer, listener)
+        asyncio.run(test(listener.getsockname()[1]))
 
 
 def test_a_large_order_is_sent_whole(tmp_path: Path) -> None:
