@@ -5,9 +5,10 @@ PIP := pip install --quiet --disable-pip-version-check
 VENV := .venv
 TEST_VENV := build/venv-test
 BENCH_VENV := build/venv-bench
-# Debian's own interpreter, where it is new enough: the one that the packages run on.
-BENCH_PYTHON := $(shell /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
-	&& echo /usr/bin/python3 || echo $(PYTHON))
+# Debian's own interpreter, where it is new enough and no other is asked for: the one that the packages run on.
+BENCH_PYTHON = $(if $(filter file,$(origin PYTHON)),$(shell \
+	/usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo /usr/bin/python3 || echo $(PYTHON)),$(PYTHON))
 SOURCES := pyproject.toml README.md $(shell find senderscore_policy -type f -not -name '*.pyc')
 # Where the commands look for the control socket when nothing is configured.
 RUNTIME := $(or $(XDG_RUNTIME_DIR),$(HOME)/.local/state)/senderscore-policy

@@ -10,6 +10,7 @@ from senderscore_policy.daemon.overview import Counters, Overview, Row, Scores, 
 from senderscore_policy.daemon.parts import Parts
 from senderscore_policy.policy.address import Client, parse_address
 from senderscore_policy.policy.ports import Usage
+from senderscore_policy.policy.protocol import printable
 from senderscore_policy.policy.standing import Place, Standing
 from senderscore_policy.policy.window import Window
 
@@ -17,6 +18,8 @@ MOST_CLIENTS: Final = 200
 """Clients that are listed: so many of the busiest, and so many of those nearest to their limits."""
 AT_ONCE: Final = 50
 """Clients whose counters are read in one go: about a millisecond, and some kilobytes of memcached's answer."""
+LONGEST_TEXT: Final = 100
+"""Characters shown of what a client says of itself."""
 LIFE: Final = 1.0
 """Seconds for which an overview is shown to all who ask: many who watch cost no more than one."""
 
@@ -100,7 +103,9 @@ def _row(standing: Standing, usage: Usage, last: SeenClient, window: Window, now
     opens_at = None
     if standing.place is Place.LIMITED:
         opens_at = window.opens_at(usage.buckets, standing.rule.limit, now)
-    return Row(standing, None if opens_at is None else opens_at - now, last)
+    name = printable(last.name)
+    shown_name = "" if name == "unknown" else name[:LONGEST_TEXT]
+    return Row(standing, None if opens_at is None else opens_at - now, shown_name, last.time)
 
 
 def _scores(parts: Parts) -> Scores:

@@ -3,15 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
-from senderscore_policy.daemon.clients import SeenClient
 from senderscore_policy.daemon.minutes import Minute
-from senderscore_policy.policy.protocol import printable
 from senderscore_policy.policy.standing import Standing
-
-LONGEST_TEXT: Final = 100
-"""Characters shown of what a client says of itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +17,14 @@ class Row:
         standing: its counter against its limit.
         opens_in: of a limited client, seconds until it is let in again if it sends nothing until then;
             None: never, or it is not limited.
-        last: its last counted message.
+        name: its host name as Postfix knows it; empty if it does not. Whoever owns the address chose it.
+        seen_at: when its last counted message came, in seconds since the epoch.
     """
 
     standing: Standing
     opens_in: float | None
-    last: SeenClient
-
-    @property
-    def name(self) -> str:
-        """The client's host name as Postfix knows it; empty if it does not. Whoever owns the address chose it."""
-        name = printable(self.last.name)
-        return "" if name == "unknown" else name[:LONGEST_TEXT]
+    name: str
+    seen_at: float
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json`, and more."""
@@ -41,7 +32,7 @@ class Row:
             "place": self.standing.place,
             "opens_in": None if self.opens_in is None else math.ceil(self.opens_in),
             "name": self.name,
-            "seen_at": round(self.last.time),
+            "seen_at": round(self.seen_at),
         }
 
 

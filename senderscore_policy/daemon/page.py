@@ -68,7 +68,7 @@ COLUMNS: Final = {
         lambda row: (row.standing.place != Place.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
         "if it sends nothing until then",
     ),
-    "seen": Column("Last message", lambda row: -row.last.time),
+    "seen": Column("Last message", lambda row: -row.seen_at),
 }
 STATUS: Final = "status"
 """The order in which the list begins: the clients that an administrator should see first."""

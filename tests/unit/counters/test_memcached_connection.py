@@ -1,6 +1,7 @@
 """One connection to a memcached that may do anything."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -96,13 +97,12 @@ def test_an_answer_that_comes_at_once_is_taken_at_once(monkeypatch: pytest.Monke
                 connection.sendall(b"7\r\n")
 
     async def test(port: int) -> None:
-        server = Server(Inet("127.0.0.1", port), PLENTY)
-        await server.exchange(COUNT)
-        between: list[str] = []
-        asyncio.get_running_loop().call_soon(between.append, "the event loop")
-        assert await server.exchange(COUNT) == ([b"7"], {})
-        assert between == []
-        server.close()
+        with contextlib.closing(Server(Inet("127.0.0.1", port), PLENTY)) as server:
+            await server.exchange(COUNT)
+            between: list[str] = []
+            asyncio.get_running_loop().call_soon(between.append, "the event loop")
+            assert await server.exchange(COUNT) == ([b"7"], {})
+            assert between == []
 
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
         thread.submit(answer, listener)
