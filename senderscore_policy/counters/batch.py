@@ -33,7 +33,7 @@ class Batch:
         self._view = view
         self._keys = keys
         self._exptime = exptime
-        self._open = [b"%d" % index for index in view.open]
+        self._open = [b"%d" % index for index in view.open] if view.open else []
         self._amounts: dict[Account, int] = {}
         self._parts: dict[Server, Part] = {}
         self._numbers: dict[Account, int] = {}
@@ -80,14 +80,19 @@ class Batch:
 
     def take(self, replies: Mapping[Server, Replies]) -> dict[Server, Order]:
         """Sort the replies to `orders`; a server that failed is absent. What to ask then, usually nothing."""
-        answered = {server: self._parts[server] for server in replies}
-        for server, part in answered.items():
-            part.take(replies[server])
+        for server, reply in replies.items():
+            part = self._parts[server]
+            part.take(reply)
             self.doubtful += [account for account in part.missing if account.until != -inf]
         self._merge()
-        self.poisoned = sum(len(part.poisoned) for part in answered.values())
-        orders = {server: Order(self._remainder(part), []) for server, part in answered.items()}
-        return {server: order for server, order in orders.items() if order.commands}
+        orders = {}
+        for server in replies:
+            part = self._parts[server]
+            if part.unsettled:
+                self.poisoned += len(part.poisoned)
+                if commands := self._remainder(part):
+                    orders[server] = Order(commands, [])
+        return orders
 
     def take_again(self, replies: Mapping[Server, Replies]) -> None:
         """Sort the replies to what `take` asked."""
@@ -125,8 +130,13 @@ class Batch:
 
     def _merge(self) -> None:
         """Of several servers that have the same counter the larger number decides."""
-        self._numbers = _largest([part.numbers for part in self._parts.values()])
-        self._values = _largest([part.values for part in self._parts.values()])
+        parts = self._parts.values()
+        if len(parts) == 1:
+            [part] = parts
+            self._numbers, self._values = part.numbers, part.values
+        else:
+            self._numbers = _largest([part.numbers for part in parts])
+            self._values = _largest([part.values for part in parts])
 
     def _remainder(self, part: Part) -> list[bytes]:
         """What is left to be done on the part's server; the last commands increment what was missing."""
@@ -171,8 +181,6 @@ class Batch:
 
 
 def _largest(counts: list[dict[K, int]]) -> dict[K, int]:
-    if len(counts) == 1:
-        return counts[0]
     merged: dict[K, int] = {}
     for each in counts:
         for key, count in each.items():

@@ -61,9 +61,10 @@ class Cluster:
         """Send each live server its order, all at once; one that fails is down then, and absent in the result."""
         asked = [server for server in orders if server.fault is None]
         if len(asked) == 1:
-            answers = [await self._ask(asked[0], orders[asked[0]])]
-        else:
-            answers = await asyncio.gather(*(self._ask(server, orders[server]) for server in asked))
+            [server] = asked
+            replies = await self._ask(server, orders[server])
+            return {} if replies is None else {server: replies}
+        answers = await asyncio.gather(*(self._ask(server, orders[server]) for server in asked))
         return {server: replies for server, replies in zip(asked, answers, strict=True) if replies is not None}
 
     async def check(self) -> None:

@@ -7,6 +7,7 @@ and has to wait for the interpreter when the answer is there.
 
 import asyncio
 import os
+import select
 import socket
 import time
 from ipaddress import ip_address
@@ -39,6 +40,7 @@ class Connection(Client):  # type: ignore[misc]
         self._on_this_host = isinstance(address, str) or ip_address(address[0]).is_loopback
         self._loop: asyncio.AbstractEventLoop | None = None
         self._descriptor = -1
+        self._poll = select.poll()
         self._reader = ReplyReader(0, values=False)
         self._answer: asyncio.Future[Replies] | None = None
         self._ended = False
@@ -60,6 +62,7 @@ class Connection(Client):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         # By number: asyncio describes a socket object in an error that it then drops, for 30 µs.
         self._descriptor = self.sock.fileno()
+        self._poll.register(self._descriptor, select.POLLIN)
         self._loop.add_reader(self._descriptor, self._readable)
 
     async def exchange(self, order: Order, deadline: float) -> Replies:
@@ -73,14 +76,15 @@ class Connection(Client):  # type: ignore[misc]
         self._reader = ReplyReader(len(order.commands), values=bool(order.keys))
         answer: asyncio.Future[Replies] = self._loop.create_future()
         self._answer = answer
-        alarm = self._loop.call_at(deadline, self._late)
         try:
             await self._send(order.encoded(), deadline)
             if self._on_this_host:
                 self._watch(answer)
+            if not answer.done():
+                alarm = self._loop.call_at(deadline, self._late)
+                answer.add_done_callback(lambda _answer: alarm.cancel())
             return await answer
         finally:
-            alarm.cancel()
             self._answer = None
             if answer.done() and not answer.cancelled():
                 # It may be that sending failed first.
@@ -95,7 +99,8 @@ class Connection(Client):  # type: ignore[misc]
         end = time.perf_counter() + WATCH_TIME
         while not answer.done() and time.perf_counter() < end:
             os.sched_yield()
-            self._readable()
+            if self._poll.poll(0):
+                self._readable()
 
     async def _send(self, data: bytes, deadline: float) -> None:
         assert self.sock is not None
@@ -148,16 +153,7 @@ class Connection(Client):  # type: ignore[misc]
 
     def is_stale(self) -> bool:
         """Whether the server has closed the connection, or sent what nobody asked for."""
-        assert self.sock is not None
-        if self._ended:
-            return True
-        try:
-            self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-        return True
+        return self._ended or bool(self._poll.poll(0))
 
 
 class Server:

@@ -67,6 +67,10 @@ class Part:
         fresh: accounts whose counter may not exist yet.
     """
 
+    __slots__ = (
+        "_accounts", "_increments", "_keys", "_refunds", "fresh", "made", "missing", "numbers", "poisoned", "values",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self._refunds: dict[bytes, int] = {}
         self._accounts: list[Account] = []
@@ -78,6 +82,11 @@ class Part:
         self.made: list[Account] = []
         self.missing: list[Account] = []
         self.poisoned: set[bytes] = set()
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the replies may leave something to be done."""
+        return bool(self.fresh or self.missing or self.poisoned)
 
     def refund(self, key: bytes, amount: int) -> None:
         """Take messages back."""
@@ -98,20 +107,23 @@ class Part:
         Refunds come first. A counter that this daemon has not seen yet is made by an `add` of 0,
         which leaves an existing one alone, so that new clients need no second round trip.
         """
-        commands = [decr(key, amount) for key, amount in self._refunds.items()]
-        commands += [add(account.receipt.key, 0, exptime) for account in self.fresh]
-        commands += self._increments
+        commands = self._increments
+        if self._refunds or self.fresh:
+            refunds = [decr(key, amount) for key, amount in self._refunds.items()]
+            commands = refunds + [add(account.receipt.key, 0, exptime) for account in self.fresh] + commands
         return Order(commands, self._keys)
 
     def take(self, replies: Replies) -> None:
         """Sort the replies to `order`."""
         lines = replies.lines
-        adds = len(self._refunds)
-        increments = adds + len(self.fresh)
-        self.poisoned.update(key for key, line in zip(self._refunds, lines, strict=False) if is_poisoned(line))
-        added = zip(self.fresh, lines[adds:increments], strict=True)
-        self.made = [account for account, line in added if line == STORED]
-        self._take_numbers(self._accounts, lines[increments:])
+        if self._refunds or self.fresh:
+            adds = len(self._refunds)
+            increments = adds + len(self.fresh)
+            self.poisoned.update(key for key, line in zip(self._refunds, lines, strict=False) if is_poisoned(line))
+            added = zip(self.fresh, lines[adds:increments], strict=True)
+            self.made = [account for account, line in added if line == STORED]
+            lines = lines[increments:]
+        self._take_numbers(self._accounts, lines)
         for key, value in replies.values.items():
             number = number_in(value)
             if number is None:

@@ -100,6 +100,8 @@ class ReplyReader:
         values: whether the values of keys follow.
     """
 
+    __slots__ = ("_in_values", "_missing", "_received", "_replies", "_rest")
+
     def __init__(self, lines: int, *, values: bool) -> None:
         self._missing = lines
         self._in_values = values

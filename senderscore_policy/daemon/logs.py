@@ -12,6 +12,8 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from queue import SimpleQueue
 from typing import Final
 
@@ -26,6 +28,8 @@ MAX_QUEUED: Final = 32 * 1024 * 1024
 """Characters of the lines that wait for the writer, some 80,000 lines; what comes on top is dropped and counted."""
 COLLECT_TIME: Final = 0.05
 """Seconds for which the writer lets lines gather."""
+TOGETHER: Final = 100
+"""Batches whose lines are written together: putting these into one text keeps the interpreter from the event loop."""
 CLOSE_TIME: Final = 2.0
 """Seconds that the log gets at exit to write what is queued."""
 NAME: Final = "senderscore-policy"
@@ -115,18 +119,25 @@ class LogWriter(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        entry = self._queue.get()
-        while entry is not None:
-            with self._counting:
-                self._waiting -= _size(entry[1])
-            try:
-                self._sink(*entry)
-            except OSError:
-                self.dropped += len(entry[1])
+        ended = False
+        while not ended:
+            entries = [self._queue.get()]
+            while not self._queue.empty() and len(entries) < TOGETHER:
+                entries.append(self._queue.get())
+            ended = None in entries
+            for level, group in groupby(filter(None, entries), itemgetter(0)):
+                self._write_lines(level, [line for _, lines in group for line in lines])
             if self._queue.empty():
-                # Waking for every batch would fight the event loop for the interpreter.
+                # Waking and writing for every batch would fight the event loop for the interpreter.
                 self._closing.wait(COLLECT_TIME)
-            entry = self._queue.get()
+
+    def _write_lines(self, level: int, lines: Sequence[str]) -> None:
+        with self._counting:
+            self._waiting -= _size(lines)
+        try:
+            self._sink(level, lines)
+        except OSError:
+            self.dropped += len(lines)
 
 
 def _size(lines: Sequence[str]) -> int:

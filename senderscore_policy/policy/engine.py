@@ -89,7 +89,7 @@ class Engine:
             self._wake.clear()
             while self._arrived or self._refunds:
                 await self._next_batch()
-                if not self._arrived:
+                if self._refunds and not self._arrived:
                     # What arrives now joins the refunds of this batch in one round trip.
                     await asyncio.sleep(0)
             if self.stopped and self._waiting:
