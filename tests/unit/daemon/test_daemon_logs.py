@@ -56,10 +56,12 @@ class Sink:
         self.taking = threading.Event()
         self.release = threading.Event()
         self.written: list[str] = []
+        self.calls: list[int] = []
 
-    def __call__(self, _: int, lines: Sequence[str]) -> None:
+    def __call__(self, level: int, lines: Sequence[str]) -> None:
         self.taking.set()
         self.release.wait()
+        self.calls.append(level)
         self.written.extend(lines)
 
 
@@ -76,11 +78,25 @@ def test_the_writer_drops_rather_than_waits(batch: int, monkeypatch: pytest.Monk
         writer.put(logging.INFO, lines[start : start + batch])
     assert writer.dropped == 100
     sink.release.set()
-    while writer._queue.qsize():
+    while len(sink.written) < 101:
         pass
     writer.put(logging.INFO, ["last"])
     writer.close()
     assert sink.written == ["first", *lines[:100], "100 log lines dropped: the log was not taken", "last"]
+
+
+def test_lines_that_have_gathered_are_written_together() -> None:
+    """One call for all neighbours of one level, in the order in which they came."""
+    sink = Sink()
+    writer = LogWriter(sink)
+    writer.put(logging.INFO, ["first"])
+    sink.taking.wait()
+    for level, line in ((logging.INFO, "1"), (logging.INFO, "2"), (logging.WARNING, "3"), (logging.INFO, "4")):
+        writer.put(level, [line])
+    sink.release.set()
+    writer.close()
+    assert sink.written == ["first", "1", "2", "3", "4"]
+    assert sink.calls == [logging.INFO, logging.INFO, logging.WARNING, logging.INFO]
 
 
 def test_a_broken_sink_is_survived() -> None:
@@ -93,7 +109,7 @@ def test_a_broken_sink_is_survived() -> None:
         written.extend(lines)
 
     writer = LogWriter(sink)
-    writer.put(logging.INFO, ["bad"])
+    writer.put(logging.WARNING, ["bad"])
     writer.put(logging.INFO, ["good"])
     writer.close()
     assert written[-1] == "good"
