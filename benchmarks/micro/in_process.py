@@ -83,7 +83,12 @@ class InProcess:
             counters = MemcachedCounters(config.counters, MemoryStore(window, clock), clock, metrics)
             counters.cluster = _Memcached(counters.cluster.live)  # type: ignore[assignment]
             self.store = counters
-        observers: list[Observer] = [DecisionLog(self._writer), metrics, SeenClients(window, clock), RecentDecisions()]
+        observers: list[Observer] = [
+            DecisionLog(self._writer),
+            metrics,
+            SeenClients(window, clock.time),
+            RecentDecisions(),
+        ]
         self.engine = Engine(rules_of(config), self.store, _Scores(), clock, observers)
         # From now on `run` returns when it has nothing left to decide.
         self.engine.stop()

@@ -62,15 +62,17 @@ def parse(text: str, name: str) -> Config:
 
 def _read(file: Section, report: Report) -> Config:
     default = Config()
+    overrides = sections.read_overrides(file.sections("override") or [])
+    tiers = sections.read_tiers(file.sections("tier"), file.section("unscored"), file.section("unavailable"), report)
     config = Config(
         mode=file.word("mode", default.mode, ("enforce", "observe")),
         listen=sections.read_listen(file.section("listen")),
         reputation=sections.read_reputation(file.section("reputation")),
-        overrides=sections.read_overrides(file.sections("override") or []),
+        overrides=overrides,
         counters=sections.read_counters(file.section("counters")),
-        tiers=sections.read_tiers(file.sections("tier"), file.section("unscored"), file.section("unavailable"), report),
+        tiers=tiers,
         exempt=sections.read_exempt(file.section("exempt")),
-        over_limit=sections.read_reply(file.section("reply"), default.over_limit),
+        over_limit=sections.read_reply(file.section("reply"), default.over_limit, tiers, overrides),
         state_directory=sections.read_state(file.section("state")),
         log=sections.read_log(file.section("log")),
     )

@@ -1,6 +1,6 @@
 """Each section of the configuration file, read into its value; what single keys cannot show is checked here too."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Final, TypeVar
 
@@ -93,6 +93,10 @@ def read_reputation(section: Section) -> ReputationSettings:
         failure_ttl=section.number("failure_ttl", default.failure_ttl, _FAILURE_TTL),
     )
     section.finish()
+    hosts = [nameserver.host for nameserver in reputation.nameservers]
+    for host in dict.fromkeys(hosts):
+        if hosts.count(host) > 1:
+            section.wrong("nameservers", f'names "{host}" more than once; only one port of it can be asked', host)
     if reputation.lazy_share == 0:
         section.wrong("lazy_share", 'must be above 0; lookup = "eager" asks for the score at the first message')
     return reputation
@@ -183,7 +187,10 @@ def _read_tier(section: Section) -> Tier:
     limit = _limit(section, UNLIMITED)
     reply = section.text("reply", None, _reply)
     section.finish()
-    return Tier(low, high, Rule(f"{low}-{high}", limit, reply))
+    tier = Tier(low, high, Rule(f"{low}-{high}", limit, reply))
+    if reply is not None and section.faultless("scores", "limit", "reply"):
+        _try_reply(section, "reply", reply, _over_limit_in(tier))
+    return tier
 
 
 def _reply(text: str) -> str:
@@ -197,6 +204,20 @@ def _reply(text: str) -> str:
     except ConfigError as error:
         raise ValueError(", ".join(error.problems)) from error
     return text
+
+
+def _over_limit_in(tier: Tier) -> list[tuple[int, Rule]]:
+    return [(score, tier.rule) for score in range(tier.low, tier.high + 1)]
+
+
+def _try_reply(section: Section, key: str, text: str, cases: Iterable[tuple[int | None, Rule]]) -> None:
+    """Render a reply's template for each score and rule that it may be needed for."""
+    template = ReplyTemplate(text)
+    for score, rule in cases:
+        problem = None if rule.limit == UNLIMITED else template.problem(score, rule.name, rule.limit)
+        if problem:
+            section.wrong(key, f"score {'unknown' if score is None else score}, tier {rule.name}: {problem}")
+            return
 
 
 def _check_contiguous(tiers: Sequence[Tier], report: Report) -> None:
@@ -227,10 +248,16 @@ def read_exempt(section: Section) -> Exempt:
     return exempt
 
 
-def read_reply(section: Section, default: str) -> str:
-    """[reply] over_limit."""
+def read_reply(section: Section, default: str, tiers: TierTable, overrides: Sequence[Override]) -> str:
+    """[reply] over_limit, of which an action must come for every client that may be above its limit."""
     template = section.text("over_limit", default, _reply)
     section.finish()
+    if section.has("over_limit") and section.faultless("over_limit"):
+        cases: list[tuple[int | None, Rule]] = [(None, tiers.unscored), (None, tiers.unavailable)]
+        for tier in tiers.tiers:
+            cases += _over_limit_in(tier) if tier.rule.reply is None else []
+        cases += [(None, Rule("override", override.limit)) for override in overrides if override.limit is not None]
+        _try_reply(section, "over_limit", template, cases)
     return template
 
 

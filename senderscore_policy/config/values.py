@@ -74,14 +74,14 @@ def _host(text: str, allowed: str) -> str:
     return text
 
 
-def _inet(text: str, allowed: str) -> Inet:
-    """Host and port: "192.0.2.1:25", "mx.example.org:25" or "[2001:db8::1]:25"."""
+def _inet(text: str, allowed: str, prefix: str = "") -> Inet:
+    """Host and port: "192.0.2.1:25", "mx.example.org:25" or "[2001:db8::1]:25"; the file has `prefix` before them."""
     found = _HOST_AND_PORT.fullmatch(text)
     if not found:
-        _refuse(text, allowed)
+        _refuse(prefix + text, allowed)
     port = int(found["port"])
     if not 1 <= port <= 65535:
-        _refuse(text, "must have a port from 1 to 65535")
+        _refuse(prefix + text, "must have a port from 1 to 65535")
     if found["six"] is None:
         return Inet(_host(found["host"], allowed), port)
     six = _address(found["six"])
@@ -95,7 +95,7 @@ def endpoint(text: str) -> Endpoint:
     allowed = 'must be such as "inet:127.0.0.1:10045", "inet:[::1]:10045" or "unix:/run/senderscore-policy/policy.sock"'
     kind, _, rest = text.partition(":")
     if kind == "inet":
-        return _inet(rest, allowed)
+        return _inet(rest, allowed, "inet:")
     if kind == "unix":
         return Unix(_socket_path(rest, allowed))
     _refuse(text, allowed)

@@ -37,6 +37,9 @@ HEADERS: Final = {
 MAX_CONNECTIONS: Final = 100
 """HTTP connections of a listener at a time. Further ones are closed at once: memory and descriptors are for mail."""
 
+FIRST_REQUEST_TIME: Final = 10.0
+"""Seconds in which a connection must have sent a request; silent ones would keep everybody else out."""
+
 log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -187,6 +190,14 @@ class Listening:
     def __init__(self, runner: web.AppRunner) -> None:
         self._runner = runner
         self._servers: list[asyncio.Server] = []
+        self._silent: set[asyncio.BaseProtocol] = set()
+
+        @web.middleware
+        async def hear(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._silent.discard(request.protocol)
+            return await handler(request)
+
+        runner.app.middlewares.append(hear)
 
     async def open(self, listeners: list[Any]) -> None:
         """Answer on these listening sockets until `cleanup`."""
@@ -205,7 +216,17 @@ class Listening:
     def _connection(self) -> asyncio.BaseProtocol:
         server = self._runner.server
         assert server is not None
-        return server() if len(server.connections) < MAX_CONNECTIONS else _TurnedAway()
+        if len(server.connections) >= MAX_CONNECTIONS:
+            return _TurnedAway()
+        connection = server()
+        self._silent.add(connection)
+        asyncio.get_running_loop().call_later(FIRST_REQUEST_TIME, self._close_if_silent, connection)
+        return connection
+
+    def _close_if_silent(self, connection: web.RequestHandler) -> None:
+        if connection in self._silent:
+            self._silent.discard(connection)
+            connection.force_close()
 
 
 async def serve(app: web.Application, listeners: list[Any]) -> Listening:

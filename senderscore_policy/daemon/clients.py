@@ -1,13 +1,12 @@
 """The clients seen last, for the status page, `top` and `get`."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from senderscore_policy.policy.address import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.generations import GenerationalCache
-from senderscore_policy.policy.ports import Clock
 from senderscore_policy.policy.tiers import UNLIMITED, Limit
 from senderscore_policy.policy.window import View, Window
 
@@ -57,12 +56,12 @@ class SeenClients:
 
     Args:
         window: deferrals are told for the same window as messages.
-        clock: its monotonic time tells the buckets.
+        now: the time that the buckets of the counters are numbered by.
     """
 
-    def __init__(self, window: Window, clock: Clock) -> None:
+    def __init__(self, window: Window, now: Callable[[], float]) -> None:
         self.window = window
-        self._clock = clock
+        self._now = now
         self._clients: GenerationalCache[str, SeenClient] = GenerationalCache(MAX_CLIENTS)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
@@ -75,7 +74,7 @@ class SeenClients:
                 seen.messages, seen.limit, seen.time = messages, limit, time
                 seen.name = request.after(b"\nclient_name=")[:LONGEST_NAME]
                 if reason is Reason.OVER_LIMIT:
-                    view = view or self.window.view(self._clock.monotonic())
+                    view = view or self.window.view(self._now())
                     _defer(seen, view)
 
     def _enter(self, client: Client) -> SeenClient:
@@ -99,11 +98,11 @@ class SeenClients:
     def deferred(self, client: str) -> int:
         """Messages of the client above its limit in this window, as this daemon has seen them."""
         seen = self._clients.get(client)
-        return 0 if seen is None else self.window.view(self._clock.monotonic()).total(seen.deferred)
+        return 0 if seen is None else self.window.view(self._now()).total(seen.deferred)
 
     def deferring(self, client: str) -> bool:
         """Whether messages of the client were above its limit in the running bucket or the one before it."""
-        view = self.window.view(self._clock.monotonic())
+        view = self.window.view(self._now())
         seen = self._clients.get(client)
         return seen is not None and any(
             index in seen.deferred for index in (view.current, *view.open, *view.closed[:1])

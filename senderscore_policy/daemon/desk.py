@@ -63,7 +63,7 @@ class Desk:
     async def score(self, client: Client) -> dict[str, Any]:
         """The client's score, looked up if it is not at hand; the object of `score --json`."""
         rules = self._engine.rules
-        if client.overridden or client.address is None:
+        if client.overridden or client.exempt or client.address is None:
             source = "override" if client.overridden else "none"
             return standing(rules, client, None).score_as_json(source, 0)
         now = self._clock.time()

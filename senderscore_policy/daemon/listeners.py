@@ -42,7 +42,9 @@ def bind(endpoint: Endpoint, mode: int = POLICY_MODE) -> socket.socket:
         return _bind_unix(endpoint.path, mode) if isinstance(endpoint, Unix) else _bind_inet(endpoint)
     except OSError as error:
         remedy = "another process listens there: stop it or change [listen]" if error.errno == errno.EADDRINUSE else ""
-        raise BackendError(f"cannot listen on {endpoint}: {error.strerror}{remedy and f' ({remedy})'}") from error
+        # A path that is too long for a socket has no strerror.
+        reason = error.strerror or error
+        raise BackendError(f"cannot listen on {endpoint}: {reason}{remedy and f' ({remedy})'}") from error
 
 
 def _bind_inet(endpoint: Inet) -> socket.socket:

@@ -55,9 +55,17 @@ def stderr_sink() -> Sink:
     return write
 
 
+class _Syslog(logging.handlers.SysLogHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's
+        """Let who writes know, where logging would print a traceback for each line."""
+        _, error, _ = sys.exc_info()
+        assert error is not None
+        raise error
+
+
 def syslog_sink(address: str = "/dev/log") -> Sink:
     """Lines to the local syslog daemon, facility mail."""
-    handler = logging.handlers.SysLogHandler(address, facility=logging.handlers.SysLogHandler.LOG_MAIL)
+    handler = _Syslog(address, facility=_Syslog.LOG_MAIL)
     handler.ident = f"{NAME}[{os.getpid()}]: "
 
     def write(level: int, lines: Sequence[str]) -> None:

@@ -74,7 +74,7 @@ class PolicyConnection(asyncio.Protocol):
         self._parser = RequestParser()
         self.in_hand: deque[Exchange] = deque()
         self._transport: asyncio.Transport
-        self._ending = False
+        self.ending = False
         self._paused = False
         self._writable = True
         self.peer = ""
@@ -146,7 +146,7 @@ class PolicyConnection(asyncio.Protocol):
             self.active_at = now
             self.served = True
             self._transport.write(replies)
-            if self._ending:
+            if self.ending:
                 self._end()
             elif self._paused:
                 self._resume()
@@ -157,28 +157,35 @@ class PolicyConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and self._writable and not self._ending and len(self.in_hand) <= MAX_IN_HAND // 2:
+        if self._paused and self._writable and not self.ending and len(self.in_hand) <= MAX_IN_HAND // 2:
             self._paused = False
             self._transport.resume_reading()
 
     def _end(self) -> None:
         """Read no more; close when everything in hand is answered."""
-        self._ending = True
+        self.ending = True
         if self.idle:
             self._transport.close()
         else:
             self._pause()
 
     def close(self) -> None:
-        """Close after the requests in hand (shutdown, idle connections)."""
-        self._end()
+        """Close after the requests in hand (shutdown, idle connections); at once if the peer takes no replies."""
+        if self._writable:
+            self._end()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once; what is not sent yet is lost."""
+        self.in_hand.clear()
+        self._transport.abort()
 
     def fail(self, error: Exception) -> None:
         """Log the unforeseen error and drop the connection without a reply."""
         self.server.counts.failed += 1
         log.error("unforeseen error in a request from %s; disconnected", self.peer, exc_info=error)
-        self.in_hand.clear()
-        self._transport.abort()
+        self.abort()
 
 
 class PolicyServer:
@@ -204,6 +211,8 @@ class PolicyServer:
         self._idle_timeout = idle_timeout
         # A dictionary for its order: of connections equally long idle the oldest goes.
         self._connections: dict[PolicyConnection, None] = {}
+        # Closed for a newcomer, but what they were sent is not taken yet.
+        self._leaving: set[PolicyConnection] = set()
         # Not the event loop's time: uvloop's stands still within a round and counts whole milliseconds.
         self.now = time.monotonic
         self.due: list[PolicyConnection] = []
@@ -225,6 +234,7 @@ class PolicyServer:
             longest = min(idle, key=lambda other: (other.served, other.active_at), default=connection)
             self.counts.closed_for_newcomer += 1
             self._connections.pop(longest, None)
+            self._leaving.add(longest)
             longest.close()
 
     def decided(self, _decisions: Sequence[Decision]) -> None:
@@ -241,14 +251,18 @@ class PolicyServer:
     def leave(self, connection: PolicyConnection) -> None:
         """A connection is gone."""
         self._connections.pop(connection, None)
+        self._leaving.discard(connection)
 
     async def sweep(self) -> None:
         """Close connections that are silent too long, for ever."""
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             now = self.now()
-            for connection in list(self._connections):
-                if connection.begun_at is not None and now - connection.begun_at > REQUEST_TIME:
+            for connection in [*self._connections, *self._leaving]:
+                if connection.ending:
+                    if connection.idle and now - connection.active_at > REQUEST_TIME:
+                        connection.abort()
+                elif connection.begun_at is not None and now - connection.begun_at > REQUEST_TIME:
                     self.counts.malformed += 1
                     log.warning(
                         "request from %s not complete after %.0f s; disconnected", connection.peer, REQUEST_TIME

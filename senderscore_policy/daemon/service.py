@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from senderscore_policy.config.load import load
 from senderscore_policy.config.model import Config, Unix
-from senderscore_policy.config.paths import control_path, state_directory
+from senderscore_policy.config.paths import config_file, control_path, state_directory
 from senderscore_policy.config.rules import rules_of
 from senderscore_policy.daemon import logs, systemd
 from senderscore_policy.daemon.clients import SeenClients
@@ -85,7 +85,7 @@ class Service:
         self._metrics = Metrics()
         self._counting = Counting(config.counters, clock, self._metrics)
         self._source = open_source(config.reputation, clock, self._metrics, self._counting.shared)
-        self._seen = SeenClients(config.counters.window_of_time(), clock)
+        self._seen = SeenClients(config.counters.window_of_time(), lambda: self._counting.now)
         self._recent = RecentDecisions()
         observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen, self._recent]
         self._engine = Engine(rules_of(config), self._counting.store, self._source, clock, observers)
@@ -178,6 +178,7 @@ class Service:
             try:
                 await self._engine.run()
             except Exception as error:  # noqa: BLE001 - the broad except for what concerns no single request
+                self._engine.forget_messages()
                 self._server.fail(error)
 
     async def _serve_http(self, passed: list[tuple[str, socket.socket]]) -> None:
@@ -224,7 +225,10 @@ class Service:
         """Read the configuration again; an invalid one changes nothing."""
         systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            config = load(self._path)
+            # A daemon that began without a file takes up the system's once there is one.
+            path = config_file(self._path)
+            config = load(path)
+            self._path = path
             self._apply(config)
         except ConfigError as error:
             for problem in error.problems:

@@ -82,6 +82,10 @@ class Engine:
         self.stopped = True
         self._wake.set()
 
+    def forget_messages(self) -> None:
+        """Forget who has asked: a batch failed as a whole, and no repeat is to wait for its answer."""
+        self._repeats = RepeatTable()
+
     async def run(self) -> None:
         """Decide batch after batch, until `stop` and everything in hand is answered."""
         while not self.stopped or self._arrived or self._refunds or self._waiting:

@@ -74,16 +74,22 @@ class ReplyTemplate:
                 raise ConfigError(
                     [f"unknown variable {', '.join(sorted(unknown))}; there are {', '.join(sorted(VARIABLES))}"]
                 )
-            samples = [self.render(score, "71-80", 800, 801, "hour", "192.0.2.75") for score in (75, None)]
         except TemplateError as error:
             raise ConfigError([f"not a valid jinja2 template: {error}"]) from error
         except _FAILURES as error:
-            raise ConfigError([f"the template fails when it is rendered: {error}"]) from error
+            raise ConfigError([f"not a template that can be compiled: {error}"]) from error
         self.individual = not variables.isdisjoint(INDIVIDUAL)
         self.rendered: dict[tuple[int | None, str, Limit], str] = {}
-        problems = [problem for sample in samples if (problem := action_problem(sample))]
-        if problems:
-            raise ConfigError(problems[:1])
+        for score in (75, None):
+            if problem := self.problem(score, "71-80", 800):
+                raise ConfigError([problem])
+
+    def problem(self, score: int | None, tier: str, limit: Limit) -> str | None:
+        """Why such a client would get no valid action; None if it gets one. The limit is a number."""
+        try:
+            return action_problem(self.render(score, tier, limit, int(limit) + 1, "hour", "192.0.2.75"))
+        except (TemplateError, *_FAILURES) as error:
+            return f"the template fails when it is rendered: {error}"
 
     def render(  # noqa: PLR0917 - the variables of the template, in the documented order
         self, score: int | None, tier: str, limit: Limit, count: int, window: str, client_address: str

@@ -118,6 +118,9 @@ def _places(ours: Sequence[_Asking], config: Config) -> Iterator[Finding]:
     """Whether the daemon is asked at the end of data, and only there."""
     for each in _distinct(ours):
         hook = each.hook
+        if hook.warned:
+            detail = f"{each.place()}, behind warn_if_reject: Postfix only logs deferrals"
+            yield Finding("restriction", Status.WARN, detail, "take warn_if_reject away; then: postfix reload")
         if hook.parameter == END_OF_DATA:
             continue
         remedy = f"move the check to {END_OF_DATA}; then: postfix reload"
@@ -130,7 +133,7 @@ def _places(ours: Sequence[_Asking], config: Config) -> Iterator[Finding]:
             early += ', and count = "recipients" sees no recipients yet'
         yield Finding("restriction", Status.WARN, f"{each.place()}, {early}", remedy)
     parameters = sorted({each.hook.parameter for each in ours})
-    if parameters == [END_OF_DATA]:
+    if parameters == [END_OF_DATA] and not any(each.hook.warned for each in ours):
         yield Finding("restriction", Status.OK, f"asked in {END_OF_DATA}, when the whole message is there")
 
 
@@ -183,9 +186,10 @@ def _is_overridden(postfix: Postfix, served: Sequence[Endpoint]) -> bool:
 
 def _distinct(asking: Iterable[_Asking]) -> list[_Asking]:
     """One for each way of asking, however many services share it."""
-    found: dict[tuple[str, str, str], _Asking] = {}
+    found: dict[tuple[str, str, str, bool], _Asking] = {}
     for each in asking:
-        found.setdefault((each.hook.parameter, each.hook.endpoint, str(each.hook.options)), each)
+        hook = each.hook
+        found.setdefault((hook.parameter, hook.endpoint, str(hook.options), hook.warned), each)
     return list(found.values())
 
 

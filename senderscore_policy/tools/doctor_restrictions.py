@@ -33,6 +33,7 @@ class Hook:
         options: its own, such as timeout.
         reached: nothing before it in its list ends the evaluation for every client.
         guarded: asked only about mail that may be relayed: `reject_unauth_destination` comes before.
+        warned: behind `warn_if_reject`: a deferral is only logged.
     """
 
     parameter: str
@@ -40,6 +41,7 @@ class Hook:
     options: Mapping[str, str]
     reached: bool
     guarded: bool
+    warned: bool
 
 
 def tokens(text: str) -> list[str]:
@@ -75,7 +77,8 @@ def hooks(parameters: Mapping[str, str]) -> list[Hook]:
             word = element.lower()
             if word == "check_policy_service" and index + 1 < len(elements):
                 endpoint, options = _service(elements[index + 1])
-                found.append(Hook(parameter, endpoint, options, reached, guarded))
+                warned = index > 0 and elements[index - 1].lower() == "warn_if_reject"
+                found.append(Hook(parameter, endpoint, options, reached, guarded, warned))
             reached &= word not in _FINAL
             # In other lists these words stop only some clients, and say nothing of relaying.
             guarded |= parameter in {RELAY, RECIPIENT} and word in _RELAY_GUARDS

@@ -90,6 +90,11 @@ ONE_MISTAKE = [
     (COUNTERS + 'servers = ["a:1", "a:1"]', "2: counters.servers", 'names "a:1" more than once'),
     (REPUTATION + 'nameservers = ["ns.example.org"]', "2: reputation.nameservers[1]", "must be an IP address"),
     (REPUTATION + 'nameservers = ["192.0.2.53:0"]', "2: reputation.nameservers[1]", "port from 1 to 65535"),
+    (
+        REPUTATION + 'nameservers = ["192.0.2.53:53", "192.0.2.53:5353"]',
+        "2: reputation.nameservers",
+        'names "192.0.2.53" more than once',
+    ),
     (REPUTATION + 'nameservers = ["mx:53"]', "2: reputation.nameservers[1]", "must be an IP address"),
     # names and paths
     (REPUTATION + 'zone = "score senderscore"', "2: reputation.zone", "must be a DNS name"),
@@ -148,6 +153,27 @@ ONE_MISTAKE = [
     (REPLY + 'over_limit = "421 {{ scores }}"', "2: reply.over_limit", "unknown variable scores; there are"),
     (REPLY + 'over_limit = "421 {{ score"', "2: reply.over_limit", "not a valid jinja2 template"),
     (REPLY + "over_limit = '421 {{ \"%(a)s\"|format(b=1) }}'", "2: reply.over_limit", "fails when it is rendered"),
+    (
+        REPLY + 'over_limit = "421 {{ 100 // score if score is number }}"',
+        "2: reply.over_limit",
+        "score 0, tier 0-10: the template fails when it is rendered",
+    ),
+    (
+        TIERS + "reply = \"{{ 'wait' if score == 51 else 421 }}\"",
+        "7: tier[2].reply",
+        "score 51, tier 51-100: 'wait' is no action of access(5)",
+    ),
+    (
+        REPLY + "over_limit = \"{{ 'wait' if limit == 5 else 421 }}\"\n[unscored]\nlimit = 5",
+        "2: reply.over_limit",
+        "score unknown, tier unscored: 'wait' is no action of access(5)",
+    ),
+    (
+        REPLY + "over_limit = \"{{ 'wait' if tier == 'override' else 421 }}\"\n"
+        '[[override]]\nnetworks = ["192.0.2.1"]\nlimit = 5',
+        "2: reply.over_limit",
+        "score unknown, tier override: 'wait' is no action of access(5)",
+    ),
     (REPLY + 'over_limit = "Try later"', "2: reply.over_limit", "'Try' is no action of access(5)"),
     # unknown keys
     ('moed = "observe"', "1: moed", "there is no such key; did you mean mode?"),

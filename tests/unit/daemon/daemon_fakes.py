@@ -104,7 +104,7 @@ class Site:
         budget = QueryBudget(config.reputation.query_budget, self.clock)
         self.zone = FakeZone(budget, scores or {})
         source = ScoreSource(config.reputation, self.zone, budget, self.clock, metrics, None)
-        seen = SeenClients(config.counters.window_of_time(), self.clock)
+        seen = SeenClients(config.counters.window_of_time(), lambda: counting.now)
         engine = Engine(rules_of(config), counting.store, source, self.clock, [metrics, seen])
         self.state = StateDirectory(directory, {"counters": counting, "scores": source})
         self.parts = Parts(

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,15 @@ def test_lines_that_have_gathered_are_written_together() -> None:
     writer.close()
     assert sink.written == ["first", "1", "2", "3", "4"]
     assert sink.calls == [logging.INFO, logging.INFO, logging.WARNING, logging.INFO]
+
+
+def test_lines_that_syslog_does_not_take_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a syslog daemon they are lost, without a traceback for each."""
+    writer = LogWriter(logs.syslog_sink(str(tmp_path / "log")))
+    writer.put(logging.INFO, ["lost", "lost, too"])
+    writer.close()
+    assert writer.dropped == 2
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_broken_sink_is_survived() -> None:

@@ -50,3 +50,27 @@ def test_who_opens_connections_and_says_nothing_takes_no_more_than_a_bound(
                 writer.close()
 
     asyncio.run(crowd())
+
+
+def test_who_says_nothing_for_long_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silent connections make room by themselves; one that has asked may stay."""
+    monkeypatch.setattr(api, "FIRST_REQUEST_TIME", 0.2)
+    path = str(tmp_path / "status.sock")
+
+    async def crowd() -> None:
+        async with site(tmp_path) as daemon:
+            handlers = api.Api(daemon.desk, daemon.parts, Inquiries(daemon.parts, daemon.desk, RecentDecisions(), dict))
+            listening = await api.serve(handlers.application(writable=False), [bind(Unix(path))])
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(ASK.replace(b"Connection: close\r\n", b""))
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            async with asyncio.timeout(30):
+                silent_reader, silent_writer = await asyncio.open_unix_connection(path)
+                assert await silent_reader.read() == b""
+                silent_writer.close()
+            writer.write(ASK)
+            assert b"HTTP/1.1 200 OK" in await reader.read()
+            writer.close()
+            await listening.cleanup()
+
+    asyncio.run(crowd())

@@ -1,6 +1,7 @@
 """Policy connections over a socket pair, with a test in the place of the engine."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Coroutine
 
@@ -63,7 +64,7 @@ def test_a_half_closed_connection_gets_its_reply() -> None:
         writer.write(REQUEST)
         writer.write_eof()
         question = await desk.questions.get()
-        while not question.connection._ending:  # noqa: ASYNC110
+        while not question.connection.ending:  # noqa: ASYNC110
             await asyncio.sleep(0)
         desk.answer(question)
         assert await reader.read() == b"action=DUNNO\n\n"
@@ -88,6 +89,69 @@ def test_malformed_is_disconnected_without_a_reply() -> None:
         writer.write(b"nonsense\n\n")
         assert await reader.read() == b""
         writer.close()
+
+    run(scenario)
+
+
+async def _stuck(desk: Desk) -> tuple[socket.socket, PolicyConnection]:
+    """A peer that sends requests and reads no reply."""
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.connect_accepted_socket(lambda: PolicyConnection(desk.server), ours)
+    theirs.setblocking(False)
+    while connection._writable:
+        with contextlib.suppress(BlockingIOError):
+            theirs.send(REQUEST * 10)
+        await asyncio.sleep(0)
+        while not desk.questions.empty():
+            desk.answer(desk.questions.get_nowait(), "421 " + 400 * "x")
+    return theirs, connection
+
+
+def test_who_reads_no_replies_does_not_keep_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a peer is closed at once for a newcomer, and for a request that it does not complete."""
+    monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
+
+    async def scenario() -> None:
+        desk = Desk(max_connections=1)
+        peer, stuck = await _stuck(desk)
+        with peer:
+            _, writer = await desk.connect()
+            assert desk.server.connections == 1
+            assert stuck._transport.is_closing()
+            assert stuck._transport.get_write_buffer_size() == 0
+        writer.close()
+        desk = Desk()
+        peer, stuck = await _stuck(desk)
+        stuck.begun_at = desk.server.now() - server_module.REQUEST_TIME - 1
+        with peer:
+            sweeping = asyncio.ensure_future(desk.server.sweep())
+            while desk.server.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            sweeping.cancel()
+        assert desk.server.counts.malformed == 1
+
+    run(scenario)
+
+
+def test_what_a_leaving_peer_does_not_take_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is to end, and whose peer takes nothing for REQUEST_TIME, is closed all the same, and once."""
+    monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
+
+    async def scenario() -> None:
+        desk = Desk()
+        peer, stuck = await _stuck(desk)
+        with peer:
+            stuck.eof_received()
+            sweeping = asyncio.ensure_future(desk.server.sweep())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert desk.server.connections == 1
+            stuck.active_at -= server_module.REQUEST_TIME + 1
+            while desk.server.connections:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            sweeping.cancel()
+        assert desk.server.counts == server_module.ConnectionCounts(accepted=1)
 
     run(scenario)
 

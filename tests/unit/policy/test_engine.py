@@ -370,6 +370,26 @@ def test_an_unforeseen_error_ends_one_question_alone() -> None:
     run(scenario)
 
 
+def test_no_repeat_waits_for_a_batch_that_failed() -> None:
+    """Counters that raise fail the batch; the same message, asked about once more, is decided."""
+
+    async def scenario() -> None:
+        bench = Bench()
+        charge = bench.engine.store.charge
+
+        async def fail(*_: object) -> None:
+            raise ZeroDivisionError
+
+        bench.engine.store.charge = fail  # type: ignore[method-assign]
+        with pytest.raises(ZeroDivisionError):
+            await bench.ask(Asker(client_address="192.0.2.75", instance="1.2.0"))
+        bench.engine.store.charge = charge  # type: ignore[method-assign]
+        bench.engine.forget_messages()
+        assert await bench.ask(Asker(client_address="192.0.2.75", instance="1.2.0")) == ["DUNNO"]
+
+    run(scenario)
+
+
 def test_new_rules_hold_from_the_next_request_on() -> None:
     """After a reload the next request is decided by the new rules, remembered clients included."""
 

@@ -40,7 +40,7 @@ def test_elements(text: str, elements: list[str]) -> None:
 )
 def test_a_policy_service_with_its_options(value: str, options: dict[str, str]) -> None:
     """In both of Postfix's notations."""
-    assert hooks({EOD: value}) == [Hook(EOD, ENDPOINT, options, reached=True, guarded=False)]
+    assert hooks({EOD: value}) == [Hook(EOD, ENDPOINT, options, reached=True, guarded=False, warned=False)]
 
 
 def test_a_restriction_class_stands_for_its_elements() -> None:
@@ -52,6 +52,12 @@ def test_a_restriction_class_stands_for_its_elements() -> None:
         EOD: "loop, limits",
     }
     assert [hook.endpoint for hook in hooks(parameters)] == [ENDPOINT]
+
+
+def test_what_stands_behind_a_warning_is_only_logged() -> None:
+    """warn_if_reject concerns the restriction that follows, in whatever case it is written."""
+    value = f"Warn_If_Reject check_policy_service {ENDPOINT}, warn_if_reject reject_x, check_policy_service {ENDPOINT}"
+    assert [hook.warned for hook in hooks({EOD: value})] == [True, False]
 
 
 @pytest.mark.parametrize("word", ["permit", "reject", "defer"])

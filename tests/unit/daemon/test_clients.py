@@ -1,0 +1,36 @@
+"""The clients seen last, and what is asked about one."""
+
+import asyncio
+from pathlib import Path
+
+from daemon_fakes import site
+
+from senderscore_policy.daemon.clients import SeenClients
+from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.decision import Decision, Reason
+from senderscore_policy.policy.protocol import Request
+from senderscore_policy.policy.window import Window
+
+
+def test_deferrals_go_by_the_buckets_of_the_counters() -> None:
+    """In a fixed window they are forgotten when the next one begins, as the messages are."""
+    now = 60.0
+    seen = SeenClients(Window(60, 0), lambda: now)
+    client = Client("192.0.2.75", "192.0.2.75")
+    seen.decided([Decision(Request(b"\n\n"), client, Reason.OVER_LIMIT, "421 no", 3, "0-10", 2.0, None, 1000.0)])
+    now = 119.0
+    assert seen.deferred(client.key) == 1
+    now = 120.0
+    assert seen.deferred(client.key) == 0
+
+
+def test_no_score_is_asked_for_an_exempt_client(tmp_path: Path) -> None:
+    """It could not matter, and would cost a query."""
+
+    async def scenario() -> None:
+        async with site(tmp_path) as daemon:
+            answer = await daemon.desk.score(daemon.client("127.0.0.1"))
+            assert answer["source"] == "none"
+            assert daemon.zone.budget.used == 0
+
+    asyncio.run(scenario())
