@@ -93,10 +93,6 @@ def read_reputation(section: Section) -> ReputationSettings:
         failure_ttl=section.number("failure_ttl", default.failure_ttl, _FAILURE_TTL),
     )
     section.finish()
-    hosts = [nameserver.host for nameserver in reputation.nameservers]
-    for host in dict.fromkeys(hosts):
-        if hosts.count(host) > 1:
-            section.wrong("nameservers", f'names "{host}" more than once; only one port of it can be asked', host)
     if reputation.lazy_share == 0:
         section.wrong("lazy_share", 'must be above 0; lookup = "eager" asks for the score at the first message')
     return reputation

@@ -90,6 +90,14 @@ class ScoreResolver:
         return outcome, addresses, dns.rcode.to_text(answer.response.rcode())
 
 
+class _Address(str):
+    """A nameserver's address, equal to itself alone: dnspython finds its port by it, and two may share an address."""
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 def _make_resolver(nameservers: tuple[Inet, ...], lifetime: float) -> dns.asyncresolver.Resolver:
     """A resolver that asks these nameservers, or those of the system if there are none.
 
@@ -98,8 +106,9 @@ def _make_resolver(nameservers: tuple[Inet, ...], lifetime: float) -> dns.asyncr
     """
     resolver = dns.asyncresolver.Resolver(configure=not nameservers)
     if nameservers:
-        resolver.nameservers = [server.host for server in nameservers]
-        resolver.nameserver_ports = {server.host: server.port for server in nameservers}
+        ports: dict[str, int] = {_Address(server.host): server.port for server in nameservers}
+        resolver.nameservers = list(ports)
+        resolver.nameserver_ports = ports
     resolver.lifetime = lifetime
     resolver.timeout = lifetime / max(2, len(resolver.nameservers))
     return resolver

@@ -128,6 +128,18 @@ def test_every_answer_means_one_of_four_outcomes_and_every_question_is_counted(
     assert probe.nameserver == f"127.0.0.1:{nameserver.port}"
 
 
+@pytest.mark.parametrize("sound", [0, 1])
+def test_two_name_servers_at_one_address(sound: int) -> None:
+    """Each is asked at its own port; one that fails is passed over, whichever comes first."""
+    with Nameserver() as first, Nameserver() as second:
+        servers = (first, second)
+        for server in servers:
+            server.answers[CLIENT] = rcode("SERVFAIL")
+        servers[sound].answers[CLIENT] = addresses("127.0.4.75")
+        assert ask(settings_for(*servers)).outcome == Scored(75)
+        assert len(servers[sound].questions) == 1
+
+
 @pytest.mark.parametrize("reply", NO_ANSWERS.values(), ids=list(NO_ANSWERS))
 def test_what_is_no_answer_is_unavailable_and_every_question_is_counted(nameserver: Nameserver, reply: Reply) -> None:
     """Where there is nothing to go by, the lookup ends after its time."""

@@ -90,11 +90,6 @@ ONE_MISTAKE = [
     (COUNTERS + 'servers = ["a:1", "a:1"]', "2: counters.servers", 'names "a:1" more than once'),
     (REPUTATION + 'nameservers = ["ns.example.org"]', "2: reputation.nameservers[1]", "must be an IP address"),
     (REPUTATION + 'nameservers = ["192.0.2.53:0"]', "2: reputation.nameservers[1]", "port from 1 to 65535"),
-    (
-        REPUTATION + 'nameservers = ["192.0.2.53:53", "192.0.2.53:5353"]',
-        "2: reputation.nameservers",
-        'names "192.0.2.53" more than once',
-    ),
     (REPUTATION + 'nameservers = ["mx:53"]', "2: reputation.nameservers[1]", "must be an IP address"),
     # names and paths
     (REPUTATION + 'zone = "score senderscore"', "2: reputation.zone", "must be a DNS name"),
