@@ -190,6 +190,30 @@ def test_replies_are_checked_as_the_program_checks_them() -> None:
     assert set(re.findall(r"\w+", known[1])) == VARIABLES
 
 
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_policy_service inet:127.0.0.1:10045",
+        "check_policy_service { inet:127.0.0.1:10045 }",
+        "check_policy_service,{inet:127.0.0.1:10045,timeout=10s,default_action=DUNNO}",
+        "check_policy_service { timeout=10s inet:127.0.0.1:10045 }",
+        "check_policy_service { inet:127.0.0.1:10045, timeout=10s, { default_action = 451 4.3.5 no server } }",
+        "check_policy_service { { default_action = 451 4.3.5 no server }, inet:127.0.0.1:10045, {x = y} }",
+        "warn_if_reject check_policy_service inet:127.0.0.1:10045",
+        "warn_if_reject, check_policy_service { inet:127.0.0.1:10045, { default_action = DUNNO } }",
+    ],
+)
+def test_the_role_knows_its_check_in_postfix_s_lists(check: str) -> None:
+    """It is taken out as a whole, with all of its braces and what only warns about it, and nothing else is."""
+    endpoints = "|".join(map(re.escape, ["unix:private/policy", "inet:127.0.0.1:10045"]))
+    ours = read(ROLE / "vars" / "main.yml")["__senderscore_policy_postfix_any_check"].replace("ENDPOINT", endpoints)
+    others = "warn_if_reject reject_rbl_client zen.test, check_policy_service {{ inet:127.0.0.1:{port}, {{ a = b }} }}"
+    for other in (others.format(port=1004), others.format(port=100450)):
+        assert re.sub(ours, "", f"{check}, {other}") == f", {other}"
+        assert re.sub(ours, "", f"{other}, {check}") == other
+        assert re.sub(ours, "", f"{other} {check}, {other}") == f"{other}, {other}"
+
+
 def variables_table() -> str:
     """The table of the README, made from the specification."""
     rows = ["| Variable | Type | Default | Meaning |", "|---|---|---|---|"]
