@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from senderscore_policy.config.load import DEFAULT_FILE, parse
 from senderscore_policy.config.model import Config, CounterSettings, Listen, Log, ReputationSettings
 from senderscore_policy.policy.reply import _ACTIONS, VARIABLES
+from senderscore_policy.tools.doctor_daemon import Running, _in_force
 
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 ROLE = ANSIBLE / "roles" / "senderscore_policy"
@@ -212,6 +213,36 @@ def test_the_role_knows_its_check_in_postfix_s_lists(check: str) -> None:
         assert re.sub(ours, "", f"{check}, {other}") == f", {other}"
         assert re.sub(ours, "", f"{other}, {check}") == other
         assert re.sub(ours, "", f"{other} {check}, {other}") == f"{other}, {other}"
+
+
+@pytest.mark.parametrize("file", ["config.yml", "memcached_present.yml", "postfix.yml"])
+def test_a_changed_configuration_is_taken_up_before_anything_else_can_fail(file: str) -> None:
+    """The handlers run right after the last task that notifies them: a later run would not know that they are due."""
+    tasks = read(ROLE / "tasks" / file)
+    last = max(number for number, task in enumerate(tasks) if "'notify'" in str(task))
+    assert tasks[last + 1].get("ansible.builtin.meta") == "flush_handlers"
+    # Ansible ignores a condition on this, also one that came with an import.
+    assert "when" not in tasks[last + 1]
+    imports = [
+        task
+        for name in ("present.yml", "absent.yml")
+        for task in read(ROLE / "tasks" / name)
+        if task.get("ansible.builtin.import_tasks") == file
+    ]
+    assert all("when" not in task for task in imports)
+
+
+def test_the_role_knows_what_doctor_says_of_a_file_that_the_daemon_has_not_read(tmp_path: Path) -> None:
+    """Then it restarts the daemon, which an earlier run did not come to."""
+    file = tmp_path / "policy.toml"
+    file.touch()
+    running = Running(status={}, own={"file": str(file), "read_at": 0.0})
+    condition = next(
+        task["when"] for task in read(ROLE / "tasks" / "service.yml") if task["name"] == "Let the daemon read its file"
+    )
+    said = re.search(r"search\('(.*)'\)", condition)
+    assert said
+    assert said[1] in _in_force(running, file).detail
 
 
 def variables_table() -> str:
