@@ -74,6 +74,7 @@ def rendered(variables: Mapping[str, object]) -> str:
     environment.filters["to_json"] = lambda value, **how: json.dumps(
         value if isinstance(value, str | int | float) else list(value), **how
     )
+    environment.filters["comment"] = lambda text: "\n".join(["#", *(f"# {line}" for line in text.splitlines()), "#"])
     template = environment.from_string((ROLE / "templates" / "policy.toml.j2").read_text())
     return template.render({**DEFAULTS, **COMPUTED, **variables})
 
@@ -171,6 +172,13 @@ def test_the_role_writes_what_it_is_told() -> None:
     assert [rule.limit for rule in config.tiers.rules] == [0, float("inf"), 250, float("inf")]
     assert config.counters.replicas == 2
     assert [str(server) for server in config.counters.servers] == ["192.0.2.11:11211", "[2001:db8::1]:11211"]
+
+
+def test_what_ansible_says_of_its_files_may_have_several_lines() -> None:
+    """Every line of ansible.cfg's ansible_managed becomes a comment."""
+    assert keys(rendered({"ansible_managed": "Ansible managed\nmode = none"})) == keys(DEFAULT_FILE.read_text())
+    for template in (ROLE / "templates").iterdir():
+        assert all("| comment }}" in line for line in template.read_text().splitlines() if "ansible_managed" in line)
 
 
 def test_what_a_reload_does_not_take_up_restarts_the_daemon() -> None:
