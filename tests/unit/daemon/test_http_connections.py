@@ -54,7 +54,6 @@ def test_who_opens_connections_and_says_nothing_takes_no_more_than_a_bound(
 
 def test_who_says_nothing_for_long_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent connections make room by themselves; one that has asked may stay."""
-    monkeypatch.setattr(api, "FIRST_REQUEST_TIME", 0.2)
     path = str(tmp_path / "status.sock")
 
     async def crowd() -> None:
@@ -64,6 +63,8 @@ def test_who_says_nothing_for_long_is_closed(tmp_path: Path, monkeypatch: pytest
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(ASK.replace(b"Connection: close\r\n", b""))
             assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            assert not listening._silent
+            monkeypatch.setattr(api, "FIRST_REQUEST_TIME", 0)
             async with asyncio.timeout(30):
                 silent_reader, silent_writer = await asyncio.open_unix_connection(path)
                 assert await silent_reader.read() == b""
