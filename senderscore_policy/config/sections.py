@@ -248,7 +248,7 @@ def read_reply(section: Section, default: str, tiers: TierTable, overrides: Sequ
     """[reply] over_limit, of which an action must come for every client that may be above its limit."""
     template = section.text("over_limit", default, _reply)
     section.finish()
-    if section.has("over_limit") and section.faultless("over_limit"):
+    if template != default:
         cases: list[tuple[int | None, Rule]] = [(None, tiers.unscored), (None, tiers.unavailable)]
         for tier in tiers.tiers:
             cases += _over_limit_in(tier) if tier.rule.reply is None else []
