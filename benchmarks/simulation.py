@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Final
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.rules import rules_of
+from senderscore_policy.config.model import rules_of
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.engine import Engine

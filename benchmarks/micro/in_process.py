@@ -6,20 +6,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.rules import rules_of
-from senderscore_policy.counters.failover import MemcachedCounters
-from senderscore_policy.counters.memcached import Server
+from senderscore_policy.config.model import rules_of
+from senderscore_policy.counters.memcached.connection import Server
+from senderscore_policy.counters.memcached.protocol import Order, Replies
+from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.counters.pipeline import Order, Replies
-from senderscore_policy.daemon.clients import SeenClients
-from senderscore_policy.daemon.logs import DecisionLog, LogWriter
-from senderscore_policy.daemon.metrics import Metrics
-from senderscore_policy.daemon.recent import RecentDecisions
-from senderscore_policy.daemon.server import PolicyConnection, PolicyServer
-from senderscore_policy.daemon.service import SystemClock
+from senderscore_policy.daemon import SystemClock
+from senderscore_policy.monitoring.clients import SeenClients
+from senderscore_policy.monitoring.decisions import RecentDecisions
+from senderscore_policy.monitoring.log import DecisionLog, LogWriter
+from senderscore_policy.monitoring.statistics import Metrics
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import CounterStore, Observer
 from senderscore_policy.policy.reputation import Known, Reputation, Scored
+from senderscore_policy.server.connections import PolicyConnection, PolicyServer
 
 _REQUEST = b"""\
 request=smtpd_access_policy

@@ -4,7 +4,7 @@ from typing import Any
 
 from in_process import InProcess
 
-from senderscore_policy.counters.pipeline import Order, ReplyReader, incr
+from senderscore_policy.counters.memcached.protocol import Order, ReplyReader, incr
 from senderscore_policy.policy.ports import Charge
 
 CHARGES = [Charge(f"10.0.{number % 7}.{number}", 1) for number in range(100)]

@@ -18,8 +18,8 @@ from typing import Any, Final
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from senderscore_policy.daemon import page
-from senderscore_policy.daemon.overview import Overview
+from senderscore_policy.web import page
+from senderscore_policy.web.status import Overview
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests/unit/daemon"))
 import daemon_fakes

@@ -2,7 +2,6 @@
 """Complete senderscore-policy(8) with the commands, from their own help: commands.py FRAME.SCD."""
 
 import argparse
-import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from scdoc import escaped, literal, paragraph
 
+from senderscore_policy import cli
 from senderscore_policy.cli import COMMANDS, PROGRAM
 
 
@@ -23,7 +23,7 @@ class OneLine(argparse.RawDescriptionHelpFormatter):
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser of one command."""
     parser = argparse.ArgumentParser(f"{PROGRAM} {command}", formatter_class=OneLine)
-    importlib.import_module(f"senderscore_policy.cli.{command.replace('-', '_')}").register(parser)
+    cli.command(command)[0](parser)
     return parser
 
 

@@ -5,9 +5,9 @@ import tomllib
 from pathlib import Path
 from typing import Final
 
-from senderscore_policy.config import sections
+from senderscore_policy.config import model
 from senderscore_policy.config.model import Config
-from senderscore_policy.config.section import Report, Section
+from senderscore_policy.config.options import Report, Section
 from senderscore_policy.errors import ConfigError
 
 DEFAULT_FILE: Final = Path(__file__).with_name("default.toml")
@@ -62,19 +62,19 @@ def parse(text: str, name: str) -> Config:
 
 def _read(file: Section, report: Report) -> Config:
     default = Config()
-    overrides = sections.read_overrides(file.sections("override") or [])
-    tiers = sections.read_tiers(file.sections("tier"), file.section("unscored"), file.section("unavailable"), report)
+    overrides = model.read_overrides(file.sections("override") or [])
+    tiers = model.read_tiers(file.sections("tier"), file.section("unscored"), file.section("unavailable"), report)
     config = Config(
         mode=file.word("mode", default.mode, ("enforce", "observe")),
-        listen=sections.read_listen(file.section("listen")),
-        reputation=sections.read_reputation(file.section("reputation")),
+        listen=model.read_listen(file.section("listen")),
+        reputation=model.read_reputation(file.section("reputation")),
         overrides=overrides,
-        counters=sections.read_counters(file.section("counters")),
+        counters=model.read_counters(file.section("counters")),
         tiers=tiers,
-        exempt=sections.read_exempt(file.section("exempt")),
-        over_limit=sections.read_reply(file.section("reply"), default.over_limit, tiers, overrides),
-        state_directory=sections.read_state(file.section("state")),
-        log=sections.read_log(file.section("log")),
+        exempt=model.read_exempt(file.section("exempt")),
+        over_limit=model.read_reply(file.section("reply"), default.over_limit, tiers, overrides),
+        state_directory=model.read_state(file.section("state")),
+        log=model.read_log(file.section("log")),
     )
     file.finish()
     return config

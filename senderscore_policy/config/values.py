@@ -4,8 +4,8 @@ import re
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, NoReturn
 
-from senderscore_policy.config.model import Endpoint, Inet, Unix
-from senderscore_policy.policy.address import Network
+from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
+from senderscore_policy.policy.clients import Network
 from senderscore_policy.policy.tiers import UNLIMITED, Limit
 
 LONGEST_SOCKET_PATH: Final = 107

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import NamedTuple
 
-from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reputation import Reputation
 from senderscore_policy.policy.tiers import Limit

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from senderscore_policy.policy.address import Client, parse_address
+from senderscore_policy.policy.bounded import GenerationalCache, RepeatTable
+from senderscore_policy.policy.clients import Client, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
-from senderscore_policy.policy.generations import GenerationalCache
 from senderscore_policy.policy.message import NOBODY, Message, Question, Sender
+from senderscore_policy.policy.policy import Rules, within
 from senderscore_policy.policy.ports import Clock, CounterStore, Observer, ReputationSource
 from senderscore_policy.policy.protocol import Request
-from senderscore_policy.policy.repeats import RepeatTable
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Reputation
-from senderscore_policy.policy.rules import Rules, within
 from senderscore_policy.policy.tiers import UNLIMITED, Rule
 
 MAX_BATCH: Final = 1000

@@ -4,7 +4,7 @@ from math import inf
 from types import TracebackType
 from typing import Final, Protocol
 
-from senderscore_policy.policy.address import Client
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Reason
 from senderscore_policy.policy.ports import Charge
 from senderscore_policy.policy.protocol import Request

@@ -13,10 +13,11 @@ import dns.rdatatype
 import dns.resolver
 import dns.reversename
 
-from senderscore_policy.config.model import Inet, ReputationSettings
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Unavailable
-from senderscore_policy.reputation.answer import Probe, reputation_of
 from senderscore_policy.reputation.budget import QueryBudget
+from senderscore_policy.reputation.lookup import Probe, reputation_of
 
 PATIENCE: Final = 5.0
 """Seconds after which a lookup is given up. Longer than a request waits: a late answer serves the next one."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Final, Protocol
@@ -11,14 +12,42 @@ from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.ports import Clock, LookupObserver, SharedCache
 from senderscore_policy.policy.reputation import Known, Reputation, Scored, Unavailable, Unknown
 from senderscore_policy.policy.window import CLOCK_SKEW
-from senderscore_policy.reputation import saved
-from senderscore_policy.reputation.answer import Probe
-from senderscore_policy.reputation.breaker import Permit, parse_refusal
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.cache import ScoreCache, as_text, from_text
-from senderscore_policy.reputation.deferred import DeferredResolver
-from senderscore_policy.reputation.gate import Gate, ZoneState
-from senderscore_policy.reputation.turns import Turns
+from senderscore_policy.reputation.cache import Header, ScoreCache, as_text, from_lines, from_text, to_lines
+from senderscore_policy.reputation.guard import Gate, Permit, ZoneState, parse_refusal
+from senderscore_policy.reputation.lookup import DeferredResolver, Probe
+
+ROUNDS: Final = 50
+"""In each round of the event loop one in so many of those that wait may begin, and one more."""
+
+
+class Turns:
+    """Spreads what would begin in one round of the event loop over several rounds, first come first served.
+
+    A lookup takes most of a millisecond of processor time, ten times as much as a decision. With a
+    thousand of them going on in step, each round would hold up every request for half a second.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def wait(self) -> None:
+        """Return when it is the caller's turn."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._next_round)
+        self._waiting.append(turn)
+        await turn
+
+    def _next_round(self) -> None:
+        for _ in range(1 + len(self._waiting) // ROUNDS):
+            turn = self._waiting.popleft()
+            if not turn.cancelled():
+                turn.set_result(None)
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._next_round)
+
 
 MAX_LOOKUPS: Final = 1000
 """Lookups under way at most; each may hold a socket, and about as many end within a second."""
@@ -143,14 +172,14 @@ class ScoreSource:
 
     def snapshot(self) -> Iterator[str]:
         """The lines that `restore` takes up; they may be consumed in another thread."""
-        header = saved.Header(
+        header = Header(
             zone=self._settings.zone,
             nameservers=[str(server) for server in self._settings.nameservers],
             saved_at=self._clock.time(),
             budget=self.budget.snapshot(),
             refusal=self._gate.snapshot(),
         )
-        return saved.to_lines(header, self._cache.scores())
+        return to_lines(header, self._cache.scores())
 
     def restore(self, lines: Iterable[str]) -> None:
         """Take up the budget's use; of the same zone the scores; of the same nameservers, too, a refusal.
@@ -158,7 +187,7 @@ class ScoreSource:
         Raises:
             ValueError: the lines are malformed; nothing is taken up.
         """
-        header, scores = saved.from_lines(lines)
+        header, scores = from_lines(lines)
         now = self._clock.time()
         away = max(0.0, now - header.saved_at)
         refusal = parse_refusal(header.refusal, away, self._clock.monotonic()) if header.refusal else None

@@ -24,7 +24,7 @@ STALLED: Final = 4900
 # The daemon as it is, but for the minute between two saves of its state.
 _SAVING_OFTEN: Final = """
 import sys
-from senderscore_policy.daemon import state
+from senderscore_policy.server import state
 state.SAVE_INTERVAL = 0.5
 from senderscore_policy.cli import main
 sys.exit(main())

@@ -9,7 +9,7 @@ from relay import Spoiler, garbage, half, honest, late
 from target import CLIENTS, Site
 
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.keys import BucketKeys
+from senderscore_policy.counters.memcached.protocol import BucketKeys
 
 
 def killed(site: Site, seconds: float) -> None:

@@ -2,10 +2,9 @@
 
 import re
 
-from senderscore_policy.config.advice import warnings_of
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.model import Config
-from senderscore_policy.config.rules import rules_of
+from senderscore_policy.config.model import Config, rules_of
+from senderscore_policy.config.warnings import warnings_of
 from senderscore_policy.errors import ConfigError
 from senderscore_policy.policy.reply import ReplyTemplate, action_problem
 

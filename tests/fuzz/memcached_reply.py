@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from steps import cut, single_bytes
 
 from senderscore_policy.counters import pipeline
-from senderscore_policy.counters.part import Account, Part, Receipt
-from senderscore_policy.counters.pipeline import Replies, ReplyReader, number_in
+from senderscore_policy.counters.memcached.batch import Account, Part, Receipt
+from senderscore_policy.counters.memcached.protocol import Replies, ReplyReader, number_in
 from senderscore_policy.errors import BackendError
 from senderscore_policy.reputation.cache import from_text
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from engine_fakes import Asker, Bench
 from steps import cut, finish, single_bytes
 
-from senderscore_policy.daemon.logs import decision_line
 from senderscore_policy.errors import ProtocolError
+from senderscore_policy.monitoring.log import decision_line
 from senderscore_policy.policy import protocol
 from senderscore_policy.policy.protocol import Request, RequestParser, reply
 

@@ -9,9 +9,10 @@ import dns.asyncbackend
 import dns.exception
 import dns.name
 
-from senderscore_policy.config.model import Inet, ReputationSettings
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable, Unknown
-from senderscore_policy.reputation.answer import Probe, reputation_of
+from senderscore_policy.reputation.lookup import Probe, reputation_of
 from senderscore_policy.reputation.resolver import ScoreResolver
 
 SMALLER = ()

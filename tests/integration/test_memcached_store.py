@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from memcached_server import MemcachedServer
 from pymemcache.client.base import Client
 
-from senderscore_policy.config.model import CounterSettings, Inet
-from senderscore_policy.counters.failover import MemcachedCounters
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.config.model import CounterSettings
+from senderscore_policy.counters.memcached.cluster import SharedTexts
+from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.counters.shared import SharedTexts
 from senderscore_policy.policy.ports import Charge
 
 pytestmark = pytest.mark.real

@@ -24,11 +24,11 @@ from nameserver import (
 )
 from rbldnsd_server import EVERYBODY, RBLDNSD, Rbldnsd, rbldnsd
 
-from senderscore_policy.config.model import Inet, ReputationSettings
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unavailable
-from senderscore_policy.reputation.answer import Probe
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.deferred import DeferredResolver
+from senderscore_policy.reputation.lookup import DeferredResolver, Probe
 from senderscore_policy.reputation.resolver import ScoreResolver
 from senderscore_policy.reputation.source import ScoreSource
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from senderscore_policy.commands.doctor.daemon import Running, _in_force
 from senderscore_policy.config.load import DEFAULT_FILE, parse
 from senderscore_policy.config.model import Config, CounterSettings, Listen, Log, ReputationSettings
 from senderscore_policy.policy.reply import _ACTIONS, VARIABLES
-from senderscore_policy.tools.doctor_daemon import Running, _in_force
 
 ANSIBLE = Path(__file__).parents[2] / "ansible"
 ROLE = ANSIBLE / "roles" / "senderscore_policy"

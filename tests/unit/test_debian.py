@@ -1,7 +1,6 @@
 """The Debian package's own files."""
 
 import argparse
-import importlib
 import re
 import shutil
 import subprocess
@@ -11,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import senderscore_policy
+from senderscore_policy import cli
 from senderscore_policy.cli import COMMANDS
-from senderscore_policy.daemon.logs import decision_line
-from senderscore_policy.policy.address import Client
+from senderscore_policy.monitoring.log import decision_line
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import RequestParser
 from senderscore_policy.policy.reputation import Scored
@@ -111,7 +111,7 @@ def test_tab_completes_commands_options_and_files(line: str, offered: set[str], 
 def test_tab_offers_files_where_an_option_takes_a_value(command: str, tmp_path: Path) -> None:
     """After such an option an attribute or another option would be wrong."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"senderscore_policy.cli.{command.replace('-', '_')}").register(parser)
+    cli.command(command)[0](parser)
     options = [name for action in parser._actions if action.nargs != 0 for name in action.option_strings]
     offered = {option: completions(f"senderscore-policy {command} {option} ", tmp_path) for option in options}
     assert offered == {option: {"senderscore-policy"} for option in options}

@@ -8,8 +8,8 @@ from engine_fakes import Asker, Bench
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.counters.keys import BucketKeys
-from senderscore_policy.daemon.logs import decision_line
+from senderscore_policy.counters.memcached.protocol import BucketKeys
+from senderscore_policy.monitoring.log import decision_line
 from senderscore_policy.policy.ports import Charge
 from senderscore_policy.policy.protocol import Request, RequestParser, reply
 from senderscore_policy.policy.window import Window

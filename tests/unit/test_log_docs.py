@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from senderscore_policy.daemon.logs import decision_line
-from senderscore_policy.policy.address import Client
+from senderscore_policy.monitoring.log import decision_line
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import RequestParser
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored

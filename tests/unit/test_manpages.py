@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import senderscore_policy
+from senderscore_policy import cli
 from senderscore_policy.cli import COMMANDS
 from senderscore_policy.config.paths import CONFIG_FILE
 
@@ -51,7 +52,7 @@ def plain(text: str) -> str:
 def test_each_command_is_described_with_all_its_arguments(program_page: str, command: str) -> None:
     """Who reads the page finds every command, and under it every option and its help."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"senderscore_policy.cli.{command.replace('-', '_')}").register(parser)
+    cli.command(command)[0](parser)
     section = re.search(rf"^## {command}\n(.*?)(?=^##? )", program_page, re.MULTILINE | re.DOTALL)
     assert section
     text = plain(section[1])

@@ -20,13 +20,11 @@ def bounds() -> list[tuple[str, str]]:
 def value_of(name: str) -> float:
     """The constant: a module's, a default of a dataclass, or that of a parameter, `Class(parameter)`."""
     path, _, parameter = name.rstrip(")").partition("(")
-    parts = path.split(".")
-    owner: object = importlib.import_module(f"senderscore_policy.{'.'.join(parts[:2])}")
-    if parameter:
-        return inspect.signature(getattr(owner, parts[2])).parameters[parameter].default
-    if len(parts) == 4:
-        return inspect.signature(getattr(owner, parts[2])).parameters[parts[3]].default
-    return getattr(owner, parts[2])
+    module, *names = re.split(r"\.(?=[A-Z])|(?<=[a-z])\.(?=[a-z_]+$)", path)
+    owner: object = getattr(importlib.import_module(f"senderscore_policy.{module}"), names[0])
+    if parameter or len(names) == 2:
+        return inspect.signature(owner).parameters[parameter or names[1]].default
+    return owner
 
 
 @pytest.mark.parametrize(("name", "said"), bounds())
@@ -40,9 +38,9 @@ def test_no_bound_of_the_code_is_left_out() -> None:
     """Every MAX_… and LARGEST_… of the daemon's modules stands in the table."""
     package = PAGE.parent / "senderscore_policy"
     found = {
-        f"{path.parent.name}.{path.stem}.{name}"
-        for folder in ("policy", "counters", "reputation", "daemon")
-        for path in (package / folder).glob("*.py")
+        f"{'.'.join(path.relative_to(package).with_suffix('').parts)}.{name}"
+        for folder in ("policy", "counters", "reputation", "monitoring", "server", "web")
+        for path in (package / folder).rglob("*.py")
         for name in re.findall(r"^((?:MAX|LARGEST)_\w+): Final", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
     assert found

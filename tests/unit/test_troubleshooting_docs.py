@@ -1,7 +1,6 @@
 """docs/troubleshooting.md and docs/log.md against the program."""
 
 import argparse
-import importlib
 import re
 import shlex
 from pathlib import Path
@@ -9,11 +8,12 @@ from pathlib import Path
 import pytest
 
 import senderscore_policy
+from senderscore_policy import cli
 from senderscore_policy.cli import COMMANDS, Parser
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
-TOOLS = Path(senderscore_policy.__path__[0]) / "tools"
+TOOLS = Path(senderscore_policy.__path__[0]) / "commands" / "doctor"
 CALLS = re.findall(
     r"^(?:# )?senderscore-policy ([^|\n]+)", PAGE + (DOCS / "log.md").read_text(encoding="utf-8"), re.MULTILINE
 )
@@ -25,7 +25,7 @@ def test_each_check_of_doctor_is_described() -> None:
     described = {
         name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
     }
-    source = "".join(path.read_text(encoding="utf-8") for path in TOOLS.glob("doctor*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in TOOLS.glob("*.py"))
     assert described == set(re.findall(r'Finding\(\s*"(\w+)"', source))
 
 
@@ -41,5 +41,5 @@ def test_the_commands_can_be_typed_as_they_stand(call: str) -> None:
     name, *arguments = shlex.split(call)
     assert name in COMMANDS
     parser: argparse.ArgumentParser = Parser(name)
-    importlib.import_module(f"senderscore_policy.cli.{name.replace('-', '_')}").register(parser)
+    cli.command(name)[0](parser)
     parser.parse_intermixed_args(arguments)

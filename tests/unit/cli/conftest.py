@@ -1,6 +1,5 @@
 """What the tests of the commands share."""
 
-import importlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,18 +7,18 @@ from pathlib import Path
 import pytest
 from command_fakes import ControlDaemon, Run, running
 
-from senderscore_policy.cli import COMMANDS, main
+from senderscore_policy.cli import COMMANDS, command, main
 
 # Now: a test that becomes another user may not be able to read them.
-for command in COMMANDS:
-    importlib.import_module(f"senderscore_policy.cli.{command.replace('-', '_')}")
+for name in COMMANDS:
+    command(name)
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs a command; its exit status, and what it wrote to stdout and stderr."""
 
-    def command(*arguments: str) -> tuple[int, str, str]:
+    def command_line(*arguments: str) -> tuple[int, str, str]:
         try:
             status = main(arguments)
         except SystemExit as end:
@@ -27,7 +26,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         written = capsys.readouterr()
         return status, written.out, written.err
 
-    return command
+    return command_line
 
 
 @pytest.fixture

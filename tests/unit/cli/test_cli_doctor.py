@@ -131,7 +131,7 @@ def test_warnings_of_the_configuration_are_repeated(run: Run, file: Path) -> Non
 def test_a_host_without_postfix(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A warning: the daemon may serve the Postfix of another host."""
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr("senderscore_policy.tools.doctor_postconf._SYSTEM_PATH", "/nonexistent")
+    monkeypatch.setattr("senderscore_policy.commands.doctor.postconf._SYSTEM_PATH", "/nonexistent")
     _, found = report(run, file)
     assert found["postfix"][0].startswith("WARN not looked at: no Postfix on this host")
 

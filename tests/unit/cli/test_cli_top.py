@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from command_fakes import ControlDaemon, Run, closed, running
 
-from senderscore_policy.tools.top import Report, added_up, status_listener
-from senderscore_policy.tools.top_screen import cells, screen, sparkline
+from senderscore_policy.commands.top import Report, added_up, cells, screen, sparkline, status_listener
 
 CLIENT = {
     "client": "192.0.2.75", "count": 800, "deferred": 3, "score": 75, "reputation": "scored", "tier": "71-80",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from senderscore_policy.config.advice import warnings_of
 from senderscore_policy.config.load import parse
+from senderscore_policy.config.warnings import warnings_of
 
 TWO_TIERS = '[[tier]]\nscores = "0-50"\nlimit = {}\n[[tier]]\nscores = "51-100"\nlimit = {}\n'
 

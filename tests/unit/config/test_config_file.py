@@ -9,11 +9,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.model import Config, Endpoint, Inet, Unix
+from senderscore_policy.config.model import Config
 from senderscore_policy.errors import ConfigError
-from senderscore_policy.policy.address import Override
-from senderscore_policy.policy.standing import limit_as_json
+from senderscore_policy.policy.clients import Override
+from senderscore_policy.policy.status import limit_as_json
 from senderscore_policy.policy.tiers import UNLIMITED, Rule, Tier, TierTable
 
 

@@ -7,12 +7,10 @@ from counter_fakes import FakeMemcached
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.config.model import Inet
-from senderscore_policy.counters.batch import Batch
-from senderscore_policy.counters.keys import BucketKeys, expiry
-from senderscore_policy.counters.memcached import Server
-from senderscore_policy.counters.part import Account, Receipt
-from senderscore_policy.counters.pipeline import Order, Replies, ReplyReader
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.counters.memcached.batch import Account, Batch, Receipt
+from senderscore_policy.counters.memcached.connection import Server
+from senderscore_policy.counters.memcached.protocol import BucketKeys, Order, Replies, ReplyReader, expiry
 from senderscore_policy.policy.window import Window
 
 HOUR = Window(3600, 12)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from counter_fakes import FakeMemcached, Script, listening
 
-from senderscore_policy.config.model import Inet, Unix
-from senderscore_policy.counters import memcached
-from senderscore_policy.counters.memcached import Server
-from senderscore_policy.counters.pipeline import Order, Replies, add, incr
+from senderscore_policy.config.endpoints import Inet, Unix
+from senderscore_policy.counters.memcached import connection as memcached
+from senderscore_policy.counters.memcached.connection import Server
+from senderscore_policy.counters.memcached.protocol import Order, Replies, add, incr
 from senderscore_policy.errors import BackendError
 
 PLENTY = 20.0

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from counter_fakes import FakeClock, FakeMemcached, Script, Watcher, listening
 
-from senderscore_policy.config.model import CounterSettings, Endpoint, Unix
-from senderscore_policy.counters.cluster import Cluster
-from senderscore_policy.counters.failover import CLOSED_FOR, MemcachedCounters
+from senderscore_policy.config.endpoints import Endpoint, Unix
+from senderscore_policy.config.model import CounterSettings
+from senderscore_policy.counters.memcached.cluster import Cluster, SharedTexts
+from senderscore_policy.counters.memcached.store import CLOSED_FOR, MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.counters.shared import SharedTexts
 from senderscore_policy.policy.ports import Charge
 
 PLENTY = 20.0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.counters.pipeline import Order, Replies, ReplyReader, add, number_in
+from senderscore_policy.counters.memcached.protocol import Order, Replies, ReplyReader, add, number_in
 from senderscore_policy.errors import BackendError
 
 LINES = st.one_of(
@@ -98,7 +98,7 @@ def test_nonsense_is_noticed_at_once(reply: bytes, lines: int, values: bool) -> 
 
 def test_a_reply_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded whatever is sent."""
-    monkeypatch.setattr("senderscore_policy.counters.pipeline.LARGEST_REPLY", 1000)
+    monkeypatch.setattr("senderscore_policy.counters.memcached.protocol.LARGEST_REPLY", 1000)
     reader = ReplyReader(0, values=True)
     assert reader.feed(b"VALUE k 0 999999999\r\n") is None
     with pytest.raises(BackendError, match="without end"):

@@ -8,27 +8,21 @@ from types import TracebackType
 from typing import Any
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.model import ReputationSettings
-from senderscore_policy.config.rules import rules_of
-from senderscore_policy.daemon.clients import SeenClients
-from senderscore_policy.daemon.counting import Counting
-from senderscore_policy.daemon.desk import Desk
-from senderscore_policy.daemon.evictions import Evictions
-from senderscore_policy.daemon.logs import LogWriter
-from senderscore_policy.daemon.lookout import Lookout
-from senderscore_policy.daemon.metrics import Metrics
-from senderscore_policy.daemon.minutes import Minutes
-from senderscore_policy.daemon.overview import Overview
-from senderscore_policy.daemon.parts import Parts
-from senderscore_policy.daemon.server import PolicyServer
-from senderscore_policy.daemon.state import StateDirectory
-from senderscore_policy.policy.address import Client, parse_address
+from senderscore_policy.config.model import ReputationSettings, rules_of
+from senderscore_policy.counters.backend import Counting
+from senderscore_policy.monitoring.clients import Desk, SeenClients
+from senderscore_policy.monitoring.log import LogWriter
+from senderscore_policy.monitoring.statistics import Evictions, Metrics, Minutes
+from senderscore_policy.policy.clients import Client, parse_address
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored
-from senderscore_policy.reputation.answer import Probe
 from senderscore_policy.reputation.budget import QueryBudget
+from senderscore_policy.reputation.lookup import Probe
 from senderscore_policy.reputation.source import ScoreSource
+from senderscore_policy.server.connections import PolicyServer
+from senderscore_policy.server.state import StateDirectory
+from senderscore_policy.web.status import Lookout, Overview, Parts
 
 START = 1_700_000_000.0
 """Wall-clock time at which each daemon begins."""

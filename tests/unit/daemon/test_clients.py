@@ -5,8 +5,8 @@ from pathlib import Path
 
 from daemon_fakes import site
 
-from senderscore_policy.daemon.clients import SeenClients
-from senderscore_policy.policy.address import Client
+from senderscore_policy.monitoring.clients import SeenClients
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.window import Window

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.daemon.exposition import Exposition
+from senderscore_policy.web.prometheus import Exposition
 
 DOCS = Path(__file__).parents[3] / "docs"
 TARGET_LABELS = {"job", "instance"}

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from daemon_fakes import site
 
-from senderscore_policy.config.model import Unix
-from senderscore_policy.daemon import api
-from senderscore_policy.daemon.inquiries import Inquiries
-from senderscore_policy.daemon.listeners import bind
-from senderscore_policy.daemon.recent import RecentDecisions
+from senderscore_policy.config.endpoints import Unix
+from senderscore_policy.monitoring.decisions import RecentDecisions
+from senderscore_policy.server.sockets import bind
+from senderscore_policy.web import api
+from senderscore_policy.web.inquiries import Inquiries
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from senderscore_policy.config.model import Inet, Unix
-from senderscore_policy.daemon.listeners import CONTROL_MODE, POLICY_MODE, address_of, bind, refusals_logged, take
+from senderscore_policy.config.endpoints import Inet, Unix
 from senderscore_policy.errors import BackendError
+from senderscore_policy.server.sockets import CONTROL_MODE, POLICY_MODE, address_of, bind, refusals_logged, take
 
 
 def test_a_stale_unix_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from daemon_fakes import START, Site, site
 
-from senderscore_policy.daemon.minutes import MINUTES, Minute
+from senderscore_policy.monitoring.statistics import MINUTES, Minute
 
 FIRST = int(START // 60 * 60)
 """The minute in which each daemon starts."""

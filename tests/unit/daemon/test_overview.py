@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from daemon_fakes import Site, site
 
-from senderscore_policy.daemon.clients import foremost
-from senderscore_policy.daemon.evictions import Evictions
-from senderscore_policy.daemon.lookout import LIFE, Lookout
-from senderscore_policy.daemon.metrics import Histogram
+from senderscore_policy.monitoring.clients import foremost
+from senderscore_policy.monitoring.statistics import Evictions, Histogram
 from senderscore_policy.policy.reputation import Refused
-from senderscore_policy.policy.standing import Place, place
+from senderscore_policy.policy.status import Place, place
+from senderscore_policy.web.status import LIFE, Lookout
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
 CLIENT = "192.0.2.75"

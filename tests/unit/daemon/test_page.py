@@ -13,11 +13,11 @@ from daemon_fakes import START, site
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.daemon import page
-from senderscore_policy.daemon.chart import Chart, chart, shade, tier_order
-from senderscore_policy.daemon.minutes import MINUTES, Minute
-from senderscore_policy.daemon.overview import Overview
-from senderscore_policy.daemon.page import View, render, rows, span, view
+from senderscore_policy.monitoring.statistics import MINUTES, Minute
+from senderscore_policy.web import page
+from senderscore_policy.web.chart import Chart, chart, shade, tier_order
+from senderscore_policy.web.page import View, render, rows, span, view
+from senderscore_policy.web.status import Overview
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
 VOID = {"meta", "link", "input"}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from senderscore_policy.daemon import server as server_module
-from senderscore_policy.daemon.metrics import Histogram
-from senderscore_policy.daemon.server import MAX_IN_HAND, Exchange, PolicyConnection, PolicyServer
+from senderscore_policy.monitoring.statistics import Histogram
+from senderscore_policy.server import connections as server_module
+from senderscore_policy.server.connections import MAX_IN_HAND, Exchange, PolicyConnection, PolicyServer
 
 REQUEST = b"request=smtpd_access_policy\nclient_address=192.0.2.75\n\n"
 

@@ -1,7 +1,7 @@
 """The memory of recent decisions."""
 
-from senderscore_policy.daemon.recent import LARGEST_REQUEST, TRIAL, RecentDecisions
-from senderscore_policy.policy.address import Client
+from senderscore_policy.monitoring.decisions import LARGEST_REQUEST, TRIAL, RecentDecisions
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import Request
 

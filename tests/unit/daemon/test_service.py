@@ -7,8 +7,8 @@ import pytest
 
 from senderscore_policy.config import paths
 from senderscore_policy.config.model import Config
-from senderscore_policy.daemon.logs import LogWriter
-from senderscore_policy.daemon.service import Service
+from senderscore_policy.daemon import Service
+from senderscore_policy.monitoring.log import LogWriter
 
 
 def test_a_file_that_is_made_later_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from senderscore_policy.daemon.state import StateDirectory, write_atomically
+from senderscore_policy.server.state import StateDirectory, write_atomically
 
 
 class Part:

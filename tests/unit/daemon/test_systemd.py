@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from senderscore_policy.daemon import systemd
+from senderscore_policy.server import sockets as systemd
 
 
 def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

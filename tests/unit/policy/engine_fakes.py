@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.rules import rules_of
+from senderscore_policy.config.model import rules_of
 from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import Charge, Usage

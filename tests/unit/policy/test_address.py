@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.policy.address import NetworkTable, parse_address
+from senderscore_policy.policy.clients import NetworkTable, parse_address
 
 ADDRESSES = st.ip_addresses()
 

@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.rules import rules_of
+from senderscore_policy.config.model import rules_of
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.policy.address import parse_address
+from senderscore_policy.policy.clients import parse_address
 from senderscore_policy.policy.decision import Reason
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.reputation import Scored

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.policy.generations import GenerationalCache
+from senderscore_policy.policy.bounded import GenerationalCache
 
 
 @given(st.lists(st.integers(0, 50)), st.integers(2, 20))

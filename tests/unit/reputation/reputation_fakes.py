@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation
-from senderscore_policy.reputation.answer import Probe
 from senderscore_policy.reputation.budget import QueryBudget
+from senderscore_policy.reputation.lookup import Probe
 from senderscore_policy.reputation.source import ScoreSource
 
 START = 1_700_000_000.0

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored, Unavailable
-from senderscore_policy.reputation.breaker import (
+from senderscore_policy.reputation.guard import (
     FAILURES_IN_A_ROW,
     FIRST_PERIOD,
     LONGEST_PERIOD,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unavailable
-from senderscore_policy.reputation.answer import Probe, reputation_of
+from senderscore_policy.reputation.lookup import Probe, reputation_of
 
 answers = st.lists(
     st.ip_addresses(v=4).map(str)

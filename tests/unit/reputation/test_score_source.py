@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 from reputation_fakes import DAY, HOUR, MINUTE, START, FakeShared, make_site
 
-from senderscore_policy.config.model import Inet, ReputationSettings
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Known, Refused, Reputation, Scored, Unavailable
-from senderscore_policy.reputation.breaker import FAILURES_IN_A_ROW, FIRST_PERIOD
+from senderscore_policy.reputation.guard import FAILURES_IN_A_ROW, FIRST_PERIOD
 from senderscore_policy.reputation.source import MAX_LOOKUPS
 
 CLIENT = "192.0.2.75"

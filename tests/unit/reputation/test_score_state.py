@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reputation_fakes import DAY, HOUR, START, FakeClock, Site, make_site
 
-from senderscore_policy.config.model import Inet, ReputationSettings
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Known, Refused, Scored, Unavailable
 
 DEFAULTS = ReputationSettings()

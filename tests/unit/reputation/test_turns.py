@@ -2,7 +2,7 @@
 
 import asyncio
 
-from senderscore_policy.reputation.turns import Turns
+from senderscore_policy.reputation.source import Turns
 
 
 def test_a_crowd_begins_in_order_and_a_few_in_each_round() -> None:

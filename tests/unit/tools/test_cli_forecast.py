@@ -14,7 +14,7 @@ import pytest
 from maillog_lines import Log
 
 from senderscore_policy.cli import main
-from senderscore_policy.tools import forecast_scores
+from senderscore_policy.commands.forecast import scores as forecast_scores
 
 Forecast = Callable[..., tuple[int, str, str]]
 

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from senderscore_policy.config.model import Inet, ReputationSettings, Unix
+from senderscore_policy.commands.doctor import traffic as doctor_traffic
+from senderscore_policy.commands.doctor.daemon import Running
+from senderscore_policy.commands.doctor.finding import Status
+from senderscore_policy.commands.doctor.postconf import Postfix, Smtpd
+from senderscore_policy.commands.doctor.postfix import recommended
+from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served
+from senderscore_policy.commands.doctor.traffic import clock_finding, traffic_findings
+from senderscore_policy.commands.doctor.zone import nameservers_in, resolver_finding, zone_finding
+from senderscore_policy.config.endpoints import Inet, Unix
+from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Unavailable
-from senderscore_policy.reputation.answer import Probe
-from senderscore_policy.tools import doctor_traffic
-from senderscore_policy.tools.doctor_daemon import Running
-from senderscore_policy.tools.doctor_endpoints import inside_endpoint, is_served
-from senderscore_policy.tools.doctor_findings import Status
-from senderscore_policy.tools.doctor_postconf import Postfix, Smtpd
-from senderscore_policy.tools.doctor_postfix import recommended
-from senderscore_policy.tools.doctor_traffic import clock_finding, traffic_findings
-from senderscore_policy.tools.doctor_zone import nameservers_in, resolver_finding, zone_finding
+from senderscore_policy.reputation.lookup import Probe
 
 QUEUE = Path("/var/spool/postfix")
 Program = Callable[[str, str], None]

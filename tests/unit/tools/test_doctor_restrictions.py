@@ -2,7 +2,7 @@
 
 import pytest
 
-from senderscore_policy.tools.doctor_restrictions import Hook, hooks, seconds, tokens
+from senderscore_policy.commands.doctor.restrictions import Hook, hooks, seconds, tokens
 
 ENDPOINT = "inet:127.0.0.1:10045"
 EOD = "smtpd_end_of_data_restrictions"

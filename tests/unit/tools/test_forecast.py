@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from maillog_lines import BEGIN, Log
 
+from senderscore_policy.commands.forecast.report import Report
+from senderscore_policy.commands.forecast.scores import Scores, read_scores
+from senderscore_policy.commands.forecast.simulation import Case, ClientForecast, Forecast, replay
 from senderscore_policy.config.load import parse
-from senderscore_policy.policy.address import NetworkTable
+from senderscore_policy.maillog.messages import Sender, Traffic, read_logs
+from senderscore_policy.policy.clients import NetworkTable
 from senderscore_policy.policy.reputation import UNKNOWN, Scored
-from senderscore_policy.tools.forecast import Case, ClientForecast, Forecast
-from senderscore_policy.tools.forecast_replay import replay
-from senderscore_policy.tools.forecast_report import Report
-from senderscore_policy.tools.forecast_scores import Scores, read_scores
-from senderscore_policy.tools.maillog import Sender, Traffic, read_logs
 
 HOUR = 3600
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from nameserver import ZONE, Nameserver, addresses
 
+from senderscore_policy.commands.forecast import scores as forecast_scores
+from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores
 from senderscore_policy.config.load import parse
 from senderscore_policy.config.model import Config
 from senderscore_policy.errors import InputError
-from senderscore_policy.policy.address import NetworkTable
+from senderscore_policy.policy.clients import NetworkTable
 from senderscore_policy.policy.reputation import UNKNOWN, Reputation, Scored
-from senderscore_policy.tools import forecast_scores
-from senderscore_policy.tools.forecast_scores import Scores, learn, read_scores
 
 A, B, C = "192.0.2.75", "192.0.2.76", "192.0.2.77"
 

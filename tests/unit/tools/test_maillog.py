@@ -16,8 +16,8 @@ import pytest
 from maillog_lines import BEGIN, Log, Stamp, from_clients, iso, syslog
 
 from senderscore_policy.errors import InputError
-from senderscore_policy.tools.maillog import Traffic, read_logs
-from senderscore_policy.tools.maillog_files import in_order_of_age, size_of
+from senderscore_policy.maillog.files import in_order_of_age, size_of
+from senderscore_policy.maillog.messages import Traffic, read_logs
 
 Read = Callable[[str | bytes], Traffic]
 
@@ -334,7 +334,7 @@ def test_missing_files(tmp_path: Path) -> None:
 
 def test_queue_ids_that_never_become_a_message_are_forgotten(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded: of very many unfinished messages the oldest are dropped."""
-    monkeypatch.setattr("senderscore_policy.tools.maillog.MAX_OPEN", 10)
+    monkeypatch.setattr("senderscore_policy.maillog.messages.MAX_OPEN", 10)
     log = Log()
     log.line("A: client=a[192.0.2.6]")
     for number in range(20):

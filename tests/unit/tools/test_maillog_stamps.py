@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from maillog_lines import syslog
 
-from senderscore_policy.tools.maillog_stamps import ABSOLUTE, Stamps, as_text
+from senderscore_policy.maillog.timestamps import ABSOLUTE, Stamps, as_text
 
 
 def times(moments: list[str], now: datetime) -> list[datetime]:

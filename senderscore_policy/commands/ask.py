@@ -1,0 +1,154 @@
+"""Asks a running daemon as Postfix does (SMTPD_POLICY_README): one request, one action."""
+
+import argparse
+import contextlib
+import secrets
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from senderscore_policy.commands.arguments import add_config, add_json, checked, configuration
+from senderscore_policy.commands.output import say, say_json
+from senderscore_policy.config.endpoints import Endpoint, Unix
+from senderscore_policy.config.values import endpoint
+from senderscore_policy.errors import BackendError
+from senderscore_policy.monitoring.decisions import TRIAL
+
+LARGEST_REPLY: Final = 64 * 1024
+
+
+def request(attributes: Mapping[str, str]) -> bytes:
+    """A policy request on the wire.
+
+    Args:
+        attributes: go before the defaults: a message of one recipient at end of data, each a new one.
+    """
+    defaults = {
+        "request": "smtpd_access_policy",
+        "protocol_state": "END-OF-MESSAGE",
+        "protocol_name": "ESMTP",
+        "helo_name": "mail.example.org",
+        "queue_id": "ASK" + secrets.token_hex(4).upper(),
+        "instance": TRIAL + secrets.token_hex(8),
+        "client_address": "192.0.2.1",
+        "client_name": "unknown",
+        "reverse_client_name": "unknown",
+        "sender": "sender@example.org",
+        "recipient": "recipient@example.org",
+        "recipient_count": "1",
+        "size": "1000",
+    }
+    lines = [f"{name}={value}\n" for name, value in (defaults | dict(attributes)).items()]
+    return "".join([*lines, "\n"]).encode("utf-8", "surrogateescape")
+
+
+def ask(endpoint: Endpoint, attributes: Mapping[str, str], timeout: float) -> str:
+    """Send one request and return the daemon's action, such as "DUNNO".
+
+    Args:
+        endpoint: where the daemon listens.
+        attributes: see `request`.
+        timeout: seconds that each step may take.
+
+    Raises:
+        PermissionError: the unix socket denies access.
+        BackendError: nobody listens there, or there is no reply.
+    """
+    where = str(endpoint) if isinstance(endpoint, Unix) else f"inet:{endpoint}"
+    try:
+        with _connect(endpoint, timeout) as connection:
+            return _action(_exchange(connection, request(attributes)), where)
+    except PermissionError as error:
+        raise PermissionError(f"{where}: permission denied; run this as root or as a member of its group") from error
+    except TimeoutError as error:
+        raise BackendError(f"{where}: no answer within {timeout:g} s") from error
+    except OSError as error:
+        raise BackendError(f"{where}: {error.strerror or error}; is the daemon running?") from error
+
+
+def _connect(endpoint: Endpoint, timeout: float) -> socket.socket:
+    if not isinstance(endpoint, Unix):
+        return socket.create_connection((endpoint.host, endpoint.port), timeout)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout)
+    try:
+        connection.connect(endpoint.path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _exchange(connection: socket.socket, message: bytes) -> bytes:
+    """Send the request; the reply, up to its empty line or as far as it came."""
+    received = b""
+    # A daemon that hangs up without a reply may do so with a reset.
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        connection.sendall(message)
+        while b"\n\n" not in received and len(received) < LARGEST_REPLY and (data := connection.recv(4096)):
+            received += data
+    return received
+
+
+def _action(reply: bytes, where: str) -> str:
+    first, end, _ = reply.partition(b"\n\n")
+    name, equals, action = first.decode("utf-8", "backslashreplace").partition("=")
+    if not reply:
+        raise BackendError(f"{where}: the connection was closed without a reply; the daemon's log says why")
+    if not end or not equals or name != "action" or not action.isprintable():
+        raise BackendError(f"{where}: answered what is no policy reply: {reply[:60]!r}")
+    return action
+
+
+def register(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.description = """Send one policy request to the running daemon, as Postfix does, and print the action.
+
+It counts like a message: each call sends a new instance, unless one is given."""
+    parser.epilog = """examples:
+  senderscore-policy ask client_address=192.0.2.75
+  senderscore-policy ask client_address=2001:db8::25 recipient_count=50 sasl_username=joe
+  senderscore-policy ask --endpoint unix:/run/senderscore-policy/policy.sock"""
+    add_config(parser)
+    add_json(parser)
+    parser.add_argument(
+        "--endpoint",
+        metavar="E",
+        type=checked(endpoint),
+        help="where to ask, in Postfix's notation: inet:HOST:PORT or unix:/PATH (default: the first of listen.policy)",
+    )
+    parser.add_argument(
+        "--timeout", metavar="S", type=checked(_seconds), default=10.0, help="seconds to wait (default: 10)"
+    )
+    parser.add_argument(
+        "attributes",
+        metavar="key=value",
+        nargs="*",
+        type=checked(_attribute),
+        help="attributes of the request, see SMTPD_POLICY_README of Postfix; the rest has sensible values",
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"{text!r} is no number of seconds above 0 and up to 3600")
+    return seconds
+
+
+def _attribute(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals or set("\n\r\0") & set(text):
+        raise ValueError(f"{text!r} is not of the form key=value, on one line")
+    return name, value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask."""
+    where = args.endpoint or configuration(args).listen.policy[0]
+    action = ask(where, dict(args.attributes), args.timeout)
+    if args.json:
+        say_json({"action": action})
+    else:
+        say(f"action={action}")
+    return 0

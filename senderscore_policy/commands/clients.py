@@ -1,0 +1,129 @@
+"""The commands about clients: `get`, `increment`, `reset` and `score`."""
+
+import argparse
+from typing import Any, Final
+
+from senderscore_policy.commands.arguments import add_clients, add_config, add_json, checked, configuration
+from senderscore_policy.commands.control import open_access
+from senderscore_policy.commands.output import say, say_json, show, table
+
+
+def register_get(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.description = """Show what is counted for a client, and what it may still send.
+
+count       messages in the window that were let in
+deferred    messages in the window that were not, as the daemon on this host has seen them
+score       as known; it is not looked up for this ("score" does)
+reputation  scored, unknown (no score), refused, unavailable, not-asked (not needed yet) or override
+tier        the tier, or another rule, that the limit comes from
+left        messages until the limit"""
+    parser.epilog = """examples:
+  senderscore-policy get 192.0.2.75
+  senderscore-policy get --json 192.0.2.75 2001:db8::25"""
+    add_config(parser)
+    add_json(parser)
+    add_clients(parser)
+
+
+def run_get(args: argparse.Namespace) -> int:
+    """Show the clients."""
+    with open_access(configuration(args), counters=True) as access:
+        show([access.client(address) for address in args.clients], as_json=args.json)
+    return 0
+
+
+def register_increment(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.description = """Count messages for a client as if it had sent them, and show how it stands then.
+
+Good for trying out what happens above a limit; "reset" takes it back."""
+    parser.epilog = """example:
+  senderscore-policy increment 192.0.2.75 --by 800"""
+    add_config(parser)
+    add_json(parser)
+    add_clients(parser)
+    parser.add_argument("--by", metavar="N", type=checked(_messages), default=1, help="so many (default: 1)")
+
+
+def _messages(text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and len(text) <= 10 and 1 <= int(text) <= 1_000_000_000):
+        raise ValueError(f"{text!r} is not a whole number from 1 to 1000000000")
+    return int(text)
+
+
+def run_increment(args: argparse.Namespace) -> int:
+    """Count."""
+    with open_access(configuration(args), counters=True) as access:
+        show([access.increment(address, args.by) for address in args.clients], as_json=args.json)
+    return 0
+
+
+def register_reset(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.description = """Forget the messages that are counted for a client, so that it may send again at once.
+
+Its score stays. Daemons of other hosts that share the counters in memcached follow within 60 s."""
+    parser.epilog = """example:
+  senderscore-policy reset 192.0.2.75"""
+    add_config(parser)
+    add_json(parser)
+    add_clients(parser)
+
+
+def run_reset(args: argparse.Namespace) -> int:
+    """Forget."""
+    with open_access(configuration(args), counters=True) as access:
+        clients = [access.reset(address) for address in args.clients]
+    show(clients, as_json=args.json)
+    notes = dict.fromkeys(client["note"] for client in clients if client.get("note"))
+    if not args.json:
+        for note in notes:
+            say(f"\n{note}")
+    return 0
+
+
+COLUMNS: Final = ("client", "score", "reputation", "tier", "limit", "source", "age")
+NUMBERS: Final = frozenset({"score", "limit", "age"})
+
+
+def register_score(parser: argparse.ArgumentParser) -> None:
+    """Describe the command."""
+    parser.description = """Show a client's score, and look it up if it is not at hand: that may cost a DNS query.
+
+The running daemon does it, within its query budget; without one this command asks by itself.
+
+score       0 (worst) to 100 (best)
+reputation  scored, unknown (no score), refused, unavailable or override
+tier        the tier, or another rule, that the limit comes from
+source      override (the configuration gives it), cache, dns, or none (the zone is not asked about IPv6)
+age         since the zone said so"""
+    parser.epilog = """examples:
+  senderscore-policy score 192.0.2.75
+  senderscore-policy score --json 192.0.2.75 198.51.100.25"""
+    add_config(parser)
+    add_json(parser)
+    add_clients(parser)
+
+
+def run_score(args: argparse.Namespace) -> int:
+    """Show the scores."""
+    with open_access(configuration(args), counters=False) as access:
+        scores = [access.score(address) for address in args.clients]
+    if args.json:
+        say_json([{name: score[name] for name in COLUMNS} for score in scores])
+    else:
+        shown = [score | {"age": _age(score)} for score in scores]
+        say(table(COLUMNS, [[score[name] for name in COLUMNS] for score in shown], NUMBERS))
+    return 0
+
+
+def _age(score: dict[str, Any]) -> str | None:
+    """The score's age in its largest unit, "5 min"; None if it does not come from the zone."""
+    if score["source"] not in ("cache", "dns"):
+        return None
+    seconds = score["age"]
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,184 @@
+"""The commands' side of a running daemon's control socket: HTTP over a unix socket."""
+
+import contextlib
+import grp
+import http.client
+import json
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
+from urllib.parse import quote
+
+from senderscore_policy.config.model import Config
+from senderscore_policy.config.paths import control_paths
+from senderscore_policy.errors import BackendError
+
+PATIENCE: Final = 40.0
+"""Seconds that the daemon may take for an answer; a score takes as long as `deadline`, 30 at most."""
+
+
+class NoDaemonError(BackendError):
+    """No daemon has its control socket where it was looked for."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP to a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        """Open the socket."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(PATIENCE)
+        self.sock.connect(self._path)
+
+
+class ControlClient:
+    """Asks one daemon; a context manager, which closes the connection.
+
+    Args:
+        path: its control socket.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = _UnixConnection(path)
+        try:
+            self._connection.connect()
+        except OSError:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def client(self, address: str) -> dict[str, Any]:
+        """How a client stands: the object of `get --json`.
+
+        Raises:
+            BackendError: the daemon does not answer, or answers with an error (all methods).
+        """
+        return self.request("GET", f"/api/clients/{quote(address, safe=':')}")
+
+    def score(self, address: str) -> dict[str, Any]:
+        """A client's score: the object of `score --json`."""
+        return self.request("GET", f"/api/scores/{quote(address, safe=':')}")
+
+    def increment(self, address: str, by: int) -> dict[str, Any]:
+        """Count messages for a client; how it stands then."""
+        return self.request("POST", f"/api/clients/{quote(address, safe=':')}/increment", {"by": by})
+
+    def reset(self, address: str) -> dict[str, Any]:
+        """Forget a client's messages; how it stands then, with a "note"."""
+        return self.request("POST", f"/api/clients/{quote(address, safe=':')}/reset")
+
+    def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """One call of the daemon's API.
+
+        Args:
+            method: "GET" or "POST".
+            path: such as "/api/clients".
+            body: sent as JSON if it is not None.
+
+        Raises:
+            BackendError: the daemon does not answer, or answers with an error.
+        """
+        content = None if body is None else json.dumps(body)
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            self._connection.request(method, path, content, headers)
+            response = self._connection.getresponse()
+            answer = json.loads(response.read())
+        except TimeoutError as error:
+            raise BackendError(f"the daemon on {self._path} did not answer within {PATIENCE:g} s") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            raise BackendError(f"the daemon on {self._path} broke off: {reason}; its log may say why") from error
+        except ValueError as error:
+            raise BackendError(f"what listens on {self._path} is no senderscore-policy") from error
+        if not isinstance(answer, dict):
+            raise BackendError(f"what listens on {self._path} is no senderscore-policy")
+        if response.status >= http.client.BAD_REQUEST:
+            raise BackendError(f"the daemon answers: {answer.get('error', response.reason)}")
+        return answer
+
+
+def find_daemon(paths: Sequence[Path]) -> ControlClient:
+    """The running daemon.
+
+    Args:
+        paths: where its control socket may be; the first that somebody listens on is taken.
+
+    Raises:
+        PermissionError: a control socket denies access; the others are not tried then.
+        NoDaemonError: nobody listens on any of them.
+    """
+    for path in paths:
+        try:
+            return ControlClient(path)
+        except PermissionError as error:
+            raise PermissionError(
+                f"{path}: permission denied; run this as root or as a member of {_group(path)}"
+            ) from error
+        except OSError:
+            # Not there, or left behind by a daemon that was killed.
+            continue
+    raise NoDaemonError(f"no daemon is running: nobody listens on {' or '.join(map(str, paths))}")
+
+
+def _group(path: Path) -> str:
+    """The group that may use the socket, in words."""
+    with contextlib.suppress(OSError, KeyError):
+        return f"the group {grp.getgrgid(path.stat().st_gid).gr_name}"
+    return "the daemon's group"
+
+
+class Access(Protocol):
+    """What commands do with clients; `ControlClient` and `DirectAccess` both can. See there."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def client(self, address: str) -> dict[str, Any]:
+        """How a client stands."""
+
+    def score(self, address: str) -> dict[str, Any]:
+        """A client's score."""
+
+    def increment(self, address: str, by: int) -> dict[str, Any]:
+        """Count messages for a client."""
+
+    def reset(self, address: str) -> dict[str, Any]:
+        """Forget a client's messages."""
+
+
+def open_access(config: Config, *, counters: bool) -> Access:
+    """The running daemon; without one, memcached and DNS.
+
+    Args:
+        config: where to look.
+        counters: whether counters are wanted; those of the memory store are with the daemon alone.
+
+    Raises:
+        PermissionError: the daemon's control socket denies access.
+        NoDaemonError: no daemon is running, and nothing else has the counters.
+    """
+    try:
+        return find_daemon(control_paths(config))
+    except NoDaemonError:
+        if counters and config.counters.store == "memory":
+            raise
+    # Only here: DNS and memcached libraries take longer to import than a command with a daemon to run.
+    from senderscore_policy.commands.offline import DirectAccess  # noqa: PLC0415
+
+    return DirectAccess(config)

@@ -1,0 +1,139 @@
+"""Checks of `doctor`: the daemon itself, as it shows itself on its control socket and to Postfix."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from senderscore_policy import __version__
+from senderscore_policy.commands.ask import ask
+from senderscore_policy.commands.control import find_daemon
+from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.commands.doctor.sockets import notation
+from senderscore_policy.config.endpoints import Endpoint
+from senderscore_policy.config.model import Config
+from senderscore_policy.config.paths import control_paths
+from senderscore_policy.config.values import endpoint
+from senderscore_policy.errors import BackendError
+from senderscore_policy.policy.durations import span
+
+NEARLY: Final = 0.8
+"""The share of a query budget from which refreshes of stale scores stop, and `doctor` warns."""
+PATIENCE: Final = 5.0
+"""Seconds for an answer to a policy request."""
+_START: Final = "systemctl start senderscore-policy; if it does not stay: journalctl -u senderscore-policy"
+_RELOAD: Final = "systemctl reload senderscore-policy"
+_RESTART: Final = "systemctl restart senderscore-policy"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A running daemon.
+
+    Args:
+        status: what it says of itself at /api/status.
+        own: what it says at /api/daemon.
+    """
+
+    status: dict[str, Any]
+    own: dict[str, Any]
+
+    @property
+    def served(self) -> list[Endpoint]:
+        """Where it answers Postfix."""
+        return [endpoint(text if text.startswith("unix:") else f"inet:{text}") for text in self.own["policy"]]
+
+
+def look_at_daemon(config: Config) -> Running:
+    """Ask the daemon how it is.
+
+    Raises:
+        PermissionError: its control socket denies access.
+        BackendError: there is none, or it does not answer.
+    """
+    with find_daemon(control_paths(config)) as control:
+        return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon"))
+
+
+def no_daemon(problem: BackendError) -> Finding:
+    """There is no daemon to be asked."""
+    return Finding("daemon", Status.FAIL, str(problem), _START)
+
+
+def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
+    """How the running daemon is.
+
+    Args:
+        running: it.
+        file: the configuration file that this command has read; None: the defaults.
+    """
+    yield _service(running)
+    yield _in_force(running, file)
+    state = running.own["state"]
+    if state == "ok":
+        yield Finding("state", Status.OK, "scores, counters and the query budget are saved for the next start")
+    else:
+        remedy = "let the daemon's user write there, or set [state] directory; see that the disk is not full"
+        yield Finding("state", Status.WARN, state.removeprefix("degraded: "), remedy)
+    yield _budget(running.status["scores"])
+
+
+def _service(running: Running) -> Finding:
+    service, health = running.status["service"], running.status["health"]
+    version = service["version"]
+    if version != __version__:
+        detail = f"the daemon still runs version {version}, and {__version__} is installed"
+        return Finding("daemon", Status.WARN, detail, _RESTART)
+    if health != "ready":
+        return Finding("daemon", Status.WARN, health, "see the checks below")
+    up = span(time.time() - service["started_at"])
+    return Finding("daemon", Status.OK, f"version {version}, up for {up}, mode {service['mode']}, {health}")
+
+
+def _in_force(running: Running, file: Path | None) -> Finding:
+    """Whether the daemon goes by the file as it is now."""
+    theirs, ours = running.own["file"], None if file is None else str(file.absolute())
+    shown = ours or "the built-in defaults"
+    if theirs != ours:
+        detail = f"the daemon reads {theirs or 'no file'}, and this command {ours or 'none'}"
+        return Finding("configuration", Status.WARN, detail, f"name the daemon's file with -c, or: {_RESTART}")
+    if file is not None and file.stat().st_mtime > running.own["read_at"]:
+        detail = f"{file} was changed, and the daemon has not read it since"
+        return Finding("configuration", Status.WARN, detail, _RELOAD)
+    return Finding("configuration", Status.OK, f"the daemon goes by {shown}")
+
+
+def _budget(scores: dict[str, Any]) -> Finding:
+    """How much of the query budget is left."""
+    day, month = (scores["used_today"], scores["daily_limit"]), (scores["used"], scores["limit"])
+    if not scores["limit"]:
+        return Finding("budget", Status.OK, f"{day[0]} queries in 24 hours, {month[0]} in 30 days; there is no budget")
+    detail = f"{day[0]} of {day[1]} queries in 24 hours, {month[0]} of {month[1]} in 30 days"
+    share = max(used / limit for used, limit in (day, month))
+    if share < NEARLY:
+        return Finding("budget", Status.OK, detail)
+    remedy = (
+        'keep lookup = "lazy" and raise the smallest limit, so that fewer clients need a score; raise query_budget if '
+        "your resolver is registered with the zone; or ask a local copy of the zone"
+    )
+    if share < 1:
+        return Finding("budget", Status.WARN, f"nearly spent: {detail}", remedy)
+    return Finding(
+        "budget", Status.FAIL, f"spent, clients without a known score fall under [unavailable]: {detail}", remedy
+    )
+
+
+def policy_findings(served: Sequence[Endpoint]) -> Iterator[Finding]:
+    """Ask on each policy socket as Postfix does; nobody's message is counted for it."""
+    for where in served:
+        started = time.perf_counter()
+        try:
+            action = ask(where, {"client_address": ""}, PATIENCE)
+        except PermissionError as error:
+            yield Finding("policy", Status.WARN, f"not asked: {error}", "run doctor as root")
+        except BackendError as error:
+            yield Finding("policy", Status.FAIL, str(error), _RESTART)
+        else:
+            milliseconds = (time.perf_counter() - started) * 1000
+            yield Finding("policy", Status.OK, f"{notation(where)} answers action={action} in {milliseconds:.0f} ms")

@@ -1,0 +1,1 @@
+"""The command `forecast`: mail logs replayed against the limits."""

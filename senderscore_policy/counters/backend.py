@@ -1,0 +1,120 @@
+"""The counters as the configuration wants them, and the way from one setting to the next."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from senderscore_policy.config.model import CounterSettings
+from senderscore_policy.counters.memcached.cluster import SharedTexts
+from senderscore_policy.counters.memcached.store import MemcachedCounters
+from senderscore_policy.counters.memory import MemoryStore
+from senderscore_policy.policy.ports import Clock, CounterStore, SharedCache, StoreObserver
+
+RETIREMENT: Final = 60.0
+"""Seconds for which the servers of an earlier setting stay connected: messages that wait for a score
+may still be refunded there, and none waits longer than `deadline` allows."""
+
+log = logging.getLogger(__name__)
+
+
+class Counting:
+    """The daemon's counters: its own and, with store = "memcached", those that a site shares.
+
+    Implements `ports.Persistent` for its own counters, and `ports.SharedCache` on the shared ones.
+
+    Args:
+        settings: [counters].
+        clock: time.
+        observer: told of round trips.
+    """
+
+    def __init__(self, settings: CounterSettings, clock: Clock, observer: StoreObserver) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._observer = observer
+        self._local = MemoryStore(settings.window_of_time(), clock)
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.memcached: MemcachedCounters | None = None
+        self._texts: SharedTexts | None = None
+        if settings.store == "memcached":
+            self._connect()
+
+    def _connect(self) -> None:
+        settings = self._settings
+        self.memcached = MemcachedCounters(settings, self._local, self._clock, self._observer)
+        self._texts = SharedTexts(self.memcached.cluster, settings.key_prefix, settings.timeout, self._clock)
+
+    @property
+    def store(self) -> CounterStore:
+        """The counters to charge."""
+        return self.memcached or self._local
+
+    @property
+    def shared(self) -> SharedCache | None:
+        """Where daemons share scores; None: nowhere."""
+        return None if self._texts is None else self
+
+    @property
+    def now(self) -> float:
+        """The time that the buckets are numbered by."""
+        return self._local.now if self.memcached is None else self._clock.time()
+
+    @property
+    def servers(self) -> dict[str, bool]:
+        """Each memcached's address, and whether it is up."""
+        return {} if self.memcached is None else self.memcached.cluster.up
+
+    @property
+    def state(self) -> str:
+        """The word "ok", or "degraded: memcached " and the servers that are down."""
+        state = "ok" if self.memcached is None else self.memcached.state
+        return state.replace("degraded: ", "degraded: memcached ", 1)
+
+    def reconfigure(self, settings: CounterSettings) -> None:
+        """Go by other settings; `store` itself stays until a restart."""
+        old, self._settings = self._settings, settings
+        if settings.window_of_time() != old.window_of_time():
+            log.warning("the window has changed: all counters start at zero")
+            self._local = MemoryStore(settings.window_of_time(), self._clock)
+        if self.memcached is not None and settings != old:
+            task = asyncio.get_running_loop().create_task(self._retire(self.memcached))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+            self._connect()
+
+    async def _retire(self, memcached: MemcachedCounters) -> None:
+        try:
+            await asyncio.sleep(RETIREMENT)
+        finally:
+            await memcached.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        retiring = list(self._retiring)
+        for task in retiring:
+            task.cancel()
+        await asyncio.gather(*retiring, return_exceptions=True)
+        if self.memcached is not None:
+            await self.memcached.close()
+
+    def snapshot(self) -> Iterator[str]:
+        """See `ports.Persistent.snapshot`."""
+        return self._local.snapshot()
+
+    def restore(self, lines: Iterable[str]) -> None:
+        """See `ports.Persistent.restore`.
+
+        Raises:
+            ValueError: the lines are malformed.
+        """
+        self._local.restore(lines)
+
+    async def get(self, key: str) -> str | None:
+        """See `ports.SharedCache.get`."""
+        return None if self._texts is None else await self._texts.get(key)
+
+    async def put(self, key: str, text: str, ttl: int) -> None:
+        """See `ports.SharedCache.put`."""
+        if self._texts is not None:
+            await self._texts.put(key, text, ttl)

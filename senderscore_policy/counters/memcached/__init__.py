@@ -1,0 +1,1 @@
+"""Counters in memcached: codec, connections, servers, batches and the store."""

@@ -1,0 +1,176 @@
+"""The memcached servers of a site: which are up, which of them a client belongs to, and asking several at once."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Final
+
+from senderscore_policy.config.model import CounterSettings
+from senderscore_policy.counters.memcached.connection import Server
+from senderscore_policy.counters.memcached.protocol import Order, Replies, add, delete, expiry, incr, put
+from senderscore_policy.errors import BackendError
+from senderscore_policy.policy.ports import Clock, StoreObserver
+
+_PROBE_TTL: Final = 60
+
+log = logging.getLogger(__name__)
+
+
+class Cluster:
+    """All servers of a site.
+
+    Args:
+        settings: servers, replicas, key prefix and timeout.
+        observer: told of each round trip.
+        probe_interval: seconds between two attempts to reach a server that is down.
+    """
+
+    def __init__(self, settings: CounterSettings, observer: StoreObserver, probe_interval: float) -> None:
+        self._servers = tuple(Server(endpoint, settings.timeout) for endpoint in settings.servers)
+        self._replicas = settings.replicas
+        self._probe_key = f"{settings.key_prefix}probe".encode("ascii")
+        self._observer = observer
+        self._probe_interval = probe_interval
+        self._watch: asyncio.Task[None] | None = None
+        self.live = self._servers
+
+    @property
+    def state(self) -> str:
+        """Either "ok", or "degraded: " with each server that is down and the reason."""
+        faults = [f"{server.name} {server.fault}" for server in self._servers if server not in self.live]
+        return f"degraded: {', '.join(faults)}" if faults else "ok"
+
+    @property
+    def up(self) -> dict[str, bool]:
+        """Each server's address, and whether it is up."""
+        return {server.name: server in self.live for server in self._servers}
+
+    def homes(self, client: str) -> tuple[Server, ...]:
+        """The live servers that count this client, `replicas` of them if there are so many.
+
+        Rendezvous hashing: each daemon of a site comes to the same answer, and a server that leaves
+        or comes back moves no clients but its own.
+        """
+        if len(self.live) <= self._replicas:
+            return self.live
+        return tuple(sorted(self.live, key=lambda server: _weight(server.name, client))[: self._replicas])
+
+    async def exchange(self, orders: Mapping[Server, Order]) -> dict[Server, Replies]:
+        """Send each live server its order, all at once; one that fails is down then, and absent in the result."""
+        asked = [server for server in orders if server.fault is None]
+        if len(asked) == 1:
+            [server] = asked
+            replies = await self._ask(server, orders[server])
+            return {} if replies is None else {server: replies}
+        answers = await asyncio.gather(*(self._ask(server, orders[server]) for server in asked))
+        return {server: replies for server, replies in zip(asked, answers, strict=True) if replies is not None}
+
+    async def check(self) -> None:
+        """Find out which servers are up."""
+        await asyncio.gather(*(self._probe(server) for server in self._servers))
+
+    async def evictions(self) -> int | None:
+        """Items that the live servers have evicted since they started; None if no server says."""
+        answers = await asyncio.gather(*(server.evictions() for server in self.live), return_exceptions=True)
+        counts = [answer for answer in answers if isinstance(answer, int)]
+        return sum(counts) if counts else None
+
+    async def close(self) -> None:
+        """Close all connections; nothing may be asked any more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        for server in self._servers:
+            server.close()
+
+    async def _ask(self, server: Server, order: Order) -> Replies | None:
+        """The replies; None, and the server is down, if there are none."""
+        started = time.perf_counter()
+        try:
+            replies = await server.exchange(order)
+        except BackendError:
+            replies = None
+            self._lost(server)
+        self._observer.round_trip(
+            time.perf_counter() - started, len(order.commands) + bool(order.keys), replies is not None
+        )
+        return replies
+
+    async def _probe(self, server: Server) -> None:
+        """Count a message under a key of the probe's own, as it is done for clients."""
+        key = self._probe_key
+        try:
+            await server.exchange(Order([add(key, 0, _PROBE_TTL), incr(key, 1)], [key]), probe=True)
+            await server.exchange(Order([delete(key)], []), probe=True)
+        except BackendError:
+            self._lost(server)
+        else:
+            self._found(server)
+
+    def _lost(self, server: Server) -> None:
+        if server not in self.live:
+            return
+        self.live = tuple(other for other in self.live if other is not server)
+        log.warning("memcached %s: %s; counting without it until it is back", server.name, server.fault)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._probe_until_up())
+
+    def _found(self, server: Server) -> None:
+        server.fault = None
+        if server not in self.live:
+            self.live = tuple(other for other in self._servers if other is server or other in self.live)
+            log.warning("memcached %s is back", server.name)
+
+    async def _probe_until_up(self) -> None:
+        while down := [server for server in self._servers if server not in self.live]:
+            await asyncio.sleep(self._probe_interval)
+            await asyncio.gather(*(self._probe(server) for server in down))
+
+
+def _weight(server: str, client: str) -> bytes:
+    return blake2b(f"{server} {client}".encode(), digest_size=8).digest()
+
+
+class SharedTexts:
+    """Implements `ports.SharedCache` beside the counters, through their connections. A server that is down has nothing.
+
+    Args:
+        cluster: the servers.
+        prefix: what the keys begin with.
+        seconds: that a call takes at most.
+        clock: time.
+    """
+
+    def __init__(self, cluster: Cluster, prefix: str, seconds: float, clock: Clock) -> None:
+        self._cluster = cluster
+        self._prefix = f"{prefix}s:"
+        self._seconds = seconds
+        self._clock = clock
+
+    async def get(self, key: str) -> str | None:
+        """See `ports.SharedCache.get`."""
+        name = self._name(key)
+        for values in await self._ask(key, Order([], [name])):
+            text = values.get(name, b"")
+            if text.isascii() and (found := text.decode()).isprintable() and found:
+                return found
+        return None
+
+    async def put(self, key: str, text: str, ttl: int) -> None:
+        """See `ports.SharedCache.put`."""
+        command = put(self._name(key), text.encode("ascii"), expiry(ttl, self._clock.time()))
+        await self._ask(key, Order([command], []))
+
+    def _name(self, key: str) -> bytes:
+        return f"{self._prefix}{key}".encode("ascii")
+
+    async def _ask(self, key: str, order: Order) -> list[dict[bytes, bytes]]:
+        """The values that the servers of the key have of the order's keys."""
+        orders = dict.fromkeys(self._cluster.homes(key), order)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return [replies.values for replies in (await self._cluster.exchange(orders)).values()]
+        except TimeoutError:
+            return []

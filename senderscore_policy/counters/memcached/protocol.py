@@ -1,0 +1,202 @@
+"""Pipelines of memcached commands: all are sent at once, their replies read in one go. Without a socket.
+
+Commands and replies are those of memcached's protocol.txt. pymemcache's own pipelines raise at the
+first bad line and lose the replies to commands that were executed.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from senderscore_policy.errors import BackendError
+from senderscore_policy.policy.window import Window
+
+NOT_FOUND: Final = b"NOT_FOUND"
+STORED: Final = b"STORED"
+
+LARGEST_REPLY: Final = 64 * 1024 * 1024
+"""Bytes of all replies of a round trip; a thousand clients' buckets are about one megabyte."""
+_LONGEST_LINE: Final = 1024
+_LONGEST_NUMBER: Final = 20
+
+# Out of memory concerns the key at hand. Any other SERVER_ERROR (a proxy without its memcached) concerns the server.
+# None is as long as _LONGEST_LINE: a line is nonsense or not, in whatever pieces it arrives.
+_LINE = re.compile(
+    rb"[0-9]{1,20}|NOT_FOUND|STORED|NOT_STORED|DELETED|(?:CLIENT_ERROR|SERVER_ERROR out of memory)[^\r\n]{0,500}"
+)
+_VALUE = re.compile(rb"VALUE ([^ ]{1,250}) [0-9]{1,10} ([0-9]{1,9})(?: [0-9]{1,20})?")
+
+
+def incr(key: bytes, amount: int) -> bytes:
+    """Answered by the new number, NOT_FOUND or CLIENT_ERROR."""
+    return b"incr %b %d\r\n" % (key, amount)
+
+
+def decr(key: bytes, amount: int) -> bytes:
+    """Answered by the new number (0 at least), NOT_FOUND or CLIENT_ERROR."""
+    return b"decr %b %d\r\n" % (key, amount)
+
+
+def add(key: bytes, number: int, exptime: int) -> bytes:
+    """Answered by STORED, by NOT_STORED if the key exists, or by SERVER_ERROR."""
+    return b"add %b 0 %d %d\r\n%d\r\n" % (key, exptime, len(str(number)), number)
+
+
+def put(key: bytes, text: bytes, exptime: int) -> bytes:
+    """Answered by STORED or SERVER_ERROR."""
+    return b"set %b 0 %d %d\r\n%b\r\n" % (key, exptime, len(text), text)
+
+
+def delete(key: bytes) -> bytes:
+    """Answered by DELETED or NOT_FOUND."""
+    return b"delete %b\r\n" % key
+
+
+def number_in(value: bytes) -> int | None:
+    """The number that a counter's value holds, None if it is no counter. `decr` leaves blanks behind it."""
+    digits = value.rstrip(b" ")
+    return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_NUMBER else None
+
+
+def is_poisoned(line: bytes) -> bool:
+    """Whether the reply says that the key holds no number."""
+    return line.startswith(b"CLIENT_ERROR")
+
+
+class Order(NamedTuple):
+    """What one server is asked in one round trip.
+
+    Args:
+        commands: each answered by one line.
+        keys: to be read after all commands; may be empty.
+    """
+
+    commands: Sequence[bytes]
+    keys: Sequence[bytes]
+
+    def encoded(self) -> bytes:
+        """As it is sent. The keys go in one `get`: memcached bounds the number of its keys by nothing but memory."""
+        commands = b"".join(self.commands)
+        return commands + b"get " + b" ".join(self.keys) + b"\r\n" if self.keys else commands
+
+
+class Replies(NamedTuple):
+    """What it said.
+
+    Args:
+        lines: one for each command: a number, NOT_FOUND, STORED, NOT_STORED, DELETED, CLIENT_ERROR …
+            or SERVER_ERROR out of memory ….
+        values: of the keys that exist.
+    """
+
+    lines: list[bytes]
+    values: dict[bytes, bytes]
+
+
+class ReplyReader:
+    """Puts the replies to one order together, in whatever pieces they arrive.
+
+    Args:
+        lines: how many commands await a line.
+        values: whether the values of keys follow.
+    """
+
+    __slots__ = ("_in_values", "_missing", "_received", "_replies", "_rest")
+
+    def __init__(self, lines: int, *, values: bool) -> None:
+        self._missing = lines
+        self._in_values = values
+        self._received = 0
+        self._rest = b""
+        self._replies = Replies([], {})
+
+    def feed(self, data: bytes) -> Replies | None:
+        """Take in what arrived; the replies once they are complete.
+
+        Raises:
+            BackendError: this is no reply to the order.
+        """
+        self._received += len(data)
+        if self._received > LARGEST_REPLY:
+            raise BackendError("it sends without end")
+        self._rest += data
+        if self._missing:
+            self._take_lines()
+        if not self._missing and self._in_values:
+            self._take_values()
+        if self._missing or self._in_values:
+            return None
+        if self._rest:
+            raise _nonsense(self._rest)
+        return self._replies
+
+    def _take_lines(self) -> None:
+        *lines, self._rest = self._rest.split(b"\r\n", self._missing)
+        self._missing -= len(lines)
+        # Nearly always all of them are numbers.
+        if (
+            not b"".join(lines).isdigit()
+            or not 1 <= len(min(lines, key=len)) <= len(max(lines, key=len)) <= _LONGEST_NUMBER
+        ):
+            for line in lines:
+                if not _LINE.fullmatch(line):
+                    raise _nonsense(line)
+        if self._missing and len(self._rest) > _LONGEST_LINE:
+            raise _nonsense(self._rest)
+        self._replies.lines.extend(lines)
+
+    def _take_values(self) -> None:
+        rest, start = self._rest, 0
+        while self._in_values and (end := rest.find(b"\r\n", start)) >= 0:
+            line = rest[start:end]
+            if line == b"END":
+                self._in_values = False
+                start = end + 2
+                break
+            header = _VALUE.fullmatch(line)
+            if header is None:
+                raise _nonsense(line)
+            stop = end + 2 + int(header[2])
+            if len(rest) < stop + 2:
+                break
+            if rest[stop : stop + 2] != b"\r\n":
+                raise _nonsense(line)
+            self._replies.values[header[1]] = rest[end + 2 : stop]
+            start = stop + 2
+        else:
+            if len(rest) - start > _LONGEST_LINE:
+                raise _nonsense(rest[start:])
+        self._rest = rest[start:]
+
+
+def _nonsense(reply: bytes) -> BackendError:
+    return BackendError(f"answered {reply[:60]!r}")
+
+
+LONGEST_RELATIVE: Final = 30 * 86400
+"""Seconds; an exptime above it is a date for memcached (protocol.txt, "Expiration times")."""
+
+
+def expiry(ttl: int, now: float) -> int:
+    """The exptime that lets an item live for `ttl` seconds from `now` (seconds since the epoch)."""
+    return ttl if ttl <= LONGEST_RELATIVE else int(now) + ttl
+
+
+class BucketKeys:
+    """Names the counter of a client in a bucket: `ssp:192.0.2.75:3600.12:1234567`.
+
+    The window is part of the name: daemons with different windows share no counter.
+
+    Args:
+        prefix: printable ASCII without spaces, short enough for a name of 250 bytes; the
+            configuration sees to it.
+        window: what the buckets are parts of.
+    """
+
+    def __init__(self, prefix: str, window: Window) -> None:
+        self._prefix = prefix
+        self._tail = f":{window.seconds}.{window.buckets}:"
+
+    def stem(self, client: str) -> bytes:
+        """What the names of the client's counters begin with; the bucket's index in decimal follows."""
+        return f"{self._prefix}{client}{self._tail}".encode("ascii")

@@ -1,1 +1,0 @@
-"""The running service: sockets, reload, status, logs, systemd."""

@@ -1,0 +1,1 @@
+"""What the daemon remembers and counts of its decisions: the log, the metrics, clients and their history."""

@@ -1,0 +1,208 @@
+"""The clients seen last, for the status page, `top` and `get`."""
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from senderscore_policy.policy.bounded import GenerationalCache
+from senderscore_policy.policy.clients import Address, Client
+from senderscore_policy.policy.decision import Decision, Reason
+from senderscore_policy.policy.engine import Engine
+from senderscore_policy.policy.ports import Charge, Clock, Usage
+from senderscore_policy.policy.status import Standing, standing
+from senderscore_policy.policy.tiers import UNLIMITED, Limit
+from senderscore_policy.policy.window import View, Window
+from senderscore_policy.reputation.source import ScoreSource
+
+MAX_CLIENTS: Final = 20_000
+"""Clients remembered; those that have sent nothing for longest are forgotten first."""
+LONGEST_NAME: Final = 255
+"""Bytes of a host name (RFC 1035, 2.3.4)."""
+
+
+class SeenClient:
+    """A client and what is shown of its last counted message; the next one overwrites it.
+
+    Attributes:
+        client: who it is.
+        messages: counted in the window.
+        limit: that it was held to.
+        time: of the message, in seconds since the epoch.
+        name: its host name as Postfix knows it, "unknown" if it does not; empty if it sent nothing yet.
+        deferred: its messages above the limit, by bucket.
+    """
+
+    __slots__ = ("client", "deferred", "limit", "messages", "name", "time")
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.messages = 0
+        self.limit: Limit = UNLIMITED if client.rule is None else client.rule.limit
+        self.time = 0.0
+        self.name = b""
+        self.deferred: dict[int, int] = {}
+
+
+def foremost(clients: Sequence[SeenClient], most: int) -> list[SeenClient]:
+    """The clients to be shown: those with the highest counts, and those that are nearest to their limits.
+
+    Args:
+        clients: all of them.
+        most: clients of either kind.
+    """
+    busiest = heapq.nlargest(most, clients, key=lambda seen: seen.messages)
+    nearest = heapq.nlargest(most, clients, key=lambda seen: seen.messages / max(seen.limit, 0.5))
+    return list(dict.fromkeys(busiest + nearest))
+
+
+class SeenClients:
+    """Remembers each client's last counted message and how often it was above its limit.
+
+    Args:
+        window: deferrals are told for the same window as messages.
+        now: the time that the buckets of the counters are numbered by.
+    """
+
+    def __init__(self, window: Window, now: Callable[[], float]) -> None:
+        self.window = window
+        self._now = now
+        self._clients: GenerationalCache[str, SeenClient] = GenerationalCache(MAX_CLIENTS)
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Remember a batch (`ports.Observer`)."""
+        known = self._clients.young.get
+        view = None
+        for request, client, reason, _action, messages, _tier, limit, _reputation, time in decisions:
+            if messages and client is not None:
+                seen = known(client.key) or self._enter(client)
+                seen.messages, seen.limit, seen.time = messages, limit, time
+                seen.name = request.after(b"\nclient_name=")[:LONGEST_NAME]
+                if reason is Reason.OVER_LIMIT:
+                    view = view or self.window.view(self._now())
+                    _defer(seen, view)
+
+    def _enter(self, client: Client) -> SeenClient:
+        seen = self._clients.get(client.key)
+        if seen is None:
+            seen = SeenClient(client)
+            self._clients.put(client.key, seen)
+        return seen
+
+    def counted_by_hand(self, client: Client, messages: int, time: float) -> None:
+        """Remember a client whose messages an administrator counted.
+
+        Args:
+            client: who.
+            messages: counted in the window now.
+            time: seconds since the epoch.
+        """
+        seen = self._enter(client)
+        seen.messages, seen.time = messages, time
+
+    def deferred(self, client: str) -> int:
+        """Messages of the client above its limit in this window, as this daemon has seen them."""
+        seen = self._clients.get(client)
+        return 0 if seen is None else self.window.view(self._now()).total(seen.deferred)
+
+    def deferring(self, client: str) -> bool:
+        """Whether messages of the client were above its limit in the running bucket or the one before it."""
+        view = self.window.view(self._now())
+        seen = self._clients.get(client)
+        return seen is not None and any(
+            index in seen.deferred for index in (view.current, *view.open, *view.closed[:1])
+        )
+
+    def recent(self, since: float) -> list[SeenClient]:
+        """Each client that was seen since that time (seconds since the epoch)."""
+        return [seen for _, seen in self._clients.items() if seen.time > since]
+
+    def forget(self, client: str) -> None:
+        """The client's counters were reset."""
+        self._clients.pop(client)
+
+
+def _defer(seen: SeenClient, view: View) -> None:
+    """Count a message above the limit, and forget those that are out of view."""
+    if view.current in seen.deferred:
+        seen.deferred[view.current] += 1
+    else:
+        in_view = {*view.open, *view.closed}
+        seen.deferred = {index: count for index, count in seen.deferred.items() if index in in_view}
+        seen.deferred[view.current] = 1
+
+
+class Desk:
+    """What the control socket and the status listener can be asked.
+
+    Args:
+        engine: for its rules and counters, which a reload replaces.
+        source: the reputations.
+        seen: the clients seen last.
+        clock: tells a score's age.
+        health: the text of /healthz.
+        shared: whether other daemons count on the same counters.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: ScoreSource,
+        seen: SeenClients,
+        clock: Clock,
+        health: Callable[[], str],
+        *,
+        shared: bool,
+    ) -> None:
+        self._engine = engine
+        self._source = source
+        self._seen = seen
+        self._clock = clock
+        self.health = health
+        self.reset_note = "other daemons on the same memcached follow within 60 s" if shared else ""
+
+    def client(self, address: Address) -> Client:
+        """The client behind an address, by the rules in force."""
+        return self._engine.rules.directory.client(address)
+
+    async def standings(self, clients: Sequence[Client]) -> list[Standing]:
+        """How these clients stand; no score is asked for."""
+        return [stands for stands, _ in await self.usages(clients)]
+
+    async def usages(self, clients: Sequence[Client]) -> list[tuple[Standing, Usage]]:
+        """How these clients stand, and what their counters were read as."""
+        usages = await self._engine.store.read([client.key for client in clients])
+        result = []
+        for client, usage in zip(clients, usages, strict=True):
+            known = self._source.peek(client.address) if client.address else None
+            reputation = known.reputation if known else None
+            deferred, deferring = self._seen.deferred(client.key), self._seen.deferring(client.key)
+            stands = standing(self._engine.rules, client, reputation, usage.messages, deferred, deferring=deferring)
+            result.append((stands, usage))
+        return result
+
+    async def score(self, client: Client) -> dict[str, Any]:
+        """The client's score, looked up if it is not at hand; the object of `score --json`."""
+        rules = self._engine.rules
+        if client.overridden or client.exempt or client.address is None:
+            source = "override" if client.overridden else "none"
+            return standing(rules, client, None).score_as_json(source, 0)
+        now = self._clock.time()
+        known = self._source.known(client.address)
+        if known is not None and known.fresh_until > now:
+            return standing(rules, client, known.reputation).score_as_json("cache", now - known.fetched_at)
+        reputation = await self._source.lookup(client.address)
+        known = self._source.known(client.address)
+        source, fetched_at = (known.source, known.fetched_at) if known else ("dns", now)
+        return standing(rules, client, reputation).score_as_json(source, now - fetched_at)
+
+    async def increment(self, client: Client, by: int) -> None:
+        """Count `by` messages for the client, which is then among those that are shown."""
+        charge = Charge(client.key, by)
+        await self._engine.store.charge([charge], [])
+        if not client.exempt:
+            self._seen.counted_by_hand(client, charge.messages, self._clock.time())
+
+    async def reset(self, client: Client) -> None:
+        """Forget the client's messages and deferrals."""
+        await self._engine.store.reset([client.key])
+        self._seen.forget(client.key)

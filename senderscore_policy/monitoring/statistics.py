@@ -1,0 +1,197 @@
+"""What the daemon counts about itself, as plain numbers; `exposition` shows them to Prometheus.
+
+The hot path pays a dictionary entry for each decision and nothing for names, labels or locks.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+from senderscore_policy.counters.backend import Counting
+from senderscore_policy.policy.decision import Decision, Reason
+from senderscore_policy.policy.ports import Clock
+
+LATENCY_BOUNDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the latency histograms, in seconds."""
+BATCH_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+
+
+class Histogram:
+    """Counts of observations by upper bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Take one observation in."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def quantile(self, share: float) -> float | None:
+        """The bound up to which this share of the observations was, at most the largest; None: there were none."""
+        wanted = share * sum(self.counts)
+        if not wanted:
+            return None
+        up_to = accumulate(self.counts)
+        return next(
+            (bound for bound, count in zip(self.bounds, up_to, strict=False) if count >= wanted), self.bounds[-1]
+        )
+
+
+class Metrics:
+    """Implements `ports.Observer`, `ports.LookupObserver` and `ports.StoreObserver` by counting."""
+
+    def __init__(self) -> None:
+        self.decisions: Counter[tuple[str, str, str]] = Counter()
+        self.last_decision: float | None = None
+        self.latency = Histogram(LATENCY_BOUNDS)
+        self.batches = Histogram(BATCH_BOUNDS)
+        self.lookups: Counter[str] = Counter()
+        self.lookup_latency = Histogram(LATENCY_BOUNDS)
+        self.score_cache: Counter[str] = Counter()
+        self.round_trips: Counter[str] = Counter()
+        self.round_trip_latency = Histogram(LATENCY_BOUNDS)
+        self.store_commands = 0
+        self.poisoned_keys = 0
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Count a batch by action, reason and tier; of an action only its first word, a closed set."""
+        self.batches.observe(len(decisions))
+        self.last_decision = decisions[-1].time
+        counts = self.decisions
+        for decision in decisions:
+            action = decision.action
+            word = action if action == "DUNNO" else action.partition(" ")[0]
+            counts[word, decision.reason, decision.tier] += 1
+
+    def looked_up(self, outcome: str, seconds: float) -> None:
+        """Count a lookup over DNS."""
+        self.lookups[outcome] += 1
+        self.lookup_latency.observe(seconds)
+
+    def cache(self, result: str) -> None:
+        """Count a look into the score cache."""
+        self.score_cache[result] += 1
+
+    def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
+        """Count an exchange with a memcached."""
+        self.round_trips["ok" if ok else "failed"] += 1
+        self.round_trip_latency.observe(seconds)
+        self.store_commands += commands
+
+    def poisoned_key(self) -> None:
+        """Count a key that held no counter."""
+        self.poisoned_keys += 1
+
+
+MINUTES: Final = 60
+"""Minutes that are told, the running one included."""
+
+Counts = Mapping[tuple[str, str, str], int]
+
+
+class Minute(NamedTuple):
+    """The decisions of one minute.
+
+    Args:
+        start: seconds since the epoch.
+        passed: those that let a message through, by tier; "none" is what was not counted.
+        deferred: those above the limit, by tier.
+    """
+
+    start: int
+    passed: dict[str, int]
+    deferred: dict[str, int]
+
+
+class Minutes:
+    """Remembers how the counters of decisions stood when each minute began: nothing is done for a decision.
+
+    Args:
+        metrics: counts the decisions.
+        clock: its wall clock tells the minutes.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._starts: dict[int, Counts] = {int(clock.time() // 60): metrics.decisions.copy()}
+
+    async def keep(self) -> None:
+        """Note the beginning of each minute, for ever."""
+        while True:
+            await asyncio.sleep(60 - self._clock.time() % 60)
+            self.begin()
+
+    def begin(self) -> None:
+        """Note that a minute begins. A sleep may end a moment early: the nearest minute is meant."""
+        minute = round(self._clock.time() / 60)
+        starts = {start: counts for start, counts in self._starts.items() if minute - MINUTES < start < minute}
+        self._starts = starts | {minute: self._metrics.decisions.copy()}
+
+    def last_hour(self) -> list[Minute]:
+        """Each minute of the last hour, oldest first, those before the start of the daemon left out."""
+        current = int(self._clock.time() // 60)
+        starts = [start for start in sorted(self._starts) if current - MINUTES < start <= current]
+        if not starts:
+            # The clock was set back beyond all that is remembered.
+            return [Minute(60 * current, {}, {})]
+        ends = [self._starts[start] for start in starts[1:]] + [self._metrics.decisions]
+        decided = {start: _minute(start, self._starts[start], end) for start, end in zip(starts, ends, strict=True)}
+        return [decided.get(start) or Minute(60 * start, {}, {}) for start in range(starts[0], current + 1)]
+
+
+def _minute(start: int, before: Counts, after: Counts) -> Minute:
+    minute = Minute(60 * start, {}, {})
+    for key, count in after.items():
+        _, reason, tier = key
+        if number := count - before.get(key, 0):
+            by_tier = minute.deferred if reason == Reason.OVER_LIMIT else minute.passed
+            by_tier[tier] = by_tier.get(tier, 0) + number
+    return minute
+
+
+POLL_INTERVAL: Final = 60.0
+"""Seconds between two looks at memcached's statistics."""
+
+
+class Evictions:
+    """Adds up what memcached evicts while the daemon runs.
+
+    A server that leaves or comes back brings its own past along; a poll whose servers are not those
+    of the one before adds nothing.
+
+    Args:
+        counting: knows the servers.
+
+    Attributes:
+        seen: items evicted since the daemon started.
+    """
+
+    def __init__(self, counting: Counting) -> None:
+        self.seen = 0
+        self._counting = counting
+        self._servers: dict[str, bool] = {}
+        self._before: int | None = None
+
+    async def watch(self) -> None:
+        """Poll, for ever."""
+        while True:
+            await self.poll()
+            await asyncio.sleep(POLL_INTERVAL)
+
+    async def poll(self) -> None:
+        """Look at the statistics once."""
+        memcached = self._counting.memcached
+        evicted = None if memcached is None else await memcached.evictions()
+        servers = self._counting.servers
+        if evicted is not None and self._before is not None and servers == self._servers:
+            self.seen += max(0, evicted - self._before)
+        self._before, self._servers = evicted, servers

@@ -1,0 +1,62 @@
+"""The site's policy as one value: replaced whole at a reload, so that no request sees half of each."""
+
+from dataclasses import dataclass
+
+from senderscore_policy.policy.clients import ClientDirectory
+from senderscore_policy.policy.protocol import Request
+from senderscore_policy.policy.reply import PERMIT, ReplyTemplate
+from senderscore_policy.policy.reputation import Reputation, Scored
+from senderscore_policy.policy.tiers import Limit, Rule, TierTable
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the engine decides by.
+
+    Args:
+        tiers: the limits by reputation.
+        directory: exempt networks and overrides.
+        over_limit: the general reply above a limit.
+        tier_replies: replies of tiers that have one of their own, by the template's text (`Rule.reply`).
+        window: the window in words, for replies.
+        ask_from: from this count on the score is looked up, though nobody waits for it yet.
+        observe: decide and count, but always permit.
+        exempt_authenticated: SASL-authenticated clients are not counted.
+        count_recipients: a message counts once for each recipient.
+    """
+
+    tiers: TierTable
+    directory: ClientDirectory
+    over_limit: ReplyTemplate
+    tier_replies: dict[str, ReplyTemplate]
+    window: str
+    ask_from: float
+    observe: bool
+    exempt_authenticated: bool
+    count_recipients: bool
+
+    def action(self, rule: Rule, reputation: Reputation | None, messages: int, request: Request) -> str:
+        """The answer to a request above the limit of `rule`."""
+        if self.observe:
+            return PERMIT
+        template = self.over_limit if rule.reply is None else self.tier_replies[rule.reply]
+        score = reputation.score if isinstance(reputation, Scored) else None
+        key = (score, rule.name, rule.limit)
+        text = template.rendered.get(key)
+        if text is None:
+            text = template.render(*key, messages, self.window, request.text("client_address"))
+            if not template.individual:
+                template.rendered[key] = text
+        return text
+
+
+def within(limit: Limit, messages: int, amount: int) -> bool:
+    """Whether a charge is within the limit.
+
+    Args:
+        limit: of the client's rule.
+        messages: counted in the window, the charge included.
+        amount: of the charge: a message with more recipients than the limit passes alone in an
+            empty window, or it could never pass at all.
+    """
+    return messages <= limit or (messages == amount and limit > 0)

@@ -1,0 +1,1 @@
+"""The policy sockets, their connections, and the state directory."""

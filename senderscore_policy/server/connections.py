@@ -1,0 +1,283 @@
+"""Policy connections: bytes from Postfix to questions for the engine, and answers back in order."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, cast
+
+from senderscore_policy.monitoring.statistics import Histogram
+from senderscore_policy.policy.decision import Decision
+from senderscore_policy.policy.protocol import Request, RequestParser, reply
+
+REQUEST_TIME: Final = 30.0
+"""Seconds in which a request once begun must be complete."""
+SWEEP_INTERVAL: Final = 5.0
+"""Seconds between two looks for connections that have been silent too long."""
+MAX_IN_HAND: Final = 1000
+"""Requests of one connection in hand; above it the connection is not read, until half are answered."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ConnectionCounts:
+    """What the metrics say of connections; each only ever grows."""
+
+    accepted: int = 0
+    closed_idle: int = 0
+    closed_for_newcomer: int = 0
+    malformed: int = 0
+    failed: int = 0
+
+
+class Exchange:
+    """One request on a connection and the place of its reply (a `message.Question`)."""
+
+    __slots__ = ("arrived_at", "connection", "reply", "request")
+
+    def __init__(self, connection: "PolicyConnection", request: Request, arrived_at: float) -> None:
+        self.connection = connection
+        self.request = request
+        self.arrived_at = arrived_at
+        self.reply: bytes | None = None
+
+    def answer(self, action: str) -> None:
+        """Keep the reply; it is sent with those of the whole batch (`PolicyServer.decided`)."""
+        self.reply = reply(action)
+        connection = self.connection
+        # It is due once those to all earlier requests are.
+        if connection.in_hand and connection.in_hand[0] is self:
+            connection.server.due.append(connection)
+
+    def __enter__(self) -> None:
+        """Begin work on this request."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """The broad except of the program: what nobody foresaw ends this connection and nothing else."""
+        if not isinstance(error, Exception):
+            return False
+        self.connection.fail(error)
+        return True
+
+
+class PolicyConnection(asyncio.Protocol):
+    """One connection of an smtpd."""
+
+    def __init__(self, server: "PolicyServer") -> None:
+        self.server = server
+        self._parser = RequestParser()
+        self.in_hand: deque[Exchange] = deque()
+        self._transport: asyncio.Transport
+        self.ending = False
+        self._paused = False
+        self._writable = True
+        self.peer = ""
+        self.active_at = 0.0
+        self.served = False
+        self.begun_at: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in hand."""
+        return not self.in_hand
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place among the connections."""
+        # Not asserted: uvloop's transports are none of asyncio's classes.
+        self._transport = cast(asyncio.Transport, transport)
+        address = transport.get_extra_info("peername")
+        self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix socket"
+        self.active_at = self.server.now()
+        self.server.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Submit the requests that the data completes."""
+        requests = self._parser.feed(data)
+        self.active_at = now = self.server.now()
+        for request in requests:
+            exchange = Exchange(self, request, now)
+            self.in_hand.append(exchange)
+            self.server.submit(exchange)
+        if not self._parser.partial:
+            self.begun_at = None
+        elif requests or self.begun_at is None:
+            self.begun_at = now
+        if self._parser.fault:
+            self.server.counts.malformed += 1
+            log.warning("malformed request from %s: %s; disconnected", self.peer, self._parser.fault)
+            self._end()
+        elif len(self.in_hand) > MAX_IN_HAND:
+            self._pause()
+
+    def eof_received(self) -> bool:
+        """Answer what is in hand before closing a half-closed connection."""
+        self._end()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Leave; requests in hand are decided all the same, their answers go nowhere."""
+        self.in_hand.clear()
+        self.server.leave(self)
+
+    def pause_writing(self) -> None:
+        """The peer does not read its replies: accept no more of its requests."""
+        self._writable = False
+        self._pause()
+
+    def resume_writing(self) -> None:
+        """The peer reads again."""
+        self._writable = True
+        self._resume()
+
+    def flush(self, now: float) -> None:
+        """Send the replies that are due, in one write."""
+        replies = b""
+        in_hand = self.in_hand
+        while in_hand and (reply := in_hand[0].reply) is not None:
+            replies += reply
+            self.server.latency.observe(now - in_hand.popleft().arrived_at)
+        if replies:
+            self.active_at = now
+            self.served = True
+            self._transport.write(replies)
+            if self.ending:
+                self._end()
+            elif self._paused:
+                self._resume()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._writable and not self.ending and len(self.in_hand) <= MAX_IN_HAND // 2:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        """Read no more; close when everything in hand is answered."""
+        self.ending = True
+        if self.idle:
+            self._transport.close()
+        else:
+            self._pause()
+
+    def close(self) -> None:
+        """Close after the requests in hand (shutdown, idle connections); at once if the peer takes no replies."""
+        if self._writable:
+            self._end()
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once; what is not sent yet is lost."""
+        self.in_hand.clear()
+        self._transport.abort()
+
+    def fail(self, error: Exception) -> None:
+        """Log the unforeseen error and drop the connection without a reply."""
+        self.server.counts.failed += 1
+        log.error("unforeseen error in a request from %s; disconnected", self.peer, exc_info=error)
+        self.abort()
+
+
+class PolicyServer:
+    """All policy connections, within their bounds.
+
+    Args:
+        submit: takes a question into the engine's next batch.
+        latency: told the seconds from each request's last byte to its reply.
+        max_connections: at this many an idle one is closed for a newcomer, see `enter`.
+        idle_timeout: seconds after which an idle connection is closed.
+
+    Attributes:
+        due: connections whose next reply is known.
+    """
+
+    def __init__(
+        self, submit: Callable[[Exchange], None], latency: Histogram, max_connections: int, idle_timeout: float
+    ) -> None:
+        self.submit = submit
+        self.latency = latency
+        self.counts = ConnectionCounts()
+        self._max_connections = max_connections
+        self._idle_timeout = idle_timeout
+        # A dictionary for its order: of connections equally long idle the oldest goes.
+        self._connections: dict[PolicyConnection, None] = {}
+        # Closed for a newcomer, but what they were sent is not taken yet.
+        self._leaving: set[PolicyConnection] = set()
+        # Not the event loop's time: uvloop's stands still within a round and counts whole milliseconds.
+        self.now = time.monotonic
+        self.due: list[PolicyConnection] = []
+
+    @property
+    def connections(self) -> int:
+        """Connections open now."""
+        return len(self._connections)
+
+    def enter(self, connection: PolicyConnection) -> None:
+        """Take a new connection in, at the price of the one that has been idle longest.
+
+        One that never asked anything goes first: a crowd of those displaces nobody who does.
+        """
+        self.counts.accepted += 1
+        self._connections[connection] = None
+        if len(self._connections) > self._max_connections:
+            idle = (other for other in self._connections if other.idle and other is not connection)
+            longest = min(idle, key=lambda other: (other.served, other.active_at), default=connection)
+            self.counts.closed_for_newcomer += 1
+            self._connections.pop(longest, None)
+            self._leaving.add(longest)
+            longest.close()
+
+    def decided(self, _decisions: Sequence[Decision]) -> None:
+        """Send the replies of a batch (`ports.Observer`), one after the other.
+
+        A write that has to wake an idle processor for its reader takes several times as long as one
+        in a quick succession of writes.
+        """
+        due, self.due = self.due, []
+        now = self.now()
+        for connection in due:
+            connection.flush(now)
+
+    def leave(self, connection: PolicyConnection) -> None:
+        """A connection is gone."""
+        self._connections.pop(connection, None)
+        self._leaving.discard(connection)
+
+    async def sweep(self) -> None:
+        """Close connections that are silent too long, for ever."""
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            now = self.now()
+            for connection in [*self._connections, *self._leaving]:
+                if connection.ending:
+                    if connection.idle and now - connection.active_at > REQUEST_TIME:
+                        connection.abort()
+                elif connection.begun_at is not None and now - connection.begun_at > REQUEST_TIME:
+                    self.counts.malformed += 1
+                    log.warning(
+                        "request from %s not complete after %.0f s; disconnected", connection.peer, REQUEST_TIME
+                    )
+                    connection.close()
+                elif connection.idle and now - connection.active_at > self._idle_timeout:
+                    self.counts.closed_idle += 1
+                    connection.close()
+
+    def fail(self, error: Exception) -> None:
+        """Drop every connection that has a request in hand: a whole batch could not be decided."""
+        for connection in [connection for connection in self._connections if not connection.idle]:
+            connection.fail(error)
+
+    def close(self) -> None:
+        """Close every connection once its requests in hand are answered."""
+        for connection in list(self._connections):
+            connection.close()

@@ -1,1 +1,0 @@
-"""What one command needs alone; `serve` imports none of it."""
