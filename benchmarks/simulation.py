@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Final
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.model import rules_of
+from senderscore_policy.config.model import policy_of
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import ReputationSource
 from senderscore_policy.policy.protocol import Request
-from senderscore_policy.policy.reputation import Known, Reputation, Scored
+from senderscore_policy.policy.reputation import CachedScore, Reputation, Scored
 from senderscore_policy.policy.window import Window
 
 CLIENT: Final = "192.0.2.75"
@@ -89,8 +89,8 @@ class _Clock:
 class _Source:
     """Everybody has the same score."""
 
-    def known(self, _address: str) -> Known:
-        return Known(Scored(75), 0.0, 1e12, "dns")
+    def known(self, _address: str) -> CachedScore:
+        return CachedScore(Scored(75), 0.0, 1e12, "dns")
 
     def start(self, address: str) -> None: ...
 
@@ -138,7 +138,7 @@ def simulate(algorithm: str, buckets: int, limit: int, times: Iterable[float]) -
     window = config.counters.window_of_time()
     clock, counts, message = _Clock(), _Counts(), _Message()
     source: ReputationSource = _Source()
-    engine = Engine(rules_of(config), MemoryStore(window, clock), source, clock, [counts])
+    engine = Engine(policy_of(config), MemoryStore(window, clock), source, clock, [counts])
     # From now on `run` returns when it has nothing left to decide.
     engine.stop()
     accepted: list[float] = []

@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from senderscore_policy.config.endpoints import Unix
 from senderscore_policy.config.load import load
-from senderscore_policy.config.model import Config, rules_of
+from senderscore_policy.config.model import Config, policy_of
 from senderscore_policy.config.paths import config_file, control_path, state_directory
-from senderscore_policy.counters.backend import Counting
+from senderscore_policy.counters.backend import CounterBackend
 from senderscore_policy.errors import BackendError, ConfigError
 from senderscore_policy.monitoring import log as logs
-from senderscore_policy.monitoring.clients import Desk, SeenClients
-from senderscore_policy.monitoring.decisions import RecentDecisions
-from senderscore_policy.monitoring.statistics import Evictions, Metrics, Minutes
+from senderscore_policy.monitoring.clients import ClientAdmin, SeenClients
+from senderscore_policy.monitoring.decisions import DecisionHistory
+from senderscore_policy.monitoring.statistics import Evictions, Metrics, RecentTraffic
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import Observer
 from senderscore_policy.reputation.source import open_source
@@ -81,19 +81,19 @@ class Service:
         self.generation = 1
         clock = SystemClock()
         self._metrics = Metrics()
-        self._counting = Counting(config.counters, clock, self._metrics)
+        self._counting = CounterBackend(config.counters, clock, self._metrics)
         self._source = open_source(config.reputation, clock, self._metrics, self._counting.shared)
         self._seen = SeenClients(config.counters.window_of_time(), lambda: self._counting.now)
-        self._recent = RecentDecisions()
+        self._recent = DecisionHistory()
         observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen, self._recent]
-        self._engine = Engine(rules_of(config), self._counting.store, self._source, clock, observers)
+        self._engine = Engine(policy_of(config), self._counting.store, self._source, clock, observers)
         self._state = StateDirectory(state_directory(config), {"counters": self._counting, "scores": self._source})
         connections = connections_possible(config.listen.max_connections)
         self._server = PolicyServer(self._engine.submit, self._metrics.latency, connections, config.listen.idle_timeout)
         # First, so that no reply waits for the log.
         observers.insert(0, self._server)
         shared = config.counters.store == "memcached"
-        self._desk = Desk(self._engine, self._source, self._seen, clock, self.health, shared=shared)
+        self._desk = ClientAdmin(self._engine, self._source, self._seen, clock, self.health, shared=shared)
         self._parts = Parts(
             clock=clock,
             started_at=clock.time(),
@@ -103,7 +103,7 @@ class Service:
             server=self._server,
             seen=self._seen,
             metrics=self._metrics,
-            minutes=Minutes(self._metrics, clock),
+            minutes=RecentTraffic(self._metrics, clock),
             evictions=Evictions(self._counting),
             state=self._state,
             log=writer,
@@ -248,7 +248,7 @@ class Service:
         self._seen.window = config.counters.window_of_time()
         self._source.reconfigure(config.reputation)
         self._engine.store = self._counting.store
-        self._engine.rules = rules_of(config)
+        self._engine.policy = policy_of(config)
         self.generation += 1
         self._read_at = time.time()
         log.info("configuration reloaded, generation %d", self.generation)

@@ -6,19 +6,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.model import rules_of
+from senderscore_policy.config.model import policy_of
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import Order, Replies
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.daemon import SystemClock
 from senderscore_policy.monitoring.clients import SeenClients
-from senderscore_policy.monitoring.decisions import RecentDecisions
+from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.log import DecisionLog, LogWriter
 from senderscore_policy.monitoring.statistics import Metrics
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import CounterStore, Observer
-from senderscore_policy.policy.reputation import Known, Reputation, Scored
+from senderscore_policy.policy.reputation import CachedScore, Reputation, Scored
 from senderscore_policy.server.connections import PolicyConnection, PolicyServer
 
 _REQUEST = b"""\
@@ -87,9 +87,9 @@ class InProcess:
             DecisionLog(self._writer),
             metrics,
             SeenClients(window, clock.time),
-            RecentDecisions(),
+            DecisionHistory(),
         ]
-        self.engine = Engine(rules_of(config), self.store, _Scores(), clock, observers)
+        self.engine = Engine(policy_of(config), self.store, _Scores(), clock, observers)
         # From now on `run` returns when it has nothing left to decide.
         self.engine.stop()
         server = PolicyServer(self.engine.submit, metrics.latency, connections, 1000)
@@ -136,9 +136,9 @@ class _Transport(asyncio.Transport):
 class _Scores:
     """Every client has a score of 75."""
 
-    _known = Known(Scored(75), 0, float("inf"), "dns")
+    _known = CachedScore(Scored(75), 0, float("inf"), "dns")
 
-    def known(self, _address: str) -> Known:
+    def known(self, _address: str) -> CachedScore:
         return self._known
 
     def start(self, address: str) -> None:
@@ -158,7 +158,7 @@ class _Memcached:
     def homes(self, _client: str) -> tuple[Server, ...]:
         return self.live
 
-    async def exchange(self, orders: dict[Server, Order]) -> dict[Server, Replies]:
+    async def exchange(self, orders: dict[Server, Pipeline]) -> dict[Server, Replies]:
         return {server: Replies([self._line(c) for c in order.commands], {}) for server, order in orders.items()}
 
     def _line(self, command: bytes) -> bytes:

@@ -4,7 +4,7 @@ from typing import Any
 
 from in_process import InProcess
 
-from senderscore_policy.counters.memcached.protocol import Order, ReplyReader, incr
+from senderscore_policy.counters.memcached.protocol import Pipeline, ReplyReader, incr
 from senderscore_policy.policy.ports import Charge
 
 CHARGES = [Charge(f"10.0.{number % 7}.{number}", 1) for number in range(100)]
@@ -13,13 +13,13 @@ CHARGES = [Charge(f"10.0.{number % 7}.{number}", 1) for number in range(100)]
 def test_charge(benchmark: Any, in_process: InProcess) -> None:
     """Counting; with memcached without the round trip itself."""
     benchmark(lambda: in_process.run(in_process.store.charge(CHARGES, [])))
-    assert CHARGES[-1].messages
+    assert CHARGES[-1].count
 
 
 def test_encode_an_order(benchmark: Any) -> None:
     """Commands for memcached."""
     names = [f"ssp:{charge.key}:3600.12:1234567".encode() for charge in CHARGES]
-    assert benchmark(lambda: Order([incr(name, 1) for name in names], []).encoded())
+    assert benchmark(lambda: Pipeline([incr(name, 1) for name in names], []).encoded())
 
 
 def test_read_the_replies(benchmark: Any) -> None:

@@ -19,10 +19,10 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from senderscore_policy.web import page
-from senderscore_policy.web.status import Overview
+from senderscore_policy.web.status import Status
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests/unit/daemon"))
-import daemon_fakes
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+import fakes
 
 HOST: Final = "mx1.example.org"
 MINUTES: Final = 66
@@ -45,10 +45,10 @@ CLIENTS: Final = (
 )  # fmt: skip
 
 
-async def simulated() -> Overview:
+async def simulated() -> Status:
     """The overview after an hour of mail, with one newsletter and one client that stopped half an hour ago."""
     chance = random.Random(7)  # noqa: S311 - the same picture each time
-    daemon_fakes.START = time.time() // 60 * 60 - 60 * MINUTES
+    fakes.START = time.time() // 60 * 60 - 60 * MINUTES
     senders = [(f"198.51.100.{number}", *client) for number, client in enumerate(CLIENTS, 10)]
     senders += [
         (f"203.0.113.{number}", f"host{number}.example.net", chance.choice((95, 97, 99, 78, None)), 0.08)
@@ -56,7 +56,7 @@ async def simulated() -> Overview:
     ]
     scores = {address: score for address, _, score, _ in senders if score is not None} | {"198.51.100.77": 24}
     senders.append(("2001:db8:25::19", "mx6.partner.example", None, 4.6))
-    async with daemon_fakes.site(Path(tempfile.mkdtemp()), CONFIGURATION, scores) as daemon:
+    async with fakes.site(Path(tempfile.mkdtemp()), CONFIGURATION, scores) as daemon:
         for minute in range(MINUTES):
             wave = 0.8 + 0.4 * chance.random() + (0.9 if 22 < minute < 34 else 0)
             for _ in range(0, 60, STEP):

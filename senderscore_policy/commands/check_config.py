@@ -40,15 +40,15 @@ def run(args: argparse.Namespace) -> int:
             say_json({"ok": False, "errors": error.problems, "tiers": [], "warnings": []})
         raise
     warnings = warnings_of(config)
-    rules = config.tiers.rules
+    rules = config.tiers.limits
     if args.json:
-        tiers = [{"tier": rule.name, "limit": limit_as_json(rule.limit)} for rule in rules]
+        tiers = [{"tier": rule.name, "limit": limit_as_json(rule.messages)} for rule in rules]
         say_json({"ok": True, "errors": [], "tiers": tiers, "warnings": warnings})
         return 0
     say(f"{path}: no mistakes" if path else f"there is no {CONFIG_FILE}: the built-in defaults hold")
     say("")
     limits = f"messages/{config.counters.window_of_time()}"
-    say(table(["tier", limits], [[rule.name, limit_as_json(rule.limit)] for rule in rules], {limits}))
+    say(table(["tier", limits], [[rule.name, limit_as_json(rule.messages)] for rule in rules], {limits}))
     for warning in warnings:
         say(f"\nwarning: {warning}")
     return 0

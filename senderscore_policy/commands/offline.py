@@ -5,15 +5,15 @@ import logging
 import time
 from typing import Any, Self
 
-from senderscore_policy.config.model import Config, rules_of
-from senderscore_policy.counters.memcached.cluster import SharedTexts
+from senderscore_policy.config.model import Config, policy_of
+from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.errors import BackendError
-from senderscore_policy.monitoring.clients import Desk, SeenClients
+from senderscore_policy.monitoring.clients import ClientAdmin, SeenClients
 from senderscore_policy.policy.clients import Client, parse_address
 from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.status import standing
+from senderscore_policy.policy.status import status_of
 from senderscore_policy.reputation.cache import from_text
 from senderscore_policy.reputation.source import open_source
 
@@ -47,21 +47,21 @@ class DirectAccess:
     def __init__(self, config: Config) -> None:
         # A server that is down becomes an error of one line, or another server counts in its place.
         logging.getLogger("senderscore_policy").addHandler(logging.NullHandler())
-        self._rules = rules_of(config)
+        self._rules = policy_of(config)
         self._zone = config.reputation.zone
         window = config.counters.window_of_time()
         local = MemoryStore(window, time)
         self._counters: MemcachedCounters | None = None
-        self._shared: SharedTexts | None = None
+        self._shared: SharedScores | None = None
         if config.counters.store == "memcached":
             self._counters = MemcachedCounters(config.counters, local, time, _Unobserved())
-            self._shared = SharedTexts(
+            self._shared = SharedScores(
                 self._counters.cluster, config.counters.key_prefix, config.counters.timeout, time
             )
         self._source = open_source(config.reputation, time, _Unobserved(), self._shared)
         engine = Engine(self._rules, self._counters or local, self._source, time, ())
         seen = SeenClients(window, time.time)
-        self._desk = Desk(engine, self._source, seen, time, lambda: "", shared=self._shared is not None)
+        self._desk = ClientAdmin(engine, self._source, seen, time, lambda: "", shared=self._shared is not None)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -114,7 +114,7 @@ class DirectAccess:
         if self._shared is not None and client.address is not None:
             found = from_text(await self._shared.get(client.address) or "", self._zone)
         reputation = None if found is None else found[0]
-        return standing(self._rules, client, reputation, messages).as_json()
+        return status_of(self._rules, client, reputation, messages).as_json()
 
     async def _messages(self, client: Client) -> int:
         """The client's messages, from servers that are up: which ones are is found out by asking.
@@ -125,5 +125,5 @@ class DirectAccess:
         while servers := self._counters.cluster.live:
             [usage] = await self._counters.read([client.key])
             if self._counters.cluster.live == servers:
-                return usage.messages
+                return usage.count
         raise BackendError(f"no daemon is running, nor memcached: {self._counters.state.removeprefix('degraded: ')}")

@@ -24,13 +24,13 @@ from senderscore_policy.commands.output import say, say_json, table
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths
 from senderscore_policy.errors import BackendError
-from senderscore_policy.policy.status import Place, place
+from senderscore_policy.policy.status import LimitState, limit_state
 from senderscore_policy.policy.tiers import UNLIMITED
 
 STATUS: Final = "/api/status"
 PATIENCE: Final = 10.0
 """Seconds that a status listener may take for an answer."""
-_ORDER: Final = [Place.LIMITED, Place.NEAR, Place.WITHIN, Place.UNLIMITED]
+_ORDER: Final = [LimitState.LIMITED, LimitState.NEAR, LimitState.WITHIN, LimitState.UNLIMITED]
 
 Source = Callable[[], dict[str, Any]]
 """Gives a daemon's overview; raises BackendError, or PermissionError for a control socket that denies access."""
@@ -153,8 +153,8 @@ def added_up(reports: Sequence[Report]) -> dict[str, Any]:
         "requests_last_hour": sum(minute["passed"] + minute["deferred"] for minute in minutes),
         "deferred_last_hour": sum(minute["deferred"] for minute in minutes),
         "minutes": minutes,
-        "limited": sum(row["place"] == Place.LIMITED for row in rows),
-        "near": sum(row["place"] == Place.NEAR for row in rows),
+        "limited": sum(row["place"] == LimitState.LIMITED for row in rows),
+        "near": sum(row["place"] == LimitState.NEAR for row in rows),
         "queries": {
             name: sum(budget[name] for budget in budgets) for name in ("used", "limit", "used_today", "daily_limit")
         },
@@ -189,8 +189,8 @@ def _client(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     client = max(told, key=lambda each: (each["reputation"] != "not-asked", each["count"]))
     count = max(each["count"] for each in told)
     limit = UNLIMITED if client["limit"] == "unlimited" else client["limit"]
-    limited = [each for each in told if each["place"] == Place.LIMITED]
-    where = place(limit, count, asked=client["reputation"] != "not-asked", deferring=bool(limited))
+    limited = [each for each in told if each["place"] == LimitState.LIMITED]
+    where = limit_state(limit, count, asked=client["reputation"] != "not-asked", deferring=bool(limited))
     waits = [each["opens_in"] for each in limited if each["opens_in"] is not None]
     newest = max(told, key=lambda each: each["seen_at"])
     return client | {
@@ -198,7 +198,7 @@ def _client(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "left": "unlimited" if limit == UNLIMITED else max(0, limit - count),
         "deferred": sum(each["deferred"] for each in told),
         "place": where,
-        "opens_in": max(waits) if waits and where == Place.LIMITED else None,
+        "opens_in": max(waits) if waits and where == LimitState.LIMITED else None,
         "name": newest["name"] or client["name"],
         "seen_at": newest["seen_at"],
     }
@@ -308,7 +308,12 @@ def _end(*_: object) -> NoReturn:
 
 COLUMNS: Final = ("status", "client", "score", "tier", "count", "limit", "left", "deferred", "let in", "name")
 NUMBERS: Final = frozenset({"score", "count", "limit", "left", "deferred", "let in"})
-_STYLES: Final = {Place.LIMITED: "bold red", Place.NEAR: "yellow", Place.WITHIN: "", Place.UNLIMITED: "dim"}
+_STYLES: Final = {
+    LimitState.LIMITED: "bold red",
+    LimitState.NEAR: "yellow",
+    LimitState.WITHIN: "",
+    LimitState.UNLIMITED: "dim",
+}
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _AROUND: Final = 4
 """Lines of the table beside its rows, and the one that the terminal keeps for itself."""
@@ -324,7 +329,7 @@ def plain(value: object) -> str:
 
 def wait(client: dict[str, Any]) -> str:
     """When a client is let in again: "now", "in 12 min", "never"; empty for one that is not limited."""
-    if client["place"] != Place.LIMITED:
+    if client["place"] != LimitState.LIMITED:
         return ""
     seconds = client["opens_in"]
     if seconds is None:
@@ -401,7 +406,7 @@ def _table(clients: list[dict[str, Any]]) -> Table:
             ratio=1 if flexible else None,
         )
     for client in clients:
-        table.add_row(*(Text(cell) for cell in cells(client)), style=_STYLES[Place(client["place"])])
+        table.add_row(*(Text(cell) for cell in cells(client)), style=_STYLES[LimitState(client["place"])])
     return table
 
 

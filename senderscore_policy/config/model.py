@@ -10,9 +10,9 @@ from senderscore_policy.config.endpoints import Endpoint, Inet
 from senderscore_policy.config.options import Bounds, Report, Section
 from senderscore_policy.errors import ConfigError
 from senderscore_policy.policy.clients import ClientDirectory, Network, Override
-from senderscore_policy.policy.policy import Rules
+from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.reply import ReplyTemplate
-from senderscore_policy.policy.tiers import UNLIMITED, Limit, Rule, Tier, TierTable
+from senderscore_policy.policy.tiers import UNLIMITED, Limit, Tier, TierTable
 from senderscore_policy.policy.window import CLOCK_SKEW, Window
 
 DEFAULT_POLICY: Final = Inet("127.0.0.1", 10045)
@@ -90,8 +90,8 @@ OVER_LIMIT = (
 def default_tiers() -> TierTable:
     """Ten tiers, 0-10: 100 messages an hour to 91-100: 1000; no limit without a score."""
     bands = [(0, 10)] + [(low, low + 9) for low in range(11, 101, 10)]
-    tiers = [Tier(low, high, Rule(f"{low}-{high}", 100.0 * n)) for n, (low, high) in enumerate(bands, 1)]
-    return TierTable(tiers, Rule("unscored", UNLIMITED), Rule("unavailable", UNLIMITED))
+    tiers = [Tier(low, high, Limit(f"{low}-{high}", 100.0 * n)) for n, (low, high) in enumerate(bands, 1)]
+    return TierTable(tiers, Limit("unscored", UNLIMITED), Limit("unavailable", UNLIMITED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ def _read_override(section: Section, given: dict[Network, str]) -> Override:
     return Override(networks, score=score) if given_score else Override(networks, limit=limit)
 
 
-def _limit(section: Section, default: Limit) -> Limit:
+def _limit(section: Section, default: float) -> float:
     value = section.take("limit")
     if value is None:
         return default
@@ -259,7 +259,7 @@ def read_tiers(sections: list[Section] | None, unscored: Section, unavailable: S
     default = default_tiers()
     rules = []
     for section, rule in ((unscored, default.unscored), (unavailable, default.unavailable)):
-        rules.append(Rule(rule.name, _limit(section, rule.limit)))
+        rules.append(Limit(rule.name, _limit(section, rule.messages)))
         section.finish()
     if sections is None:
         return TierTable(default.tiers, *rules)
@@ -277,7 +277,7 @@ def _read_tier(section: Section) -> Tier:
     limit = _limit(section, UNLIMITED)
     reply = section.text("reply", None, _reply)
     section.finish()
-    tier = Tier(low, high, Rule(f"{low}-{high}", limit, reply))
+    tier = Tier(low, high, Limit(f"{low}-{high}", limit, reply))
     if reply is not None and section.faultless("scores", "limit", "reply"):
         _try_reply(section, "reply", reply, _over_limit_in(tier))
     return tier
@@ -296,15 +296,15 @@ def _reply(text: str) -> str:
     return text
 
 
-def _over_limit_in(tier: Tier) -> list[tuple[int, Rule]]:
-    return [(score, tier.rule) for score in range(tier.low, tier.high + 1)]
+def _over_limit_in(tier: Tier) -> list[tuple[int, Limit]]:
+    return [(score, tier.limit) for score in range(tier.low, tier.high + 1)]
 
 
-def _try_reply(section: Section, key: str, text: str, cases: Iterable[tuple[int | None, Rule]]) -> None:
+def _try_reply(section: Section, key: str, text: str, cases: Iterable[tuple[int | None, Limit]]) -> None:
     """Render a reply's template for each score and rule that it may be needed for."""
     template = ReplyTemplate(text)
     for score, rule in cases:
-        problem = None if rule.limit == UNLIMITED else template.problem(score, rule.name, rule.limit)
+        problem = None if rule.messages == UNLIMITED else template.problem(score, rule.name, rule.messages)
         if problem:
             section.wrong(key, f"score {'unknown' if score is None else score}, tier {rule.name}: {problem}")
             return
@@ -343,10 +343,10 @@ def read_reply(section: Section, default: str, tiers: TierTable, overrides: Sequ
     template = section.text("over_limit", default, _reply)
     section.finish()
     if template != default:
-        cases: list[tuple[int | None, Rule]] = [(None, tiers.unscored), (None, tiers.unavailable)]
+        cases: list[tuple[int | None, Limit]] = [(None, tiers.unscored), (None, tiers.unavailable)]
         for tier in tiers.tiers:
-            cases += _over_limit_in(tier) if tier.rule.reply is None else []
-        cases += [(None, Rule("override", override.limit)) for override in overrides if override.limit is not None]
+            cases += _over_limit_in(tier) if tier.limit.reply is None else []
+        cases += [(None, Limit("override", override.limit)) for override in overrides if override.limit is not None]
         _try_reply(section, "over_limit", template, cases)
     return template
 
@@ -369,17 +369,17 @@ def read_log(section: Section) -> Log:
     return log
 
 
-def rules_of(config: Config) -> Rules:
+def policy_of(config: Config) -> Policy:
     """The site's policy."""
-    templates = {rule.reply for rule in config.tiers.rules if rule.reply is not None}
+    templates = {rule.reply for rule in config.tiers.limits if rule.reply is not None}
     settings = config.reputation
-    return Rules(
+    return Policy(
         tiers=config.tiers,
         directory=ClientDirectory(config.exempt.networks, config.overrides, config.counters.ipv6_prefix),
         over_limit=ReplyTemplate(config.over_limit),
         tier_replies={template: ReplyTemplate(template) for template in templates},
         window=str(config.counters.window_of_time()),
-        ask_from=1 if settings.lookup == "eager" else settings.lazy_share * config.tiers.not_asked.limit,
+        ask_from=1 if settings.lookup == "eager" else settings.lazy_share * config.tiers.not_asked.messages,
         observe=config.mode == "observe",
         exempt_authenticated=config.exempt.authenticated,
         count_recipients=config.counters.count == "recipients",

@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 from senderscore_policy.policy.clients import Network
-from senderscore_policy.policy.tiers import UNLIMITED, Limit
+from senderscore_policy.policy.tiers import UNLIMITED
 
 LONGEST_SOCKET_PATH: Final = 107
 """Bytes of a unix socket's path (sockaddr_un holds 108 with its final NUL, unix(7))."""
@@ -178,7 +178,7 @@ def scores(text: str) -> tuple[int, int]:
     return low, high
 
 
-def limit(value: object) -> Limit:
+def limit(value: object) -> float:
     """Messages per window, a TOML integer, or the word "unlimited"."""
     if value == "unlimited":
         return UNLIMITED

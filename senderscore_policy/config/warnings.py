@@ -38,22 +38,22 @@ def _about_limits(config: Config) -> Iterator[str]:
     if config.mode == "observe":
         yield 'mode is "observe": everything is decided and logged, and every message passes'
     tiers = config.tiers
-    nothing = [rule.name for rule in tiers.rules if rule.limit == 0]
+    nothing = [rule.name for rule in tiers.limits if rule.messages == 0]
     if nothing:
         yield (
             f"the limit of {', '.join(nothing)} is 0: the first message of every client waits for its score, "
             f"{_coverage(config.reputation)}"
         )
-    if tiers.unavailable.limit != UNLIMITED:
+    if tiers.unavailable.messages != UNLIMITED:
         yield (
             f"[unavailable] does not fail open: while scores cannot be read, every client is limited to "
-            f"{limit_as_json(tiers.unavailable.limit)} messages/{config.counters.window_of_time()}"
+            f"{limit_as_json(tiers.unavailable.messages)} messages/{config.counters.window_of_time()}"
         )
     for worse, better in pairwise(tiers.tiers):
-        if better.rule.limit < worse.rule.limit:
+        if better.limit.messages < worse.limit.messages:
             yield (
-                f"the limits do not rise with the score: {limit_as_json(worse.rule.limit)} for {worse.rule.name}, "
-                f"{limit_as_json(better.rule.limit)} for {better.rule.name}"
+                f"the limits do not rise with the score: {limit_as_json(worse.limit.messages)} for {worse.limit.name}, "
+                f"{limit_as_json(better.limit.messages)} for {better.limit.name}"
             )
 
 

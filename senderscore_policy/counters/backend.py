@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.cluster import SharedTexts
+from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.ports import Clock, CounterStore, SharedCache, StoreObserver
@@ -18,7 +18,7 @@ may still be refunded there, and none waits longer than `deadline` allows."""
 log = logging.getLogger(__name__)
 
 
-class Counting:
+class CounterBackend:
     """The daemon's counters: its own and, with store = "memcached", those that a site shares.
 
     Implements `ports.Persistent` for its own counters, and `ports.SharedCache` on the shared ones.
@@ -36,14 +36,14 @@ class Counting:
         self._local = MemoryStore(settings.window_of_time(), clock)
         self._retiring: set[asyncio.Task[None]] = set()
         self.memcached: MemcachedCounters | None = None
-        self._texts: SharedTexts | None = None
+        self._texts: SharedScores | None = None
         if settings.store == "memcached":
             self._connect()
 
     def _connect(self) -> None:
         settings = self._settings
         self.memcached = MemcachedCounters(settings, self._local, self._clock, self._observer)
-        self._texts = SharedTexts(self.memcached.cluster, settings.key_prefix, settings.timeout, self._clock)
+        self._texts = SharedScores(self.memcached.cluster, settings.key_prefix, settings.timeout, self._clock)
 
     @property
     def store(self) -> CounterStore:

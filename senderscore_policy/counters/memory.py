@@ -66,7 +66,7 @@ class MemoryStore:
                 messages += count(client, 0)
             if client in oldest:
                 messages += view.partial(oldest[client])
-            charge.messages = messages
+            charge.count = messages
             charge.receipt = view.current
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:

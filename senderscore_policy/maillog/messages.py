@@ -25,7 +25,7 @@ from senderscore_policy.errors import InputError
 from senderscore_policy.maillog.files import STDIN, Advance, chunks_of
 from senderscore_policy.maillog.formats import Count, Record, Service, form_of
 from senderscore_policy.maillog.timestamps import ABSOLUTE, Stamps
-from senderscore_policy.policy.bounded import GenerationalCache
+from senderscore_policy.policy.bounded import BoundedCache
 
 MAX_OPEN: Final = 200_000
 """Queue IDs whose client is remembered at most. Most that never become a message are rejected or lost connections."""
@@ -42,7 +42,7 @@ _VERDICT: Final = re.compile(rb"(\w+): (?:milter-(?:\w+-)?)?(?:reject|discard|ho
 
 
 @dataclass(slots=True)
-class Sender:
+class LoggedClient:
     """Somebody who sent messages.
 
     Args:
@@ -73,7 +73,7 @@ class Traffic:
     times: "array[float]" = field(default_factory=lambda: array("d"))
     senders: "array[int]" = field(default_factory=lambda: array("I"))
     recipients: "array[int]" = field(default_factory=lambda: array("I"))
-    who: list[Sender] = field(default_factory=list)
+    who: list[LoggedClient] = field(default_factory=list)
     count: Count = field(default_factory=Count)
     refused: int = 0
 
@@ -92,7 +92,7 @@ class _Reader:
     def __init__(self) -> None:
         self.traffic = Traffic()
         self._numbers: dict[tuple[bytes, bool], int] = {}
-        self._open: GenerationalCache[bytes, int] = GenerationalCache(MAX_OPEN)
+        self._open: BoundedCache[bytes, int] = BoundedCache(MAX_OPEN)
         self.begin()
 
     def begin(self) -> None:
@@ -160,7 +160,7 @@ class _Reader:
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.traffic.who)
-            self.traffic.who.append(Sender(_as_text(address), key[1], _as_text(name)))
+            self.traffic.who.append(LoggedClient(_as_text(address), key[1], _as_text(name)))
         return number
 
 

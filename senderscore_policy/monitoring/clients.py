@@ -4,13 +4,13 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from senderscore_policy.policy.bounded import GenerationalCache
+from senderscore_policy.policy.bounded import BoundedCache
 from senderscore_policy.policy.clients import Address, Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import Charge, Clock, Usage
-from senderscore_policy.policy.status import Standing, standing
-from senderscore_policy.policy.tiers import UNLIMITED, Limit
+from senderscore_policy.policy.status import ClientStatus, status_of
+from senderscore_policy.policy.tiers import UNLIMITED
 from senderscore_policy.policy.window import View, Window
 from senderscore_policy.reputation.source import ScoreSource
 
@@ -32,26 +32,26 @@ class SeenClient:
         deferred: its messages above the limit, by bucket.
     """
 
-    __slots__ = ("client", "deferred", "limit", "messages", "name", "time")
+    __slots__ = ("client", "count", "deferred", "limit", "name", "time")
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.messages = 0
-        self.limit: Limit = UNLIMITED if client.rule is None else client.rule.limit
+        self.count = 0
+        self.limit: float = UNLIMITED if client.limit is None else client.limit.messages
         self.time = 0.0
         self.name = b""
         self.deferred: dict[int, int] = {}
 
 
-def foremost(clients: Sequence[SeenClient], most: int) -> list[SeenClient]:
+def top_clients(clients: Sequence[SeenClient], most: int) -> list[SeenClient]:
     """The clients to be shown: those with the highest counts, and those that are nearest to their limits.
 
     Args:
         clients: all of them.
         most: clients of either kind.
     """
-    busiest = heapq.nlargest(most, clients, key=lambda seen: seen.messages)
-    nearest = heapq.nlargest(most, clients, key=lambda seen: seen.messages / max(seen.limit, 0.5))
+    busiest = heapq.nlargest(most, clients, key=lambda seen: seen.count)
+    nearest = heapq.nlargest(most, clients, key=lambda seen: seen.count / max(seen.limit, 0.5))
     return list(dict.fromkeys(busiest + nearest))
 
 
@@ -66,7 +66,7 @@ class SeenClients:
     def __init__(self, window: Window, now: Callable[[], float]) -> None:
         self.window = window
         self._now = now
-        self._clients: GenerationalCache[str, SeenClient] = GenerationalCache(MAX_CLIENTS)
+        self._clients: BoundedCache[str, SeenClient] = BoundedCache(MAX_CLIENTS)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Remember a batch (`ports.Observer`)."""
@@ -75,7 +75,7 @@ class SeenClients:
         for request, client, reason, _action, messages, _tier, limit, _reputation, time in decisions:
             if messages and client is not None:
                 seen = known(client.key) or self._enter(client)
-                seen.messages, seen.limit, seen.time = messages, limit, time
+                seen.count, seen.limit, seen.time = messages, limit, time
                 seen.name = request.after(b"\nclient_name=")[:LONGEST_NAME]
                 if reason is Reason.OVER_LIMIT:
                     view = view or self.window.view(self._now())
@@ -97,7 +97,7 @@ class SeenClients:
             time: seconds since the epoch.
         """
         seen = self._enter(client)
-        seen.messages, seen.time = messages, time
+        seen.count, seen.time = messages, time
 
     def deferred(self, client: str) -> int:
         """Messages of the client above its limit in this window, as this daemon has seen them."""
@@ -131,7 +131,7 @@ def _defer(seen: SeenClient, view: View) -> None:
         seen.deferred[view.current] = 1
 
 
-class Desk:
+class ClientAdmin:
     """What the control socket and the status listener can be asked.
 
     Args:
@@ -162,13 +162,13 @@ class Desk:
 
     def client(self, address: Address) -> Client:
         """The client behind an address, by the rules in force."""
-        return self._engine.rules.directory.client(address)
+        return self._engine.policy.directory.client(address)
 
-    async def standings(self, clients: Sequence[Client]) -> list[Standing]:
+    async def standings(self, clients: Sequence[Client]) -> list[ClientStatus]:
         """How these clients stand; no score is asked for."""
         return [stands for stands, _ in await self.usages(clients)]
 
-    async def usages(self, clients: Sequence[Client]) -> list[tuple[Standing, Usage]]:
+    async def usages(self, clients: Sequence[Client]) -> list[tuple[ClientStatus, Usage]]:
         """How these clients stand, and what their counters were read as."""
         usages = await self._engine.store.read([client.key for client in clients])
         result = []
@@ -176,31 +176,31 @@ class Desk:
             known = self._source.peek(client.address) if client.address else None
             reputation = known.reputation if known else None
             deferred, deferring = self._seen.deferred(client.key), self._seen.deferring(client.key)
-            stands = standing(self._engine.rules, client, reputation, usage.messages, deferred, deferring=deferring)
+            stands = status_of(self._engine.policy, client, reputation, usage.count, deferred, deferring=deferring)
             result.append((stands, usage))
         return result
 
     async def score(self, client: Client) -> dict[str, Any]:
         """The client's score, looked up if it is not at hand; the object of `score --json`."""
-        rules = self._engine.rules
+        rules = self._engine.policy
         if client.overridden or client.exempt or client.address is None:
             source = "override" if client.overridden else "none"
-            return standing(rules, client, None).score_as_json(source, 0)
+            return status_of(rules, client, None).score_as_json(source, 0)
         now = self._clock.time()
         known = self._source.known(client.address)
         if known is not None and known.fresh_until > now:
-            return standing(rules, client, known.reputation).score_as_json("cache", now - known.fetched_at)
+            return status_of(rules, client, known.reputation).score_as_json("cache", now - known.fetched_at)
         reputation = await self._source.lookup(client.address)
         known = self._source.known(client.address)
         source, fetched_at = (known.source, known.fetched_at) if known else ("dns", now)
-        return standing(rules, client, reputation).score_as_json(source, now - fetched_at)
+        return status_of(rules, client, reputation).score_as_json(source, now - fetched_at)
 
     async def increment(self, client: Client, by: int) -> None:
         """Count `by` messages for the client, which is then among those that are shown."""
         charge = Charge(client.key, by)
         await self._engine.store.charge([charge], [])
         if not client.exempt:
-            self._seen.counted_by_hand(client, charge.messages, self._clock.time())
+            self._seen.counted_by_hand(client, charge.count, self._clock.time())
 
     async def reset(self, client: Client) -> None:
         """Forget the client's messages and deferrals."""

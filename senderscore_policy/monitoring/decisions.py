@@ -23,7 +23,7 @@ _Row = tuple[Any, ...]
 """The fields of a decision: first its request, as bytes, then the client; the time is the last."""
 
 
-class RecentDecisions:
+class DecisionHistory:
     """Remembers decisions (`ports.Observer`), the oldest forgotten first.
 
     Their fields lie in a row, decision after decision: objects that outlive their batch would cost

@@ -204,7 +204,7 @@ def decision_line(decision: Decision) -> str:
         f"decision reason={decision.reason} client={'unknown' if client is None else client.key}"
         f" score={reputation.score if isinstance(reputation, Scored) else 'none'}"
         f" reputation={'not-asked' if reputation is None else reputation.name}"
-        f" tier={decision.tier} count={decision.messages}"
+        f" tier={decision.tier} count={decision.count}"
         f" limit={'unlimited' if decision.limit == UNLIMITED else int(decision.limit)}"
         f" {_attributes(request)}"
         f" action={decision.action if decision.action == PERMIT else _quoted(decision.action)}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Final, NamedTuple
 
-from senderscore_policy.counters.backend import Counting
+from senderscore_policy.counters.backend import CounterBackend
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.ports import Clock
 
@@ -111,7 +111,7 @@ class Minute(NamedTuple):
     deferred: dict[str, int]
 
 
-class Minutes:
+class RecentTraffic:
     """Remembers how the counters of decisions stood when each minute began: nothing is done for a decision.
 
     Args:
@@ -175,7 +175,7 @@ class Evictions:
         seen: items evicted since the daemon started.
     """
 
-    def __init__(self, counting: Counting) -> None:
+    def __init__(self, counting: CounterBackend) -> None:
         self.seen = 0
         self._counting = counting
         self._servers: dict[str, bool] = {}

@@ -8,7 +8,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class GenerationalCache(Generic[K, V]):
+class BoundedCache(Generic[K, V]):
     """Keeps between `size / 2` and `size` of the entries used last.
 
     Each operation is one or two dictionary operations; an entry that is used moves to the young

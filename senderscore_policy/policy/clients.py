@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from senderscore_policy.policy.reputation import UNKNOWN, Reputation, Scored
-from senderscore_policy.policy.tiers import Rule
+from senderscore_policy.policy.tiers import Limit
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -22,19 +22,19 @@ class Client:
         address: IPv4 text to look up; None when the score is not asked of the zone (IPv6).
         exempt: never counted, never limited.
         reputation: given by an override, or `Unknown` for IPv6; None: the zone decides.
-        rule: the limit that an override gives, whatever the score.
+        limit: that an override gives, whatever the score.
     """
 
     key: str
     address: str | None = None
     exempt: bool = False
     reputation: Reputation | None = None
-    rule: Rule | None = None
+    limit: Limit | None = None
 
     @property
     def overridden(self) -> bool:
         """Whether an override decides the score or the limit."""
-        return self.rule is not None or isinstance(self.reputation, Scored)
+        return self.limit is not None or isinstance(self.reputation, Scored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,4 +115,4 @@ class ClientDirectory:
         if override.score is not None:
             return Client(key, lookup, reputation=Scored(override.score))
         assert override.limit is not None
-        return Client(key, lookup, reputation=reputation, rule=Rule("override", override.limit))
+        return Client(key, lookup, reputation=reputation, limit=Limit("override", override.limit))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reputation import Reputation
-from senderscore_policy.policy.tiers import Limit
 
 
 class Reason(StrEnum):
@@ -31,7 +30,7 @@ class Decision(NamedTuple):
         client: None without a usable client_address.
         reason: why.
         action: the answer, as sent: "DUNNO", or the rendered reply.
-        messages: counted in the window, this one included; 0 when it was not counted.
+        count: messages counted in the window, this one included; 0 when it was not counted.
         tier: name of the rule applied: "71-80", "unscored", "unavailable", "override"; "not-asked"
             while the score could not matter; "none" when nothing was counted.
         limit: of that rule; of "not-asked" the smallest limit there is.
@@ -43,8 +42,8 @@ class Decision(NamedTuple):
     client: Client | None
     reason: Reason
     action: str
-    messages: int
+    count: int  # type: ignore[assignment] # a field goes before tuple.count
     tier: str
-    limit: Limit
+    limit: float
     reputation: Reputation | None
     time: float

@@ -10,10 +10,10 @@ from senderscore_policy.policy.ports import Charge
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Reputation
-from senderscore_policy.policy.tiers import Rule
+from senderscore_policy.policy.tiers import Limit
 
 
-class Question(Protocol):
+class PendingRequest(Protocol):
     """A request with somebody who waits for its answer.
 
     The engine works on it inside `with question:`; what nobody foresaw there ends this question
@@ -33,7 +33,7 @@ class Question(Protocol):
         """Take an exception over, so that the engine goes on with the next question."""
 
 
-class Sender:
+class CachedClient:
     """A client as the engine remembers it.
 
     Args:
@@ -41,30 +41,30 @@ class Sender:
         uncounted: why its messages are not counted; None: they are.
 
     Attributes:
-        rule: what it is held to; None as long as that has to be found out for each message.
-        reputation: that the rule comes from.
+        limit: what it is held to; None as long as that has to be found out for each message.
+        reputation: that the limit comes from.
         until: monotonic seconds up to which both may be believed.
     """
 
-    __slots__ = ("client", "reputation", "rule", "uncounted", "until")
+    __slots__ = ("client", "limit", "reputation", "uncounted", "until")
 
     def __init__(self, client: Client, uncounted: Reason | None = None) -> None:
         self.client = client
         self.uncounted = uncounted
-        self.rule: Rule | None = None
+        self.limit: Limit | None = None
         self.reputation: Reputation | None = None
         self.until = -inf
 
-    def hold_to(self, rule: Rule, reputation: Reputation | None, until: float) -> None:
-        """Hold its messages to the rule."""
-        self.rule, self.reputation, self.until = rule, reputation, until
+    def hold_to(self, limit: Limit, reputation: Reputation | None, until: float) -> None:
+        """Hold its messages to the limit."""
+        self.limit, self.reputation, self.until = limit, reputation, until
 
 
-NOBODY: Final = Sender(Client(""), Reason.NO_ADDRESS)
+NOBODY: Final = CachedClient(Client(""), Reason.NO_ADDRESS)
 """Behind whatever is no address."""
 
 
-class Message(Charge):
+class CountedRequest(Charge):
     """A counted message on its way to a decision; `with message:` is `with question:` for all who ask for it.
 
     Attributes:
@@ -76,11 +76,11 @@ class Message(Charge):
 
     __slots__ = ("action", "begun_at", "questions", "sender")
 
-    def __init__(self, question: Question, sender: Sender, amount: int, begun_at: float) -> None:
+    def __init__(self, question: PendingRequest, sender: CachedClient, amount: int, begun_at: float) -> None:
         # Instead of `super().__init__`, which takes as long as all of this.
         self.key = sender.client.key
         self.amount = amount
-        self.questions: tuple[Question, ...] = (question,)
+        self.questions: tuple[PendingRequest, ...] = (question,)
         self.sender = sender
         self.begun_at = begun_at
         self.action: str | None = None

@@ -6,18 +6,18 @@ from senderscore_policy.policy.clients import ClientDirectory
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reply import PERMIT, ReplyTemplate
 from senderscore_policy.policy.reputation import Reputation, Scored
-from senderscore_policy.policy.tiers import Limit, Rule, TierTable
+from senderscore_policy.policy.tiers import Limit, TierTable
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Policy:
     """What the engine decides by.
 
     Args:
         tiers: the limits by reputation.
         directory: exempt networks and overrides.
         over_limit: the general reply above a limit.
-        tier_replies: replies of tiers that have one of their own, by the template's text (`Rule.reply`).
+        tier_replies: replies of tiers that have one of their own, by the template's text (`Limit.reply`).
         window: the window in words, for replies.
         ask_from: from this count on the score is looked up, though nobody waits for it yet.
         observe: decide and count, but always permit.
@@ -35,13 +35,13 @@ class Rules:
     exempt_authenticated: bool
     count_recipients: bool
 
-    def action(self, rule: Rule, reputation: Reputation | None, messages: int, request: Request) -> str:
-        """The answer to a request above the limit of `rule`."""
+    def action(self, limit: Limit, reputation: Reputation | None, messages: int, request: Request) -> str:
+        """The answer to a request above the limit of `limit`."""
         if self.observe:
             return PERMIT
-        template = self.over_limit if rule.reply is None else self.tier_replies[rule.reply]
+        template = self.over_limit if limit.reply is None else self.tier_replies[limit.reply]
         score = reputation.score if isinstance(reputation, Scored) else None
-        key = (score, rule.name, rule.limit)
+        key = (score, limit.name, limit.messages)
         text = template.rendered.get(key)
         if text is None:
             text = template.render(*key, messages, self.window, request.text("client_address"))
@@ -50,11 +50,11 @@ class Rules:
         return text
 
 
-def within(limit: Limit, messages: int, amount: int) -> bool:
+def within(limit: float, messages: int, amount: int) -> bool:
     """Whether a charge is within the limit.
 
     Args:
-        limit: of the client's rule.
+        limit: of the client's limit.
         messages: counted in the window, the charge included.
         amount: of the charge: a message with more recipients than the limit passes alone in an
             empty window, or it could never pass at all.

@@ -1,10 +1,11 @@
 """What the engine needs from the world, as narrow protocols; adapters and test fakes are written to them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from senderscore_policy.policy.decision import Decision
-from senderscore_policy.policy.reputation import Known, Reputation
+from senderscore_policy.policy.reputation import CachedScore, Reputation
 
 
 class Charge:
@@ -15,29 +16,30 @@ class Charge:
         amount: 1, or the number of recipients.
 
     Attributes:
-        messages: once counted, those of the client in the window, this charge included. Of several
+        count: once counted, the messages of the client in the window, this charge included. Of several
             charges of one client in a batch each sees those before it: concurrent messages get distinct counts.
         receipt: where it was counted (bucket, servers): the store's own affair, for a refund.
     """
 
-    __slots__ = ("amount", "key", "messages", "receipt")
+    __slots__ = ("amount", "count", "key", "receipt")
 
     def __init__(self, key: str, amount: int) -> None:
         self.key = key
         self.amount = amount
-        self.messages = 0
+        self.count = 0
         self.receipt: object = None
 
 
-class Usage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Usage:
     """What is counted for a client now.
 
     Args:
-        messages: those in the window.
+        count: messages in the window.
         buckets: messages of each bucket that is not empty, by index (see `Window.view`).
     """
 
-    messages: int
+    count: int
     buckets: Mapping[int, int]
 
 
@@ -57,7 +59,7 @@ class CounterStore(Protocol):
 class ReputationSource(Protocol):
     """Reputations by IPv4 address (canonical text, such as "192.0.2.75")."""
 
-    def known(self, address: str) -> Known | None:
+    def known(self, address: str) -> CachedScore | None:
         """What can be said at once: a fresh or stale entry, or the failure while asking is pointless."""
 
     def start(self, address: str) -> None:

@@ -7,7 +7,7 @@ from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from senderscore_policy.errors import ConfigError
-from senderscore_policy.policy.tiers import UNLIMITED, Limit
+from senderscore_policy.policy.tiers import UNLIMITED
 
 PERMIT: Final = "DUNNO"
 VARIABLES: Final = frozenset({"score", "tier", "limit", "count", "window", "client_address"})
@@ -79,12 +79,12 @@ class ReplyTemplate:
         except _FAILURES as error:
             raise ConfigError([f"not a template that can be compiled: {error}"]) from error
         self.individual = not variables.isdisjoint(INDIVIDUAL)
-        self.rendered: dict[tuple[int | None, str, Limit], str] = {}
+        self.rendered: dict[tuple[int | None, str, float], str] = {}
         for score in (75, None):
             if problem := self.problem(score, "71-80", 800):
                 raise ConfigError([problem])
 
-    def problem(self, score: int | None, tier: str, limit: Limit) -> str | None:
+    def problem(self, score: int | None, tier: str, limit: float) -> str | None:
         """Why such a client would get no valid action; None if it gets one. The limit is a number."""
         try:
             return action_problem(self.render(score, tier, limit, int(limit) + 1, "hour", "192.0.2.75"))
@@ -92,7 +92,7 @@ class ReplyTemplate:
             return f"the template fails when it is rendered: {error}"
 
     def render(  # noqa: PLR0917 - the variables of the template, in the documented order
-        self, score: int | None, tier: str, limit: Limit, count: int, window: str, client_address: str
+        self, score: int | None, tier: str, limit: float, count: int, window: str, client_address: str
     ) -> str:
         """The action for Postfix: one line, without control characters, of at most `LONGEST_REPLY` bytes."""
         text = self._template.render(

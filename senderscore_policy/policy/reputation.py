@@ -55,7 +55,7 @@ Reputation = Scored | Unknown | Refused | Unavailable
 UNKNOWN = Unknown()
 
 
-class Known(NamedTuple):
+class CachedScore(NamedTuple):
     """A reputation at hand, with its times.
 
     Args:

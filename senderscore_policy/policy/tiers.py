@@ -8,39 +8,37 @@ from typing import Final
 from senderscore_policy.policy.reputation import Reputation, Scored, Unknown
 
 UNLIMITED: Final = math.inf
-
-Limit = float
-"""Messages per window: a whole number from 0, or `UNLIMITED`. A count above it is over the limit."""
+"""Messages per window of a client without a limit."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Limit:
     """A limit with the name under which logs, metrics and commands show it.
 
     Args:
         name: "71-80" for a tier, or "unscored", "unavailable", "not-asked", "override".
-        limit: messages per window.
+        messages: per window, a whole number from 0, or `UNLIMITED`; a larger count is over the limit.
         reply: template of the answer above the limit; None: the general one.
     """
 
     name: str
-    limit: Limit
+    messages: float
     reply: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """The rule for the scores from `low` to `high`, both included."""
+    """The limit for the scores from `low` to `high`, both included."""
 
     low: int
     high: int
-    rule: Rule
+    limit: Limit
 
 
 class TierTable:
-    """The rule for every outcome of a lookup.
+    """The limit for every outcome of a lookup.
 
-    `not_asked` is the rule for a client whose score nobody has needed yet: the smallest limit of all.
+    `not_asked` is the limit for a client whose score nobody has needed yet: the smallest limit of all.
 
     Args:
         tiers: contiguous over 0-100, in any order (the configuration has checked it).
@@ -48,20 +46,20 @@ class TierTable:
         unavailable: for clients whose score could not be read.
     """
 
-    def __init__(self, tiers: Sequence[Tier], unscored: Rule, unavailable: Rule) -> None:
+    def __init__(self, tiers: Sequence[Tier], unscored: Limit, unavailable: Limit) -> None:
         self.tiers = tuple(sorted(tiers, key=lambda tier: tier.low))
         self.unscored = unscored
         self.unavailable = unavailable
-        self._by_score = [tier.rule for tier in self.tiers for _ in range(tier.low, tier.high + 1)]
-        self.not_asked = Rule("not-asked", min(rule.limit for rule in self.rules))
+        self._by_score = [tier.limit for tier in self.tiers for _ in range(tier.low, tier.high + 1)]
+        self.not_asked = Limit("not-asked", min(limit.messages for limit in self.limits))
 
     @property
-    def rules(self) -> list[Rule]:
-        """Every rule of the table, the tiers first, from the worst score up."""
-        return [tier.rule for tier in self.tiers] + [self.unscored, self.unavailable]
+    def limits(self) -> list[Limit]:
+        """Every limit of the table, the tiers first, from the worst score up."""
+        return [tier.limit for tier in self.tiers] + [self.unscored, self.unavailable]
 
-    def rule_for(self, reputation: Reputation) -> Rule:
-        """The rule that a client of this reputation is held to."""
+    def limit_for(self, reputation: Reputation) -> Limit:
+        """The limit that a client of this reputation is held to."""
         if isinstance(reputation, Scored):
             return self._by_score[reputation.score]
         if isinstance(reputation, Unknown):
@@ -69,7 +67,7 @@ class TierTable:
         return self.unavailable
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TierTable) and self.rules == other.rules and self.tiers == other.tiers
+        return isinstance(other, TierTable) and self.limits == other.limits and self.tiers == other.tiers
 
     def __hash__(self) -> int:
         return hash(self.tiers)

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from senderscore_policy.config.model import ReputationSettings
-from senderscore_policy.policy.bounded import GenerationalCache
-from senderscore_policy.policy.reputation import UNKNOWN, Known, Reputation, Scored, Unknown
+from senderscore_policy.policy.bounded import BoundedCache
+from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Reputation, Scored, Unknown
 from senderscore_policy.policy.window import CLOCK_SKEW
 
 MAX_ENTRIES: Final = 100_000
@@ -29,9 +29,9 @@ class ScoreCache:
 
     def __init__(self, settings: ReputationSettings) -> None:
         self.settings = settings
-        self._entries: GenerationalCache[str, Known] = GenerationalCache(MAX_ENTRIES)
+        self._entries: BoundedCache[str, CachedScore] = BoundedCache(MAX_ENTRIES)
 
-    def get(self, address: str, now: float) -> Known | None:
+    def get(self, address: str, now: float) -> CachedScore | None:
         """A score or its known absence, fresh or stale; or a failure that is still fresh."""
         entry = self._entries.get(address)
         if entry is None:
@@ -42,9 +42,9 @@ class ScoreCache:
 
     def keep(
         self, address: str, reputation: Scored | Unknown, fetched_at: float, source: Literal["dns", "cache"]
-    ) -> Known:
+    ) -> CachedScore:
         """Keep what the zone said at `fetched_at`."""
-        entry = Known(reputation, fetched_at, fetched_at + self.lifetime(reputation), source)
+        entry = CachedScore(reputation, fetched_at, fetched_at + self.lifetime(reputation), source)
         self._entries.put(address, entry)
         return entry
 
@@ -55,7 +55,7 @@ class ScoreCache:
         if entry is not None and isinstance(entry.reputation, Scored | Unknown):
             entry = entry._replace(fresh_until=max(entry.fresh_until, until))
         else:
-            entry = Known(failure, now, until, "dns")
+            entry = CachedScore(failure, now, until, "dns")
         self._entries.put(address, entry)
 
     def lifetime(self, reputation: Scored | Unknown) -> float:
@@ -87,7 +87,7 @@ class ScoreCache:
         self._entries.clear()
 
 
-def as_text(known: Known, zone: str) -> str:
+def as_text(known: CachedScore, zone: str) -> str:
     """A score for other daemons: "75:1700000000:score.example.org", or "unknown:1700000000:…"."""
     reputation = known.reputation
     score = reputation.score if isinstance(reputation, Scored) else reputation.name

@@ -10,7 +10,7 @@ from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.ports import Clock
 from senderscore_policy.policy.reputation import Refused, Reputation, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import Probe
+from senderscore_policy.reputation.lookup import LookupResult
 
 FIRST_PERIOD: Final = 300.0
 """Seconds without a question after the first refusal; each further one doubles them."""
@@ -161,7 +161,7 @@ Obstacle = Refused | Unavailable
 ZoneState = Literal["answers", "refuses", "fails"]
 
 
-class Gate:
+class QueryGuard:
     """Lets questions through that are worth their price.
 
     Attributes:
@@ -211,7 +211,7 @@ class Gate:
             return self._obstacle
         return permit
 
-    def record(self, permit: Permit, probe: Probe) -> None:
+    def record(self, permit: Permit, probe: LookupResult) -> None:
         """Take in what came of a question. Our own spent budget says nothing about the zone."""
         if probe.refused_by_zone or not isinstance(probe.outcome, Refused):
             self._breaker.record(permit, probe.outcome, self._clock.monotonic())

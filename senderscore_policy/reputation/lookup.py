@@ -20,7 +20,7 @@ _BEST_SCORE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class LookupResult:
     """What came of asking the zone about one client.
 
     Args:
@@ -65,7 +65,7 @@ def reputation_of(addresses: Sequence[str]) -> Reputation:
     return Unavailable(f"{', '.join(addresses)} is no score")
 
 
-class DeferredResolver:
+class LazyResolver:
     """A `ScoreResolver` that costs nothing until it is used.
 
     Importing dnspython takes 30 to 100 ms. That is too long for a daemon that must be ready in half
@@ -82,7 +82,7 @@ class DeferredResolver:
         self._loading = asyncio.Lock()
         self._resolver: ScoreResolver | None = None
 
-    async def query_raw(self, address: str) -> Probe:
+    async def query_raw(self, address: str) -> LookupResult:
         """What came of asking for an IPv4 address."""
         resolver = self._resolver or await self._load()
         return await resolver.query_raw(address)

@@ -17,7 +17,7 @@ from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import Probe, reputation_of
+from senderscore_policy.reputation.lookup import LookupResult, reputation_of
 
 PATIENCE: Final = 5.0
 """Seconds after which a lookup is given up. Longer than a request waits: a late answer serves the next one."""
@@ -50,7 +50,7 @@ class ScoreResolver:
         """The reputation of an IPv4 address; a failure is `Refused` or `Unavailable`, never an exception."""
         return (await self.query_raw(address)).outcome
 
-    async def query_raw(self, address: str) -> Probe:
+    async def query_raw(self, address: str) -> LookupResult:
         """What came of asking for an IPv4 address (canonical text), with the raw answer."""
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -69,7 +69,7 @@ class ScoreResolver:
             outcome, rcode = Unavailable(detail), _rcode_of(error)
         if backend.refused:
             outcome = Refused(f"query budget spent: {self._budget}")
-        return Probe(outcome, addresses, rcode, loop.time() - started, backend.nameserver, backend.questions)
+        return LookupResult(outcome, addresses, rcode, loop.time() - started, backend.nameserver, backend.questions)
 
     async def _resolve(self, address: str, backend: "_MeteredBackend") -> tuple[Reputation, tuple[str, ...], str]:
         """Outcome, raw addresses and rcode of an answer.

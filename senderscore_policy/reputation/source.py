@@ -10,18 +10,18 @@ from typing import Final, Protocol
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.ports import Clock, LookupObserver, SharedCache
-from senderscore_policy.policy.reputation import Known, Reputation, Scored, Unavailable, Unknown
+from senderscore_policy.policy.reputation import CachedScore, Reputation, Scored, Unavailable, Unknown
 from senderscore_policy.policy.window import CLOCK_SKEW
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.cache import Header, ScoreCache, as_text, from_lines, from_text, to_lines
-from senderscore_policy.reputation.guard import Gate, Permit, ZoneState, parse_refusal
-from senderscore_policy.reputation.lookup import DeferredResolver, Probe
+from senderscore_policy.reputation.guard import Permit, QueryGuard, ZoneState, parse_refusal
+from senderscore_policy.reputation.lookup import LazyResolver, LookupResult
 
 ROUNDS: Final = 50
 """In each round of the event loop one in so many of those that wait may begin, and one more."""
 
 
-class Turns:
+class StartThrottle:
     """Spreads what would begin in one round of the event loop over several rounds, first come first served.
 
     A lookup takes most of a millisecond of processor time, ten times as much as a decision. With a
@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 class Resolver(Protocol):
     """Who asks the zone."""
 
-    async def query_raw(self, address: str) -> Probe:
+    async def query_raw(self, address: str) -> LookupResult:
         """What came of asking for an IPv4 address; a failure is an outcome, never an exception."""
 
     def reconfigure(self, settings: ReputationSettings) -> None:
@@ -95,11 +95,11 @@ class ScoreSource:
         self._observer = observer
         self._shared = shared
         self._cache = ScoreCache(settings)
-        self._gate = Gate(settings, budget, clock)
+        self._gate = QueryGuard(settings, budget, clock)
         self._moves = 0
         self._under_way: dict[str, asyncio.Future[Reputation]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns = Turns()
+        self._turns = StartThrottle()
 
     @property
     def state(self) -> str:
@@ -111,7 +111,7 @@ class ScoreSource:
         """What is known of the zone."""
         return self._gate.zone_state
 
-    def known(self, address: str) -> Known | None:
+    def known(self, address: str) -> CachedScore | None:
         """What can be said at once: a fresh or stale score, a fresh failure, or why asking is pointless."""
         now = self._clock.time()
         entry = self._cache.get(address, now)
@@ -120,16 +120,16 @@ class ScoreSource:
             return entry
         return None if self._gate.clear else self._hopeless(now)
 
-    def peek(self, address: str) -> Known | None:
+    def peek(self, address: str) -> CachedScore | None:
         """As `known`, for who only watches: not counted as a look into the cache."""
         now = self._clock.time()
         return self._cache.get(address, now) or self._hopeless(now)
 
-    def _hopeless(self, now: float) -> Known | None:
+    def _hopeless(self, now: float) -> CachedScore | None:
         """Why asking is pointless, if it is."""
         obstacle = self._gate.obstacle()
         # Stale since ever: so the caller goes on calling `start`, which sees to probes and to the shared cache.
-        return None if obstacle is None else Known(obstacle, now, 0.0, "dns")
+        return None if obstacle is None else CachedScore(obstacle, now, 0.0, "dns")
 
     def start(self, address: str) -> None:
         """Begin a lookup in the background, unless one is under way, or asking is pointless, or too many are."""
@@ -267,7 +267,7 @@ class ScoreSource:
         self._observer.looked_up(probe.outcome.name, probe.elapsed)
         return probe.outcome
 
-    async def _from_shared(self, address: str) -> Known | None:
+    async def _from_shared(self, address: str) -> CachedScore | None:
         """What another daemon looked up, kept here too if it is fresh."""
         if self._shared is None:
             return None
@@ -283,7 +283,7 @@ class ScoreSource:
         fresh = -CLOCK_SKEW <= self._clock.time() - fetched_at < self._cache.lifetime(reputation)
         return self._cache.keep(address, reputation, fetched_at, "cache") if fresh else None
 
-    async def _share(self, address: str, entry: Known) -> None:
+    async def _share(self, address: str, entry: CachedScore) -> None:
         """Let the other daemons have a score."""
         ttl = int(entry.fresh_until - self._clock.time())
         if self._shared is not None and ttl > 0:
@@ -297,4 +297,4 @@ def open_source(
 ) -> ScoreSource:
     """A source that asks the zone through dnspython, within its own query budget."""
     budget = QueryBudget(settings.query_budget, clock)
-    return ScoreSource(settings, DeferredResolver(settings, budget), budget, clock, observer, shared)
+    return ScoreSource(settings, LazyResolver(settings, budget), budget, clock, observer, shared)

@@ -34,8 +34,8 @@ class ConnectionCounts:
     failed: int = 0
 
 
-class Exchange:
-    """One request on a connection and the place of its reply (a `message.Question`)."""
+class ConnectionRequest:
+    """One request on a connection and the place of its reply (a `message.PendingRequest`)."""
 
     __slots__ = ("arrived_at", "connection", "reply", "request")
 
@@ -72,7 +72,7 @@ class PolicyConnection(asyncio.Protocol):
     def __init__(self, server: "PolicyServer") -> None:
         self.server = server
         self._parser = RequestParser()
-        self.in_hand: deque[Exchange] = deque()
+        self.in_hand: deque[ConnectionRequest] = deque()
         self._transport: asyncio.Transport
         self.ending = False
         self._paused = False
@@ -101,7 +101,7 @@ class PolicyConnection(asyncio.Protocol):
         requests = self._parser.feed(data)
         self.active_at = now = self.server.now()
         for request in requests:
-            exchange = Exchange(self, request, now)
+            exchange = ConnectionRequest(self, request, now)
             self.in_hand.append(exchange)
             self.server.submit(exchange)
         if not self._parser.partial:
@@ -202,7 +202,7 @@ class PolicyServer:
     """
 
     def __init__(
-        self, submit: Callable[[Exchange], None], latency: Histogram, max_connections: int, idle_timeout: float
+        self, submit: Callable[[ConnectionRequest], None], latency: Histogram, max_connections: int, idle_timeout: float
     ) -> None:
         self.submit = submit
         self.latency = latency

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from senderscore_policy.monitoring.clients import Desk
+from senderscore_policy.monitoring.clients import ClientAdmin
 from senderscore_policy.policy.clients import Client, parse_address
-from senderscore_policy.policy.status import Standing
+from senderscore_policy.policy.status import ClientStatus
 from senderscore_policy.web import page
 from senderscore_policy.web.inquiries import Inquiries
 from senderscore_policy.web.prometheus import Exposition
-from senderscore_policy.web.status import Lookout, Parts
+from senderscore_policy.web.status import Parts, StatusCollector
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -74,10 +74,10 @@ class Api:
         inquiries: what only the control socket may be asked.
     """
 
-    def __init__(self, desk: Desk, parts: Parts, inquiries: Inquiries) -> None:
+    def __init__(self, desk: ClientAdmin, parts: Parts, inquiries: Inquiries) -> None:
         self._desk = desk
         self._inquiries = inquiries
-        self._lookout = Lookout(parts, desk)
+        self._lookout = StatusCollector(parts, desk)
         self._exposition = Exposition(parts)
 
     def application(self, *, writable: bool) -> web.Application:
@@ -139,7 +139,7 @@ class Api:
         return await self._show(self._client_of(request))
 
     async def _show(self, client: Client, **extra: Any) -> web.Response:
-        standings: list[Standing] = await self._desk.standings([client])
+        standings: list[ClientStatus] = await self._desk.standings([client])
         return _json(standings[0].as_json() | extra)
 
     async def _score(self, request: web.Request) -> web.Response:

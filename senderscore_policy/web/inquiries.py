@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from senderscore_policy.monitoring.clients import Desk
-from senderscore_policy.monitoring.decisions import RecentDecisions
+from senderscore_policy.monitoring.clients import ClientAdmin
+from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable
@@ -35,7 +35,7 @@ class Inquiries:
     """
 
     def __init__(
-        self, parts: Parts, desk: Desk, recent: RecentDecisions, facts: Callable[[], Mapping[str, Any]]
+        self, parts: Parts, desk: ClientAdmin, recent: DecisionHistory, facts: Callable[[], Mapping[str, Any]]
     ) -> None:
         self._parts = parts
         self._desk = desk
@@ -62,7 +62,7 @@ class Inquiries:
 
     async def _account(self, decisions: Sequence[Decision], clients: Sequence[Client]) -> dict[str, Any]:
         """The answer to `explain`."""
-        parts, rules = self._parts, self._parts.engine.rules
+        parts, rules = self._parts, self._parts.engine.policy
         distinct = list({client.key: client for client in clients}.values())
         return {
             "decisions": [self._decision(decision) for decision in decisions[-MOST_SHOWN:]],
@@ -84,7 +84,7 @@ class Inquiries:
         now, window = self._parts.counting.now, self._parts.seen.window
         found = []
         for standing, usage in await self._desk.usages(clients):
-            limit, opens_at = standing.rule.limit, None
+            limit, opens_at = standing.limit.messages, None
             if limit != UNLIMITED and standing.reputation_name != "not-asked":
                 opens_at = window.opens_at(usage.buckets, limit, now)
             found.append(standing.as_json() | {"opens_in": None if opens_at is None else math.ceil(opens_at - now)})
@@ -108,7 +108,7 @@ class Inquiries:
             "age": age,
             "tier": decision.tier,
             "limit": limit_as_json(decision.limit),
-            "count": decision.messages,
+            "count": decision.count,
         }
 
     def _source(self, decision: Decision) -> tuple[str | None, int | None]:

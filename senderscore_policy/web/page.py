@@ -17,23 +17,23 @@ from markupsafe import Markup
 
 from senderscore_policy.policy.clients import parse_address
 from senderscore_policy.policy.durations import span
-from senderscore_policy.policy.status import Place, limit_as_json
+from senderscore_policy.policy.status import LimitState, limit_as_json
 from senderscore_policy.web.chart import chart, clock, name, shade, tier_order
-from senderscore_policy.web.status import Overview, Row
+from senderscore_policy.web.status import Row, Status
 
 ROWS: Final = 50
 """Clients that are listed unless all are wanted."""
 LONGEST_QUERY: Final = 100
 """Characters of a filter."""
-_PLACES: Final = {Place.LIMITED: 0, Place.NEAR: 1, Place.WITHIN: 2, Place.UNLIMITED: 3}
+_PLACES: Final = {LimitState.LIMITED: 0, LimitState.NEAR: 1, LimitState.WITHIN: 2, LimitState.UNLIMITED: 3}
 _NEVER: Final = math.inf
 
 
 def _nearest(row: Row) -> tuple[Any, ...]:
     """Limited clients first, those that are deferred most before the others; then by the share of the limit used."""
     standing = row.standing
-    share = standing.messages / max(standing.rule.limit, 0.5)
-    return _PLACES[row.standing.place], -standing.deferred, -share, -standing.messages
+    share = standing.count / max(standing.limit.messages, 0.5)
+    return _PLACES[row.standing.state], -standing.deferred, -share, -standing.count
 
 
 def _address(row: Row) -> tuple[int, int]:
@@ -59,13 +59,13 @@ class Column:
 COLUMNS: Final = {
     "client": Column("Client", _address, "with its host name, as Postfix knows it"),
     "score": Column("Score", lambda row: -1 if row.standing.score is None else row.standing.score),
-    "tier": Column("Tier", lambda row: tier_order(row.standing.rule.name)),
-    "count": Column("Count of limit", lambda row: -row.standing.messages, "messages let in within the window"),
-    "left": Column("Left", lambda row: row.standing.rule.limit - row.standing.messages, "messages until the limit"),
+    "tier": Column("Tier", lambda row: tier_order(row.standing.limit.name)),
+    "count": Column("Count of limit", lambda row: -row.standing.count, "messages let in within the window"),
+    "left": Column("Left", lambda row: row.standing.limit.messages - row.standing.count, "messages until the limit"),
     "deferred": Column("Deferred", lambda row: -row.standing.deferred, "above the limit within the window"),
     "opens": Column(
         "Let in again",
-        lambda row: (row.standing.place != Place.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
+        lambda row: (row.standing.state != LimitState.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
         "if it sends nothing until then",
     ),
     "seen": Column("Last message", lambda row: -row.seen_at),
@@ -129,7 +129,7 @@ def selected(row: Row, show: str) -> bool:
     """Whether a row belongs to a part of the list."""
     if show == "deferred":
         return row.standing.deferred > 0
-    return show in {"all", row.standing.place}
+    return show in {"all", row.standing.state}
 
 
 def _holds(row: Row, text: str) -> bool:
@@ -143,11 +143,11 @@ def _holds(row: Row, text: str) -> bool:
         else:
             return network.version == address.version and address.network_address in network
     standing = row.standing
-    words = (standing.client.key, row.name, standing.rule.name, standing.reputation_name)
+    words = (standing.client.key, row.name, standing.limit.name, standing.reputation_name)
     return any(text.casefold() in word.casefold() for word in words)
 
 
-def rows(overview: Overview, wanted: View) -> list[Row]:
+def rows(overview: Status, wanted: View) -> list[Row]:
     """The rows that are wanted, in the order that is wanted."""
     found = [row for row in overview.rows if selected(row, wanted.show) and _holds(row, wanted.filter)]
     key = COLUMNS[wanted.sort].key if wanted.sort in COLUMNS else _nearest
@@ -212,7 +212,7 @@ _ENVIRONMENT.filters |= {
 _TEMPLATE: Final = _ENVIRONMENT.get_template("status.html")
 
 
-def render(overview: Overview, wanted: View) -> str:
+def render(overview: Status, wanted: View) -> str:
     """The page.
 
     Args:

@@ -95,7 +95,7 @@ class Exposition:
     def _requests(self) -> Iterator[Metric]:
         metrics = self._parts.metrics
         # A series that begins at its first increment hides that increment from rate().
-        tiers = [rule.name for rule in self._parts.engine.rules.tiers.rules] + ["not-asked", "override"]
+        tiers = [rule.name for rule in self._parts.engine.policy.tiers.limits] + ["not-asked", "override"]
         decisions = {(PERMIT, str(Reason.WITHIN_LIMIT), tier): 0 for tier in tiers} | metrics.decisions
         family = CounterMetricFamily(PREFIX + "requests", "Requests decided.", labels=["action", "reason", "tier"])
         for labels, count in decisions.items():
@@ -159,7 +159,7 @@ class Exposition:
             yield _gauge("state_saved_timestamp_seconds", "When the state was saved last.", parts.state.saved_at)
         yield _counter("log_lines_dropped", "Log lines that were not written.", parts.log.dropped)
         yield _gauge("config_generation", "How often the configuration was taken up.", parts.generation())
-        yield _gauge("observe_mode", "Whether nobody is deferred.", float(parts.engine.rules.observe))
+        yield _gauge("observe_mode", "Whether nobody is deferred.", float(parts.engine.policy.observe))
         info = GaugeMetricFamily(PREFIX + "build_info", "Versions; always 1.", labels=["version", "python"])
         info.add_metric([__version__, platform.python_version()], 1)
         yield info

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 from senderscore_policy import __version__
 from senderscore_policy.config.model import Config
-from senderscore_policy.counters.backend import Counting
-from senderscore_policy.monitoring.clients import Desk, SeenClient, SeenClients, foremost
+from senderscore_policy.counters.backend import CounterBackend
+from senderscore_policy.monitoring.clients import ClientAdmin, SeenClient, SeenClients, top_clients
 from senderscore_policy.monitoring.log import LogWriter
-from senderscore_policy.monitoring.statistics import Evictions, Metrics, Minute, Minutes
+from senderscore_policy.monitoring.statistics import Evictions, Metrics, Minute, RecentTraffic
 from senderscore_policy.policy.clients import Client, parse_address
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import Clock, Usage
 from senderscore_policy.policy.protocol import printable
-from senderscore_policy.policy.status import Place, Standing
+from senderscore_policy.policy.status import ClientStatus, LimitState
 from senderscore_policy.policy.window import Window
 from senderscore_policy.reputation.source import ScoreSource
 from senderscore_policy.server.connections import PolicyServer
@@ -35,7 +35,7 @@ class Row:
         seen_at: when its last counted message came, in seconds since the epoch.
     """
 
-    standing: Standing
+    standing: ClientStatus
     opens_in: float | None
     name: str
     seen_at: float
@@ -43,7 +43,7 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json`, and more."""
         return self.standing.as_json() | {
-            "place": self.standing.place,
+            "place": self.standing.state,
             "opens_in": None if self.opens_in is None else math.ceil(self.opens_in),
             "name": self.name,
             "seen_at": round(self.seen_at),
@@ -140,7 +140,7 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class Status:
     """All of it.
 
     Args:
@@ -203,11 +203,11 @@ class Parts:
     started_at: float
     engine: Engine
     source: ScoreSource
-    counting: Counting
+    counting: CounterBackend
     server: PolicyServer
     seen: SeenClients
     metrics: Metrics
-    minutes: Minutes
+    minutes: RecentTraffic
     evictions: Evictions
     state: StateDirectory
     log: LogWriter
@@ -226,7 +226,7 @@ LIFE: Final = 1.0
 """Seconds for which an overview is shown to all who ask: many who watch cost no more than one."""
 
 
-class Lookout:
+class StatusCollector:
     """Sees what the status page and `top` show.
 
     Args:
@@ -234,14 +234,14 @@ class Lookout:
         desk: knows how clients stand.
     """
 
-    def __init__(self, parts: Parts, desk: Desk) -> None:
+    def __init__(self, parts: Parts, desk: ClientAdmin) -> None:
         self._parts = parts
         self._desk = desk
-        self._overview: Overview | None = None
+        self._overview: Status | None = None
         self._until = 0.0
         self._looking = asyncio.Lock()
 
-    async def overview(self) -> Overview:
+    async def overview(self) -> Status:
         """All of it, at most `LIFE` old."""
         async with self._looking:
             now = self._parts.clock.monotonic()
@@ -250,24 +250,24 @@ class Lookout:
                 self._until = now + LIFE
             return self._overview
 
-    async def busiest(self) -> list[Standing]:
+    async def busiest(self) -> list[ClientStatus]:
         """The clients, those with the most messages first."""
         standings = [row.standing for row in (await self.overview()).rows]
-        return sorted(standings, key=lambda standing: standing.messages, reverse=True)
+        return sorted(standings, key=lambda standing: standing.count, reverse=True)
 
-    async def _look(self) -> Overview:
+    async def _look(self) -> Status:
         parts = self._parts
         now, window = parts.clock.time(), parts.seen.window
         seen = parts.seen.recent(now - window.seconds)
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
-        shown = await asyncio.get_running_loop().run_in_executor(None, foremost, seen, MOST_CLIENTS)
+        shown = await asyncio.get_running_loop().run_in_executor(None, top_clients, seen, MOST_CLIENTS)
         usages = await self._usages([self._client(each) for each in shown])
         bucket_time = parts.counting.now
         rows = [
             _row(standing, usage, last, window, bucket_time)
             for (standing, usage), last in zip(usages, shown, strict=True)
         ]
-        return Overview(
+        return Status(
             time=now,
             health=parts.health(),
             service=_service(parts),
@@ -278,9 +278,9 @@ class Lookout:
             clients=len(seen),
         )
 
-    async def _usages(self, clients: list[Client]) -> list[tuple[Standing, Usage]]:
+    async def _usages(self, clients: list[Client]) -> list[tuple[ClientStatus, Usage]]:
         """How these clients stand; requests are decided between one part of them and the next."""
-        usages: list[tuple[Standing, Usage]] = []
+        usages: list[tuple[ClientStatus, Usage]] = []
         for start in range(0, len(clients), AT_ONCE):
             usages += await self._desk.usages(clients[start : start + AT_ONCE])
             await asyncio.sleep(0)
@@ -292,7 +292,7 @@ class Lookout:
         return self._desk.client(address) if address else seen.client
 
 
-def _row(standing: Standing, usage: Usage, last: SeenClient, window: Window, now: float) -> Row:
+def _row(standing: ClientStatus, usage: Usage, last: SeenClient, window: Window, now: float) -> Row:
     """A client's row.
 
     Args:
@@ -303,8 +303,8 @@ def _row(standing: Standing, usage: Usage, last: SeenClient, window: Window, now
         now: the time that the counter's buckets are numbered by.
     """
     opens_at = None
-    if standing.place is Place.LIMITED:
-        opens_at = window.opens_at(usage.buckets, standing.rule.limit, now)
+    if standing.state is LimitState.LIMITED:
+        opens_at = window.opens_at(usage.buckets, standing.limit.messages, now)
     name = printable(last.name)
     shown_name = "" if name == "unknown" else name[:LONGEST_TEXT]
     return Row(standing, None if opens_at is None else opens_at - now, shown_name, last.time)
@@ -343,8 +343,8 @@ def _service(parts: Parts) -> Service:
     metrics, counts, state = parts.metrics, parts.server.counts, parts.state
     return Service(
         version=__version__,
-        mode="observe" if parts.engine.rules.observe else "enforce",
-        window=parts.engine.rules.window,
+        mode="observe" if parts.engine.policy.observe else "enforce",
+        window=parts.engine.policy.window,
         generation=parts.generation(),
         started_at=parts.started_at,
         last_request_at=metrics.last_decision,

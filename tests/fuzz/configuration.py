@@ -3,7 +3,7 @@
 import re
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.model import Config, rules_of
+from senderscore_policy.config.model import Config, policy_of
 from senderscore_policy.config.warnings import warnings_of
 from senderscore_policy.errors import ConfigError
 from senderscore_policy.policy.reply import ReplyTemplate, action_problem
@@ -38,7 +38,7 @@ def _parsed(text: str) -> Config | list[str]:
 
 
 def _use(config: Config) -> None:
-    rules = rules_of(config)
+    rules = policy_of(config)
     for template in (rules.over_limit, *rules.tier_replies.values()):
         _render(template)
     assert all(warning.splitlines() == [warning] for warning in warnings_of(config))

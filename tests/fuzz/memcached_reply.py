@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from steps import cut, single_bytes
 
 from senderscore_policy.counters import pipeline
-from senderscore_policy.counters.memcached.batch import Account, Part, Receipt
+from senderscore_policy.counters.memcached.batch import ClientBuckets, CountedAt, ServerBatch
 from senderscore_policy.counters.memcached.protocol import Replies, ReplyReader, number_in
 from senderscore_policy.errors import BackendError
 from senderscore_policy.reputation.cache import from_text
@@ -59,9 +59,9 @@ def _count(replies: Replies, lines: int) -> None:
         if value.isascii():
             shared = from_text(value.decode(), ZONE)
             assert shared is None or value.endswith(b":score.test")
-    part = Part()
+    part = ServerBatch()
     for number in range(lines):
-        account = Account(f"192.0.2.{number}", Receipt(b"key%d" % number, ()))
+        account = ClientBuckets(f"192.0.2.{number}", CountedAt(b"key%d" % number, ()))
         account.until = 1.0
         part.charge(account, account.increment)
     part.take(replies)

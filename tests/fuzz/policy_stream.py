@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from engine_fakes import Asker, Bench
+from fakes import EngineBench, FakeRequest
 from steps import cut, finish, single_bytes
 
 from senderscore_policy.errors import ProtocolError
@@ -19,7 +19,7 @@ FIELDS = (
 )
 _FIELD = r' ([a-z_]+)=(?:"(?:[^"\\]|\\.)*"|[!#-<>-\[\]-~]+)'
 _LINE = re.compile(rf"decision(?:{_FIELD})+")
-_BENCH = Bench("""
+_BENCH = EngineBench("""
 [counters]
 count = "recipients"
 [[override]]
@@ -54,7 +54,7 @@ def _parsed(chunks: Iterable[bytes]) -> tuple[list[bytes], str]:
 
 
 def _decide(requests: list[Request]) -> None:
-    askers = [Asker() for _ in requests]
+    askers = [FakeRequest() for _ in requests]
     for asker, request in zip(askers, requests, strict=True):
         asker.request = request
         _BENCH.engine.submit(asker)

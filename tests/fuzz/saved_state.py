@@ -1,7 +1,6 @@
 """A file of the state directory."""
 
-from engine_fakes import FakeClock
-from reputation_fakes import Site, make_site
+from fakes import FakeClock, ScoreSite, score_site
 from steps import finish
 
 from senderscore_policy.counters.memory import MemoryStore
@@ -19,19 +18,19 @@ def check(data: bytes) -> None:
         lines = data.decode().replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         return
-    site = make_site()
-    if _taken_up(site.source, lines, make_site().source):
+    site = score_site()
+    if _taken_up(site.source, lines, score_site().source):
         _look(site)
     clock = FakeClock()
     clock.now = 3600.0
     store = MemoryStore(Window(3600, 12), clock, 100)
     if _taken_up(store, lines, MemoryStore(Window(3600, 12), clock, 100)):
-        clock.now += 30
+        clock.pass_time(30)
         charge = Charge(CLIENT, 1)
         finish(store.charge([charge], []))
-        assert charge.messages >= 1
+        assert charge.count >= 1
         [usage] = finish(store.read([CLIENT]))
-        assert usage.messages >= 1
+        assert usage.count >= 1
 
 
 def _taken_up(part: Persistent, lines: list[str], successor: Persistent) -> bool:
@@ -45,7 +44,7 @@ def _taken_up(part: Persistent, lines: list[str], successor: Persistent) -> bool
     return True
 
 
-def _look(site: Site) -> None:
+def _look(site: ScoreSite) -> None:
     source = site.source
     assert source.state
     assert source.budget.used >= source.budget.used_today >= 0

@@ -12,7 +12,7 @@ import dns.name
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable, Unknown
-from senderscore_policy.reputation.lookup import Probe, reputation_of
+from senderscore_policy.reputation.lookup import LookupResult, reputation_of
 from senderscore_policy.reputation.resolver import ScoreResolver
 
 SMALLER = ()
@@ -46,7 +46,7 @@ def check(data: bytes) -> None:
         assert reputation_of(probe.addresses) == outcome
 
 
-def _ask(flags: bytes, answer: bytes) -> Probe:
+def _ask(flags: bytes, answer: bytes) -> LookupResult:
     nameserver = Nameserver(flags[0] if flags else 0, answer)
     with mock.patch.object(dns.asyncbackend, "get_backend", return_value=nameserver):
         return LOOP.run_until_complete(RESOLVER.query_raw("192.0.2.75"))

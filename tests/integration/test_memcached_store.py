@@ -16,7 +16,7 @@ from pymemcache.client.base import Client
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.cluster import SharedTexts
+from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.ports import Charge
@@ -88,7 +88,7 @@ async def count(counters: MemcachedCounters, *clients: str) -> list[int]:
     """Count a message of each; what they are told."""
     charges = [Charge(client, 1) for client in clients]
     await counters.charge(charges, [])
-    return [charge.messages for charge in charges]
+    return [charge.count for charge in charges]
 
 
 async def until(counters: MemcachedCounters, state: str) -> None:
@@ -115,7 +115,7 @@ async def accepted(counters: MemcachedCounters, limit: int, batches: int, size: 
         nonlocal passed
         charges = [Charge("192.0.2.1", 1) for _ in range(size)]
         await counters.charge(charges, [])
-        over = [charge for charge in charges if charge.messages > limit]
+        over = [charge for charge in charges if charge.count > limit]
         passed += size - len(over)
         await counters.charge([], over)
 
@@ -141,7 +141,7 @@ def test_exactly_the_limit_passes(
         sites = [site.daemon() for _ in range(daemons)]
         passed = await asyncio.gather(*(accepted(counters, 100, 30, 7) for counters in sites))
         assert sum(passed) == 100
-        assert (await sites[0].read(["192.0.2.1"]))[0].messages == 100
+        assert (await sites[0].read(["192.0.2.1"]))[0].count == 100
         assert await count(sites[-1], "192.0.2.1") == [101]
 
     site.run(test, loop)
@@ -201,7 +201,7 @@ def test_memcached_counts_as_the_memory_does(
                 last = [(Charge(*each), Charge(*each)) for each in value]
                 for number, store in enumerate((shared, memory)):
                     await store.charge([each[number] for each in last], [])
-                assert all(first.messages == second.messages for first, second in last)
+                assert all(first.count == second.count for first, second in last)
             elif step == "refund":
                 for number, store in enumerate((shared, memory)):
                     await store.charge([], [each[number] for each in last[:value]])
@@ -394,7 +394,7 @@ def test_texts_and_counters_share_the_servers(start_memcached: StartMemcached) -
 
     async def test() -> None:
         counters = site.daemon()
-        texts = SharedTexts(counters.cluster, "ssp:", 20.0, site.clock)
+        texts = SharedScores(counters.cluster, "ssp:", 20.0, site.clock)
         await texts.put("192.0.2.75", "scored:75", 86400)
         found = await asyncio.gather(*(texts.get("192.0.2.75") for _ in range(10)), count(counters, "192.0.2.75"))
         assert found == ["scored:75"] * 10 + [[1]]

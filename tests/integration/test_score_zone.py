@@ -28,7 +28,7 @@ from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import DeferredResolver, Probe
+from senderscore_policy.reputation.lookup import LazyResolver, LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
 from senderscore_policy.reputation.source import ScoreSource
 
@@ -76,7 +76,7 @@ def settings_for(*servers: Nameserver | Rbldnsd, zone: str = ZONE) -> Reputation
 
 def ask(
     settings: ReputationSettings, budget: QueryBudget | None = None, address: str = CLIENT, patience: float = PATIENCE
-) -> Probe:
+) -> LookupResult:
     """What a lookup comes to."""
     resolver = ScoreResolver(settings, budget or QueryBudget(0, SystemClock()), patience)
     return asyncio.run(resolver.query_raw(address))
@@ -262,8 +262,8 @@ def test_dnspython_is_loaded_by_the_first_lookup(nameserver: Nameserver) -> None
     nameserver.otherwise = addresses("127.0.4.75")
     settings = settings_for(nameserver)
 
-    async def three_at_once() -> list[Probe]:
-        resolver = DeferredResolver(settings, QueryBudget(0, SystemClock()))
+    async def three_at_once() -> list[LookupResult]:
+        resolver = LazyResolver(settings, QueryBudget(0, SystemClock()))
         return await asyncio.gather(*(resolver.query_raw(f"192.0.2.{n}") for n in range(3)))
 
     assert [probe.outcome for probe in asyncio.run(three_at_once())] == [Scored(75)] * 3

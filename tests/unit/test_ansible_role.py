@@ -168,8 +168,8 @@ def test_the_role_writes_what_it_is_told() -> None:
         (None, float("inf")),
         (None, 5000),
     ]
-    assert config.tiers.tiers[0].rule.reply == '550 5.7.1 "no" \\ {{ score }} – never'
-    assert [rule.limit for rule in config.tiers.rules] == [0, float("inf"), 250, float("inf")]
+    assert config.tiers.tiers[0].limit.reply == '550 5.7.1 "no" \\ {{ score }} – never'
+    assert [rule.messages for rule in config.tiers.limits] == [0, float("inf"), 250, float("inf")]
     assert config.counters.replicas == 2
     assert [str(server) for server in config.counters.servers] == ["192.0.2.11:11211", "[2001:db8::1]:11211"]
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 
-from engine_fakes import Asker, Bench
+from fakes import EngineBench, FakeRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ class KeptKeys:
     async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:  # noqa: ARG002
         self.clients += [charge.key for charge in charges]
         for charge in charges:
-            charge.messages = 1
+            charge.count = 1
 
 
 def received(attributes: dict[bytes, bytes]) -> list[Request]:
@@ -70,16 +70,16 @@ def received(attributes: dict[bytes, bytes]) -> list[Request]:
     return RequestParser().feed(b"\n".join(lines) + b"\n\n")
 
 
-def asking(request: Request) -> Asker:
+def asking(request: Request) -> FakeRequest:
     """Somebody who asks with this request."""
-    asker = Asker()
+    asker = FakeRequest()
     asker.request = request
     return asker
 
 
-def decided(attributes: dict[bytes, bytes]) -> tuple[Bench, str | None]:
+def decided(attributes: dict[bytes, bytes]) -> tuple[EngineBench, str | None]:
     """An engine that has decided this request, and its answer."""
-    bench = Bench(LOUD)
+    bench = EngineBench(LOUD)
     action = None
     for request in received(attributes):
         [action] = asyncio.run(bench.ask(asking(request)))
@@ -91,7 +91,7 @@ def test_no_attribute_gets_into_a_memcached_command(
     attributes: dict[bytes, bytes], window: Window, bucket: int
 ) -> None:
     """A key is the prefix, an address in its canonical form and numbers, without blanks, within 250 bytes."""
-    bench = Bench()
+    bench = EngineBench()
     bench.engine.store = store = KeptKeys()
     for request in received(attributes):
         asyncio.run(bench.ask(asking(request)))

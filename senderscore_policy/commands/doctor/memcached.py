@@ -8,7 +8,7 @@ from typing import Final
 from senderscore_policy.commands.doctor.finding import Finding, Status
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import Order, add, delete, incr
+from senderscore_policy.counters.memcached.protocol import Pipeline, add, delete, incr
 from senderscore_policy.errors import BackendError
 
 _TTL: Final = 60
@@ -32,9 +32,9 @@ async def _examine(server: Server, settings: CounterSettings) -> Finding:
     key = f"{settings.key_prefix}doctor".encode("ascii")
     started = time.perf_counter()
     try:
-        replies = await server.exchange(Order([add(key, 0, _TTL), incr(key, 1)], [key]))
+        replies = await server.exchange(Pipeline([add(key, 0, _TTL), incr(key, 1)], [key]))
         milliseconds = (time.perf_counter() - started) * 1000
-        await server.exchange(Order([delete(key)], []))
+        await server.exchange(Pipeline([delete(key)], []))
         evictions = await server.evictions()
     except BackendError as error:
         return Finding("memcached", Status.FAIL, f"{server.name}: {error}", _UNREACHABLE)

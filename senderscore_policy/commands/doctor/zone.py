@@ -12,7 +12,7 @@ from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.config.warnings import PUBLIC_RESOLVERS, PUBLIC_ZONE
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import Probe
+from senderscore_policy.reputation.lookup import LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
 
 TEST_ADDRESS: Final = "127.0.0.1"
@@ -53,7 +53,7 @@ def zone_findings(settings: ReputationSettings, address: str) -> Iterator[Findin
     yield resolver_finding(settings)
 
 
-def zone_finding(probe: Probe, zone: str, address: str) -> Finding:
+def zone_finding(probe: LookupResult, zone: str, address: str) -> Finding:
     """What an answer of the zone means."""
     raw = ", ".join(probe.addresses) or "no address"
     asked = f"{probe.nameserver} says" if probe.nameserver else "nobody was asked:"

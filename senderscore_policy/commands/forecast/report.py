@@ -97,11 +97,11 @@ class Report:
 
     def bands(self) -> list[Band]:
         """The tiers and other rules that clients fell under, from the worst score up."""
-        order = [rule.name for rule in self.forecast.config.tiers.rules]
+        order = [rule.name for rule in self.forecast.config.tiers.limits]
         groups: dict[tuple[str, int | str], list[ClientForecast]] = {}
         for client in self.forecast.clients:
-            rule = client.standing.rule
-            groups.setdefault((rule.name, limit_as_json(rule.limit)), []).append(client)
+            rule = client.standing.limit
+            groups.setdefault((rule.name, limit_as_json(rule.messages)), []).append(client)
         bands = [
             Band(tier, limit, len(group), sum(each.messages for each in group), sum(each.deferred for each in group))
             for (tier, limit), group in groups.items()

@@ -14,7 +14,7 @@ from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths, state_directory
 from senderscore_policy.errors import ConfigError, InputError
 from senderscore_policy.policy.clients import Network, NetworkTable, parse_address
-from senderscore_policy.policy.reputation import UNKNOWN, Known, Reputation, Scored, Unknown
+from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Reputation, Scored, Unknown
 from senderscore_policy.reputation.source import ScoreSource, open_source
 
 SYSTEM_STATE: Final = Path("/var/lib/senderscore-policy")
@@ -40,7 +40,7 @@ class Scores:
         self.assumed = assumed
         self.origins: dict[str, str] = {}
         self._given = given
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, CachedScore] = {}
 
     def is_known(self, address: str) -> bool:
         """Whether the score of an IPv4 address is more than assumed."""
@@ -52,7 +52,7 @@ class Scores:
         if isinstance(reputation, Scored | Unknown):
             self._enter(address, reputation, origin)
 
-    def known(self, address: str) -> Known:
+    def known(self, address: str) -> CachedScore:
         """The reputation of an IPv4 address."""
         known = self._known.get(address)
         if known is None:
@@ -71,9 +71,9 @@ class Scores:
         """As `known`."""
         return self.known(address).reputation
 
-    def _enter(self, address: str, reputation: Reputation, origin: str) -> Known:
+    def _enter(self, address: str, reputation: Reputation, origin: str) -> CachedScore:
         self.origins[address] = origin
-        known = self._known[address] = Known(reputation, 0.0, float("inf"), "cache")
+        known = self._known[address] = CachedScore(reputation, 0.0, float("inf"), "cache")
         return known
 
 

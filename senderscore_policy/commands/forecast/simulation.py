@@ -8,17 +8,17 @@ from types import TracebackType
 from typing import Any, Final, Literal
 
 from senderscore_policy.commands.forecast.scores import Scores
-from senderscore_policy.config.model import Config, rules_of
+from senderscore_policy.config.model import Config, policy_of
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.maillog.messages import Sender, Traffic
+from senderscore_policy.maillog.messages import LoggedClient, Traffic
 from senderscore_policy.maillog.timestamps import as_text
 from senderscore_policy.policy.clients import Client, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.policy import Rules
+from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.ports import ReputationSource
 from senderscore_policy.policy.protocol import Request
-from senderscore_policy.policy.status import Standing, limit_as_json, standing
+from senderscore_policy.policy.status import ClientStatus, limit_as_json, status_of
 from senderscore_policy.policy.window import Window
 
 HOUR: Final = 3600
@@ -64,8 +64,8 @@ class _Clock:
         return self.now
 
 
-class Question:
-    """A message for which nobody waits (`message.Question`); it may be asked any number of times.
+class LoggedRequest:
+    """A message for which nobody waits (`message.LoggedRequest`); it may be asked any number of times.
 
     Args:
         address: of the client.
@@ -91,7 +91,9 @@ class Question:
         return False
 
 
-def replay(rules: Rules, window: Window, source: ReputationSource, messages: Iterable[tuple[int, Question]]) -> Ledger:
+def replay(
+    rules: Policy, window: Window, source: ReputationSource, messages: Iterable[tuple[int, LoggedRequest]]
+) -> Ledger:
     """Let the engine decide messages, with empty counters at the beginning.
 
     Those of one second are one batch, as if they had arrived together. Syslog tells no more than the
@@ -144,7 +146,7 @@ class ClientForecast:
         first_deferred: when that began, seconds since the epoch; None: never.
     """
 
-    standing: Standing
+    standing: ClientStatus
     name: str
     messages: int
     deferred: int
@@ -161,8 +163,8 @@ class ClientForecast:
         return {
             "client": self.key,
             "score": self.standing.score,
-            "tier": self.standing.rule.name,
-            "limit": limit_as_json(self.standing.rule.limit),
+            "tier": self.standing.limit.name,
+            "limit": limit_as_json(self.standing.limit.messages),
             "messages": self.messages,
             "deferred": self.deferred,
             "first_deferred": None if first is None else as_text(first),
@@ -219,12 +221,12 @@ class Case:
     def __init__(self, config: Config, traffic: Traffic) -> None:
         self._config = config
         self._traffic = traffic
-        self._rules = rules_of(config)
+        self._rules = policy_of(config)
         self._window = config.counters.window_of_time()
         self._clients = [self._counted(sender) for sender in traffic.who]
         self._peaks = self._find_peaks()
 
-    def _counted(self, sender: Sender) -> Client | None:
+    def _counted(self, sender: LoggedClient) -> Client | None:
         """The client behind a sender; None: the policy does not count it."""
         address = parse_address(sender.address)
         if address is None or (sender.authenticated and self._rules.exempt_authenticated):
@@ -244,7 +246,7 @@ class Case:
         No counter ever shows more than that, so a client whose peak is within its limit is never
         deferred. Clients that stay within the smallest limit all the time are left out.
         """
-        smallest = self._rules.tiers.not_asked.limit
+        smallest = self._rules.tiers.not_asked.messages
         totals: Counter[str] = Counter()
         for _, number, amount in self._charges():
             client = self._clients[number]
@@ -253,7 +255,7 @@ class Case:
         large = {
             number: client.key
             for number, client in enumerate(self._clients)
-            if client is not None and totals[client.key] > (client.rule.limit if client.rule else smallest)
+            if client is not None and totals[client.key] > (client.limit.messages if client.limit else smallest)
         }
         span = self._window.seconds + self._window.bucket_seconds
         recent: dict[str, deque[tuple[int, int]]] = {key: deque() for key in large.values()}
@@ -276,7 +278,7 @@ class Case:
 
     def undecided(self) -> list[str]:
         """Those of them that reached the smallest limit."""
-        smallest = self._rules.tiers.not_asked.limit
+        smallest = self._rules.tiers.not_asked.messages
         return [
             client.address
             for client in self._clients
@@ -286,7 +288,7 @@ class Case:
     def forecast(self, scores: Scores) -> Forecast:
         """Decide every message by these scores."""
         standings = {client.key: self._standing(client, scores) for client in self._clients if client is not None}
-        tried = {key for key, peak in self._peaks.items() if peak > standings[key].rule.limit}
+        tried = {key for key, peak in self._peaks.items() if peak > standings[key].limit.messages}
         ledger = replay(self._rules, self._window, scores, self._questions(tried))
         messages: Counter[str] = Counter()
         hourly: Counter[tuple[str, int]] = Counter()
@@ -318,19 +320,19 @@ class Case:
             hourly_deferred=ledger.hourly,
         )
 
-    def _standing(self, client: Client, scores: Scores) -> Standing:
+    def _standing(self, client: Client, scores: Scores) -> ClientStatus:
         reputation = scores.known(client.address).reputation if client.address else None
-        return standing(self._rules, client, reputation)
+        return status_of(self._rules, client, reputation)
 
-    def _questions(self, keys: set[str]) -> Iterator[tuple[int, Question]]:
+    def _questions(self, keys: set[str]) -> Iterator[tuple[int, LoggedRequest]]:
         """The messages of these clients, with their times."""
-        asked: dict[tuple[int, int], Question] = {}
+        asked: dict[tuple[int, int], LoggedRequest] = {}
         for time, number, amount in self._charges():
             client = self._clients[number]
             if client is not None and client.key in keys:
                 question = asked.get((number, amount))
                 if question is None:
                     sender = self._traffic.who[number]
-                    question = Question(sender.address, amount, authenticated=sender.authenticated)
+                    question = LoggedRequest(sender.address, amount, authenticated=sender.authenticated)
                     asked[number, amount] = question
                 yield time, question

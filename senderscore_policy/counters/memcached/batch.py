@@ -10,7 +10,7 @@ from senderscore_policy.counters.memcached.protocol import (
     NOT_FOUND,
     STORED,
     BucketKeys,
-    Order,
+    Pipeline,
     Replies,
     add,
     decr,
@@ -22,7 +22,7 @@ from senderscore_policy.counters.memcached.protocol import (
 from senderscore_policy.policy.window import View
 
 
-class Receipt(NamedTuple):
+class CountedAt(NamedTuple):
     """Where a charge was counted.
 
     Args:
@@ -34,7 +34,7 @@ class Receipt(NamedTuple):
     servers: tuple[Server, ...]
 
 
-class Account:
+class ClientBuckets:
     """A client while one view of the window holds.
 
     Args:
@@ -50,7 +50,7 @@ class Account:
 
     __slots__ = ("client", "closed", "increment", "oldest", "receipt", "until")
 
-    def __init__(self, client: str, receipt: Receipt) -> None:
+    def __init__(self, client: str, receipt: CountedAt) -> None:
         self.client = client
         self.receipt = receipt
         self.increment = incr(receipt.key, 1)
@@ -59,7 +59,7 @@ class Account:
         self.until = -inf
 
 
-class Part:
+class ServerBatch:
     """What one server does for a batch.
 
     Attributes:
@@ -77,14 +77,14 @@ class Part:
 
     def __init__(self) -> None:
         self._refunds: dict[bytes, int] = {}
-        self._accounts: list[Account] = []
+        self._accounts: list[ClientBuckets] = []
         self._increments: list[bytes] = []
         self._keys: list[bytes] = []
-        self.fresh: list[Account] = []
-        self.numbers: dict[Account, int] = {}
+        self.fresh: list[ClientBuckets] = []
+        self.numbers: dict[ClientBuckets, int] = {}
         self.values: dict[bytes, int] = {}
-        self.made: list[Account] = []
-        self.missing: list[Account] = []
+        self.made: list[ClientBuckets] = []
+        self.missing: list[ClientBuckets] = []
         self.poisoned: set[bytes] = set()
 
     @property
@@ -96,7 +96,7 @@ class Part:
         """Take messages back."""
         self._refunds[key] = self._refunds.get(key, 0) + amount
 
-    def charge(self, account: Account, increment: bytes) -> None:
+    def charge(self, account: ClientBuckets, increment: bytes) -> None:
         """Count by the command `increment`."""
         self._accounts.append(account)
         self._increments.append(increment)
@@ -105,7 +105,7 @@ class Part:
         """Read buckets."""
         self._keys += keys
 
-    def order(self, exptime: int) -> Order:
+    def order(self, exptime: int) -> Pipeline:
         """All of it in one round trip.
 
         Refunds come first. A counter that this daemon has not seen yet is made by an `add` of 0,
@@ -115,7 +115,7 @@ class Part:
         if self._refunds or self.fresh:
             refunds = [decr(key, amount) for key, amount in self._refunds.items()]
             commands = refunds + [add(account.receipt.key, 0, exptime) for account in self.fresh] + commands
-        return Order(commands, self._keys)
+        return Pipeline(commands, self._keys)
 
     def take(self, replies: Replies) -> None:
         """Sort the replies to `order`."""
@@ -141,7 +141,7 @@ class Part:
             self.missing = []
             self._take_numbers(accounts, replies.lines[-len(accounts) :])
 
-    def _take_numbers(self, accounts: Sequence[Account], lines: Sequence[bytes]) -> None:
+    def _take_numbers(self, accounts: Sequence[ClientBuckets], lines: Sequence[bytes]) -> None:
         numbers = self.numbers
         if b"".join(lines).isdigit():
             # Nearly always.
@@ -179,13 +179,13 @@ class Batch:
         self._keys = keys
         self._exptime = exptime
         self._open = [b"%d" % index for index in view.open] if view.open else []
-        self._amounts: dict[Account, int] = {}
-        self._parts: dict[Server, Part] = {}
-        self._numbers: dict[Account, int] = {}
+        self._amounts: dict[ClientBuckets, int] = {}
+        self._parts: dict[Server, ServerBatch] = {}
+        self._numbers: dict[ClientBuckets, int] = {}
         self._values: dict[bytes, int] = {}
-        self.fresh: list[Account] = []
+        self.fresh: list[ClientBuckets] = []
         self.poisoned = 0
-        self.doubtful: list[Account] = []
+        self.doubtful: list[ClientBuckets] = []
 
     @cached_property
     def _closed(self) -> list[bytes]:
@@ -195,12 +195,12 @@ class Batch:
     def _oldest(self) -> list[bytes]:
         return [] if self._view.oldest is None else [b"%d" % self._view.oldest]
 
-    def refund(self, receipt: Receipt, amount: int) -> None:
+    def refund(self, receipt: CountedAt, amount: int) -> None:
         """Take a charge back where it was counted."""
         for server in receipt.servers:
-            self._parts.setdefault(server, Part()).refund(receipt.key, amount)
+            self._parts.setdefault(server, ServerBatch()).refund(receipt.key, amount)
 
-    def charge(self, account: Account, amount: int) -> None:
+    def charge(self, account: ClientBuckets, amount: int) -> None:
         """Count the amount, once for each account; of an account not read yet, read the closed buckets too."""
         self._amounts[account] = amount
         key, servers = account.receipt
@@ -211,7 +211,7 @@ class Batch:
         for server in servers:
             part = self._parts.get(server)
             if part is None:
-                part = self._parts[server] = Part()
+                part = self._parts[server] = ServerBatch()
             part.charge(account, increment)
             if fresh:
                 part.fresh.append(account)
@@ -219,11 +219,11 @@ class Batch:
             elif self._open:
                 part.read(self._names(account, self._open))
 
-    def orders(self) -> dict[Server, Order]:
+    def orders(self) -> dict[Server, Pipeline]:
         """What to ask first."""
         return {server: part.order(self._exptime) for server, part in self._parts.items()}
 
-    def take(self, replies: Mapping[Server, Replies]) -> dict[Server, Order]:
+    def take(self, replies: Mapping[Server, Replies]) -> dict[Server, Pipeline]:
         """Sort the replies to `orders`; a server that failed is absent. What to ask then, usually nothing."""
         for server, reply in replies.items():
             part = self._parts[server]
@@ -236,7 +236,7 @@ class Batch:
             if part.unsettled:
                 self.poisoned += len(part.poisoned)
                 if commands := self._remainder(part):
-                    orders[server] = Order(commands, [])
+                    orders[server] = Pipeline(commands, [])
         return orders
 
     def take_again(self, replies: Mapping[Server, Replies]) -> None:
@@ -245,11 +245,11 @@ class Batch:
             self._parts[server].take_again(reply)
         self._merge()
 
-    def counted(self, account: Account) -> bool:
+    def counted(self, account: ClientBuckets) -> bool:
         """Whether a server has counted for it."""
         return account in self._numbers
 
-    def counted_before(self, until: float) -> dict[Account, int]:
+    def counted_before(self, until: float) -> dict[ClientBuckets, int]:
         """Of each account that a server counted: its messages without this batch.
 
         Accounts that were read now may be believed up to `until`.
@@ -283,7 +283,7 @@ class Batch:
             self._numbers = _largest([part.numbers for part in parts])
             self._values = _largest([part.values for part in parts])
 
-    def _remainder(self, part: Part) -> list[bytes]:
+    def _remainder(self, part: ServerBatch) -> list[bytes]:
         """What is left to be done on the part's server; the last commands increment what was missing."""
         commands = [delete(key) for key in part.poisoned]
         commands += self._catching_up(part)
@@ -296,7 +296,7 @@ class Batch:
             increments.append(incr(account.receipt.key, amount))
         return commands + increments
 
-    def _catching_up(self, part: Part) -> Iterable[bytes]:
+    def _catching_up(self, part: ServerBatch) -> Iterable[bytes]:
         """Commands that give the server what the other one of its accounts has counted more."""
         for account in part.made:
             behind = self._numbers.get(account, 0) - part.numbers.get(account, 0)
@@ -310,19 +310,19 @@ class Batch:
                     if key in self._values and key not in part.values:
                         yield add(key, self._values[key], self._exptime)
 
-    def _sum(self, account: Account, indexes: Iterable[bytes]) -> int:
+    def _sum(self, account: ClientBuckets, indexes: Iterable[bytes]) -> int:
         return sum([self._values.get(name, 0) for name in self._names(account, indexes)])
 
-    def _names(self, account: Account, indexes: Iterable[bytes]) -> list[bytes]:
+    def _names(self, account: ClientBuckets, indexes: Iterable[bytes]) -> list[bytes]:
         stem = self._keys.stem(account.client)
         return [stem + index for index in indexes]
 
-    def receipt(self, account: Account) -> Receipt:
+    def receipt(self, account: ClientBuckets) -> CountedAt:
         """Where the account was counted: its receipt without the servers that failed."""
         key, servers = account.receipt
         if len(servers) == 1:
             return account.receipt
-        return Receipt(key, tuple(server for server in servers if account in self._parts[server].numbers))
+        return CountedAt(key, tuple(server for server in servers if account in self._parts[server].numbers))
 
 
 def _largest(counts: list[dict[K, int]]) -> dict[K, int]:

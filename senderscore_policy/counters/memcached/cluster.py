@@ -9,7 +9,7 @@ from typing import Final
 
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import Order, Replies, add, delete, expiry, incr, put
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, add, delete, expiry, incr, put
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.ports import Clock, StoreObserver
 
@@ -57,7 +57,7 @@ class Cluster:
             return self.live
         return tuple(sorted(self.live, key=lambda server: _weight(server.name, client))[: self._replicas])
 
-    async def exchange(self, orders: Mapping[Server, Order]) -> dict[Server, Replies]:
+    async def exchange(self, orders: Mapping[Server, Pipeline]) -> dict[Server, Replies]:
         """Send each live server its order, all at once; one that fails is down then, and absent in the result."""
         asked = [server for server in orders if server.fault is None]
         if len(asked) == 1:
@@ -85,7 +85,7 @@ class Cluster:
         for server in self._servers:
             server.close()
 
-    async def _ask(self, server: Server, order: Order) -> Replies | None:
+    async def _ask(self, server: Server, order: Pipeline) -> Replies | None:
         """The replies; None, and the server is down, if there are none."""
         started = time.perf_counter()
         try:
@@ -102,8 +102,8 @@ class Cluster:
         """Count a message under a key of the probe's own, as it is done for clients."""
         key = self._probe_key
         try:
-            await server.exchange(Order([add(key, 0, _PROBE_TTL), incr(key, 1)], [key]), probe=True)
-            await server.exchange(Order([delete(key)], []), probe=True)
+            await server.exchange(Pipeline([add(key, 0, _PROBE_TTL), incr(key, 1)], [key]), probe=True)
+            await server.exchange(Pipeline([delete(key)], []), probe=True)
         except BackendError:
             self._lost(server)
         else:
@@ -133,7 +133,7 @@ def _weight(server: str, client: str) -> bytes:
     return blake2b(f"{server} {client}".encode(), digest_size=8).digest()
 
 
-class SharedTexts:
+class SharedScores:
     """Implements `ports.SharedCache` beside the counters, through their connections. A server that is down has nothing.
 
     Args:
@@ -152,7 +152,7 @@ class SharedTexts:
     async def get(self, key: str) -> str | None:
         """See `ports.SharedCache.get`."""
         name = self._name(key)
-        for values in await self._ask(key, Order([], [name])):
+        for values in await self._ask(key, Pipeline([], [name])):
             text = values.get(name, b"")
             if text.isascii() and (found := text.decode()).isprintable() and found:
                 return found
@@ -161,12 +161,12 @@ class SharedTexts:
     async def put(self, key: str, text: str, ttl: int) -> None:
         """See `ports.SharedCache.put`."""
         command = put(self._name(key), text.encode("ascii"), expiry(ttl, self._clock.time()))
-        await self._ask(key, Order([command], []))
+        await self._ask(key, Pipeline([command], []))
 
     def _name(self, key: str) -> bytes:
         return f"{self._prefix}{key}".encode("ascii")
 
-    async def _ask(self, key: str, order: Order) -> list[dict[bytes, bytes]]:
+    async def _ask(self, key: str, order: Pipeline) -> list[dict[bytes, bytes]]:
         """The values that the servers of the key have of the order's keys."""
         orders = dict.fromkeys(self._cluster.homes(key), order)
         try:

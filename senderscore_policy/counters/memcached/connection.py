@@ -17,7 +17,7 @@ from pymemcache.client.base import Client  # type: ignore[import-untyped]
 from pymemcache.exceptions import MemcacheError  # type: ignore[import-untyped]
 
 from senderscore_policy.config.endpoints import Endpoint, Unix
-from senderscore_policy.counters.memcached.protocol import Order, Replies, ReplyReader
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, ReplyReader
 from senderscore_policy.errors import BackendError
 
 WATCH_TIME: Final = 80e-6
@@ -65,7 +65,7 @@ class Connection(Client):  # type: ignore[misc]
         self._poll.register(self._descriptor, select.POLLIN)
         self._loop.add_reader(self._descriptor, self._readable)
 
-    async def exchange(self, order: Order, deadline: float) -> Replies:
+    async def exchange(self, order: Pipeline, deadline: float) -> Replies:
         """Send all commands at once and read their replies, until the event loop's clock shows `deadline`.
 
         Raises:
@@ -177,7 +177,7 @@ class Server:
         self._connection: Connection | None = None
         self._free = asyncio.Lock()
 
-    async def exchange(self, order: Order, *, probe: bool = False) -> Replies:
+    async def exchange(self, order: Pipeline, *, probe: bool = False) -> Replies:
         """Send an order and read the replies, one order after the other.
 
         What waited behind an order that failed fails at once; only a probe reaches a server that is down.

@@ -63,7 +63,7 @@ def is_poisoned(line: bytes) -> bool:
     return line.startswith(b"CLIENT_ERROR")
 
 
-class Order(NamedTuple):
+class Pipeline(NamedTuple):
     """What one server is asked in one round trip.
 
     Args:

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.batch import Account, Batch, Receipt
+from senderscore_policy.counters.memcached.batch import Batch, ClientBuckets, CountedAt
 from senderscore_policy.counters.memcached.cluster import Cluster
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import BucketKeys, Order, delete, expiry, number_in
+from senderscore_policy.counters.memcached.protocol import BucketKeys, Pipeline, delete, expiry, number_in
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.policy.bounded import GenerationalCache
+from senderscore_policy.policy.bounded import BoundedCache
 from senderscore_policy.policy.ports import Charge, Clock, StoreObserver, Usage
 from senderscore_policy.policy.window import View
 
@@ -51,7 +51,7 @@ class MemcachedCounters:
         self._clock = clock
         self._observer = observer
         self.cluster = Cluster(settings, observer, probe_interval)
-        self._accounts: GenerationalCache[str, Account] = GenerationalCache(MAX_ACCOUNTS)
+        self._accounts: BoundedCache[str, ClientBuckets] = BoundedCache(MAX_ACCOUNTS)
         self._accounts_held_for: object = None
 
     @property
@@ -74,7 +74,7 @@ class MemcachedCounters:
         batch = Batch(view, self._keys, expiry(self._window.ttl, now))
         local_refunds = []
         for refund in refunds:
-            if isinstance(refund.receipt, Receipt):
+            if isinstance(refund.receipt, CountedAt):
                 batch.refund(refund.receipt, refund.amount)
             else:
                 local_refunds.append(refund)
@@ -86,7 +86,7 @@ class MemcachedCounters:
         before = batch.counted_before(monotonic + CLOSED_FOR)
         for charge, account in zip(charges, accounts, strict=True):
             if account in before:
-                charge.messages = before[account] = before[account] + charge.amount
+                charge.count = before[account] = before[account] + charge.amount
                 charge.receipt = batch.receipt(account)
             else:
                 uncounted.append(charge)
@@ -118,7 +118,7 @@ class MemcachedCounters:
             names = self._names(client, indexes)
             for server in servers:
                 wanted.setdefault(server, []).extend(names)
-        replies = await self.cluster.exchange({server: Order([], names) for server, names in wanted.items()})
+        replies = await self.cluster.exchange({server: Pipeline([], names) for server, names in wanted.items()})
         unanswered = [client for client in clients if not any(server in replies for server in homes[client])]
         stand_ins = iter(await self._local.read(unanswered))
         usages = []
@@ -136,7 +136,7 @@ class MemcachedCounters:
         current = self._window.view(self._clock.time()).current
         indexes = range(current - self._window.buckets, current + 2)
         commands = [delete(name) for client in clients for name in self._names(client, indexes)]
-        await self.cluster.exchange({server: Order(commands, []) for server in self.cluster.live})
+        await self.cluster.exchange({server: Pipeline(commands, []) for server in self.cluster.live})
         await self._local.reset(clients)
         self._accounts_held_for = None
 
@@ -147,12 +147,12 @@ class MemcachedCounters:
             self._accounts.clear()
             self._accounts_held_for = held_for
 
-    def _enter(self, charges: Sequence[Charge], batch: Batch, view: View, now: float) -> list[Account]:
+    def _enter(self, charges: Sequence[Charge], batch: Batch, view: View, now: float) -> list[ClientBuckets]:
         """Enter the charges into the batch, summed up by account; the account of each charge."""
         accounts = []
-        amounts: dict[Account, int] = {}
+        amounts: dict[ClientBuckets, int] = {}
         known = self._accounts.young.get
-        fresh: dict[str, Account] = {}
+        fresh: dict[str, ClientBuckets] = {}
         for charge in charges:
             key = charge.key
             account = known(key) or self._accounts.get(key)
@@ -160,7 +160,7 @@ class MemcachedCounters:
                 account = fresh.get(key)
                 if account is None:
                     [name] = self._names(key, [view.current])
-                    account = fresh[key] = Account(key, Receipt(name, self.cluster.homes(key)))
+                    account = fresh[key] = ClientBuckets(key, CountedAt(name, self.cluster.homes(key)))
             accounts.append(account)
             amounts[account] = amounts.get(account, 0) + charge.amount
         for account, amount in amounts.items():

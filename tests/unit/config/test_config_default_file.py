@@ -10,7 +10,7 @@ import pytest
 from senderscore_policy.config.load import DEFAULT_FILE, load, parse
 from senderscore_policy.config.model import Config
 from senderscore_policy.errors import ConfigError
-from senderscore_policy.policy.tiers import Rule
+from senderscore_policy.policy.tiers import Limit
 
 TEXT = DEFAULT_FILE.read_text(encoding="utf-8")
 
@@ -67,7 +67,7 @@ def test_it_has_every_option() -> None:
         "state.directory",
         *fields(config.log, "log"),
     }
-    assert {field.name for field in dataclasses.fields(Rule)} == {"name", "limit", "reply"}
+    assert {field.name for field in dataclasses.fields(Limit)} == {"name", "messages", "reply"}
     assert all(f'# "{key}":' in TEXT for key in ("scores", "limit", "reply"))
 
 
@@ -117,7 +117,7 @@ def test_its_commented_tables_are_valid() -> None:
     assert [override.score for override in overrides] == [75, None]
     [tier] = [table for table in tables if "override" not in table]
     rest = '[[tier]]\nscores = "11-100"\nlimit = "unlimited"'
-    assert parse(f"{tier}\n{rest}", "policy.toml").tiers.tiers[0].rule.limit == 20
+    assert parse(f"{tier}\n{rest}", "policy.toml").tiers.tiers[0].limit.messages == 20
 
 
 def test_its_lines_fit_a_terminal() -> None:

@@ -15,7 +15,7 @@ from senderscore_policy.config.model import Config
 from senderscore_policy.errors import ConfigError
 from senderscore_policy.policy.clients import Override
 from senderscore_policy.policy.status import limit_as_json
-from senderscore_policy.policy.tiers import UNLIMITED, Rule, Tier, TierTable
+from senderscore_policy.policy.tiers import UNLIMITED, Limit, Tier, TierTable
 
 
 def toml(value: object) -> str:
@@ -50,12 +50,12 @@ def written(config: Config) -> str:
         ],
         "counters": counters,
         "tier": [
-            {"scores": f"{tier.low}-{tier.high}", "limit": limit_as_json(tier.rule.limit)}
-            | ({} if tier.rule.reply is None else {"reply": tier.rule.reply})
+            {"scores": f"{tier.low}-{tier.high}", "limit": limit_as_json(tier.limit.messages)}
+            | ({} if tier.limit.reply is None else {"reply": tier.limit.reply})
             for tier in config.tiers.tiers
         ],
-        "unscored": {"limit": limit_as_json(config.tiers.unscored.limit)},
-        "unavailable": {"limit": limit_as_json(config.tiers.unavailable.limit)},
+        "unscored": {"limit": limit_as_json(config.tiers.unscored.messages)},
+        "unavailable": {"limit": limit_as_json(config.tiers.unavailable.messages)},
         "exempt": {
             "networks": [str(network) for network in config.exempt.networks],
             "authenticated": config.exempt.authenticated,
@@ -90,8 +90,8 @@ def tier_tables(draw: st.DrawFn) -> TierTable:
     starts = sorted(draw(st.sets(st.integers(1, 100), max_size=12)) | {0})
     bands = list(zip(starts, [*(start - 1 for start in starts[1:]), 100], strict=True))
     reply = st.none() | replies
-    tiers = [Tier(low, high, Rule(f"{low}-{high}", draw(limits), draw(reply))) for low, high in bands]
-    return TierTable(tiers, Rule("unscored", draw(limits)), Rule("unavailable", draw(limits)))
+    tiers = [Tier(low, high, Limit(f"{low}-{high}", draw(limits), draw(reply))) for low, high in bands]
+    return TierTable(tiers, Limit("unscored", draw(limits)), Limit("unavailable", draw(limits)))
 
 
 @st.composite

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 
 import pytest
-from counter_fakes import FakeMemcached
+from fakes import FakeMemcached
 from hypothesis import given
 from hypothesis import strategies as st
 
 from senderscore_policy.config.endpoints import Inet
-from senderscore_policy.counters.memcached.batch import Account, Batch, Receipt
+from senderscore_policy.counters.memcached.batch import Batch, ClientBuckets, CountedAt
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import BucketKeys, Order, Replies, ReplyReader, expiry
+from senderscore_policy.counters.memcached.protocol import BucketKeys, Pipeline, Replies, ReplyReader, expiry
 from senderscore_policy.policy.window import Window
 
 HOUR = Window(3600, 12)
@@ -19,7 +19,7 @@ NOW = 1_000_300.0
 KEYS = BucketKeys("ssp:", HOUR)
 
 
-class Site:
+class ScoreSite:
     """Some memcached servers, and batches on them."""
 
     def __init__(self, servers: int = 1) -> None:
@@ -29,7 +29,7 @@ class Site:
         self.trips = 0
         self.last: Batch
 
-    def run(self, orders: Mapping[Server, Order]) -> dict[Server, Replies]:
+    def run(self, orders: Mapping[Server, Pipeline]) -> dict[Server, Replies]:
         self.trips += bool(orders)
         replies = {}
         for server, order in orders.items():
@@ -40,12 +40,12 @@ class Site:
                 replies[server] = reply
         return replies
 
-    def account(self, client: str = "192.0.2.1") -> Account:
-        return Account(client, Receipt(KEYS.stem(client) + b"3334", self.servers))
+    def account(self, client: str = "192.0.2.1") -> ClientBuckets:
+        return ClientBuckets(client, CountedAt(KEYS.stem(client) + b"3334", self.servers))
 
     def charge(
-        self, amounts: dict[Account, int], refunds: Mapping[Receipt, int] | None = None, now: float = NOW
-    ) -> dict[str, tuple[int, Receipt]]:
+        self, amounts: dict[ClientBuckets, int], refunds: Mapping[CountedAt, int] | None = None, now: float = NOW
+    ) -> dict[str, tuple[int, CountedAt]]:
         batch = Batch(HOUR.view(now), KEYS, expiry(HOUR.ttl, now))
         for receipt, amount in (refunds or {}).items():
             batch.refund(receipt, amount)
@@ -58,7 +58,7 @@ class Site:
         before = batch.counted_before(until=60.0)
         return {account.client: (messages, batch.receipt(account)) for account, messages in before.items()}
 
-    def one(self, account: Account | None = None, amount: int = 1) -> int:
+    def one(self, account: ClientBuckets | None = None, amount: int = 1) -> int:
         """Messages before this charge of one client."""
         account = account or self.account()
         return self.charge({account: amount})[account.client][0]
@@ -73,7 +73,7 @@ class Site:
 @pytest.mark.parametrize("servers", [1, 2])
 def test_new_and_known_clients_alike_take_one_round_trip(servers: int) -> None:
     """A new counter is made, and lives for the window and two buckets, in the trip that counts in it."""
-    site = Site(servers)
+    site = ScoreSite(servers)
     account = site.account()
     assert site.one(account) == 0
     assert site.one(account, 5) == 1
@@ -86,7 +86,7 @@ def test_new_and_known_clients_alike_take_one_round_trip(servers: int) -> None:
 
 def test_all_buckets_in_view_count() -> None:
     """The whole newest ones and what is left of the oldest, rounded up; nothing beyond."""
-    site = Site()
+    site = ScoreSite()
     for bucket, value in {3320: b"1000", 3321: b"1000", 3322: b"10", 3323: b"20 ", 3333: b"300", 3335: b"1000"}.items():
         site.put(bucket, value)
     account = site.account()
@@ -96,7 +96,7 @@ def test_all_buckets_in_view_count() -> None:
 
 def test_closed_buckets_are_read_once_and_open_ones_always() -> None:
     """What another host still adds to is read with every batch."""
-    site = Site()
+    site = ScoreSite()
     site.put(3333, b"10")
     account = site.account()
     assert site.charge({account: 1}, now=1_000_202.0)["192.0.2.1"][0] == 10
@@ -108,9 +108,9 @@ def test_closed_buckets_are_read_once_and_open_ones_always() -> None:
 @given(st.integers(0, 400), st.dictionaries(st.integers(3321, 3336), st.integers(1, 1000)))
 def test_the_sum_is_the_views(offset: int, counts: dict[int, int]) -> None:
     """However the buckets are read, they add up to what the window says."""
-    site = Site()
+    site = ScoreSite()
     view = HOUR.view(1_000_150.0 + offset)
-    account = Account("192.0.2.1", Receipt(KEYS.stem("192.0.2.1") + b"%d" % view.current, site.servers))
+    account = ClientBuckets("192.0.2.1", CountedAt(KEYS.stem("192.0.2.1") + b"%d" % view.current, site.servers))
     for bucket, count in counts.items():
         site.put(bucket, b"%d" % count)
     for earlier in range(2):
@@ -120,7 +120,7 @@ def test_the_sum_is_the_views(offset: int, counts: dict[int, int]) -> None:
 
 def test_refunds_come_before_charges() -> None:
     """A place given back in a batch can be taken in the same batch; several refunds of a client are one command."""
-    site = Site()
+    site = ScoreSite()
     account = site.account()
     site.one(account, 100)
     assert site.charge({account: 1}, {account.receipt: 98}) == {"192.0.2.1": (2, account.receipt)}
@@ -130,7 +130,7 @@ def test_refunds_come_before_charges() -> None:
 
 def test_a_counter_that_was_lost_starts_anew() -> None:
     """An evicted counter, or one of a restarted memcached, is made again by the message that misses it."""
-    site = Site()
+    site = ScoreSite()
     account, other = site.account(), site.account("192.0.2.2")
     site.charge({account: 3, other: 3})
     del site.fakes[site.servers[0]].items[account.receipt.key]
@@ -140,7 +140,7 @@ def test_a_counter_that_was_lost_starts_anew() -> None:
 
 def test_a_poisoned_counter_harms_itself_alone() -> None:
     """It is deleted; its client is not counted here this time, everybody else is."""
-    site = Site()
+    site = ScoreSite()
     site.put(3334, b"hello")
     account, other = site.account(), site.account("192.0.2.2")
     assert site.charge({account: 1, other: 1}) == {"192.0.2.2": (0, other.receipt)}
@@ -151,7 +151,7 @@ def test_a_poisoned_counter_harms_itself_alone() -> None:
 
 def test_a_poisoned_refund_is_deleted_too() -> None:
     """Whatever meets the key first."""
-    site = Site()
+    site = ScoreSite()
     account = site.account()
     site.put(3334, b"hello")
     site.charge({}, {account.receipt: 1})
@@ -161,7 +161,7 @@ def test_a_poisoned_refund_is_deleted_too() -> None:
 
 def test_a_poisoned_closed_bucket_counts_as_empty() -> None:
     """It is deleted; the client is counted on with what its other buckets hold."""
-    site = Site()
+    site = ScoreSite()
     site.put(3330, b"hello")
     site.put(3331, b"7")
     assert site.one() == 7
@@ -171,7 +171,7 @@ def test_a_poisoned_closed_bucket_counts_as_empty() -> None:
 
 def test_out_of_memory_harms_new_clients_alone() -> None:
     """Those without a counter are not counted here; the others are."""
-    site = Site()
+    site = ScoreSite()
     account, other = site.account(), site.account("192.0.2.2")
     site.one(account)
     site.fakes[site.servers[0]].full = True
@@ -180,16 +180,16 @@ def test_out_of_memory_harms_new_clients_alone() -> None:
 
 def test_a_server_that_fails_leaves_its_clients_uncounted() -> None:
     """Clients of other servers in the same batch are counted."""
-    site = Site(2)
-    here = Account("192.0.2.1", Receipt(KEYS.stem("192.0.2.1") + b"3334", site.servers[:1]))
-    there = Account("192.0.2.2", Receipt(KEYS.stem("192.0.2.2") + b"3334", site.servers[1:]))
+    site = ScoreSite(2)
+    here = ClientBuckets("192.0.2.1", CountedAt(KEYS.stem("192.0.2.1") + b"3334", site.servers[:1]))
+    there = ClientBuckets("192.0.2.2", CountedAt(KEYS.stem("192.0.2.2") + b"3334", site.servers[1:]))
     site.dead.add(site.servers[0])
     assert site.charge({here: 1, there: 1}) == {"192.0.2.2": (0, there.receipt)}
 
 
 def test_the_larger_replica_decides() -> None:
     """For the current bucket as for the closed ones."""
-    site = Site(2)
+    site = ScoreSite(2)
     site.put(3334, b"10", 0)
     site.put(3334, b"30", 1)
     site.put(3330, b"200", 0)
@@ -199,7 +199,7 @@ def test_the_larger_replica_decides() -> None:
 
 def test_a_replica_that_forgot_is_brought_up_to_date() -> None:
     """A restarted memcached gets current and closed counters from the other one: that may die next."""
-    site = Site(2)
+    site = ScoreSite(2)
     account = site.account()
     site.put(3330, b"200", 0)
     site.put(3334, b"10", 0)
@@ -214,16 +214,16 @@ def test_a_replica_that_forgot_is_brought_up_to_date() -> None:
 
 def test_a_replica_that_dies_is_not_missed() -> None:
     """The other one's answer decides, and a refund goes to it alone."""
-    site = Site(2)
+    site = ScoreSite(2)
     account = site.account()
     site.one(account, 10)
     site.dead.add(site.servers[1])
-    assert site.charge({account: 1}) == {"192.0.2.1": (10, Receipt(account.receipt.key, site.servers[:1]))}
+    assert site.charge({account: 1}) == {"192.0.2.1": (10, CountedAt(account.receipt.key, site.servers[:1]))}
 
 
 def test_a_poisoned_replica_is_not_missed() -> None:
     """The other one's answer decides."""
-    site = Site(2)
+    site = ScoreSite(2)
     account = site.account()
     site.one(account, 10)
     site.put(3334, b"hello", 1)
@@ -235,7 +235,7 @@ def test_a_poisoned_replica_is_not_missed() -> None:
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3)), min_size=1, max_size=12))
 def test_two_daemons_on_two_replicas_never_undercount(charges: list[tuple[int, int]]) -> None:
     """Whoever counts, each message gets a number above all those before it."""
-    site = Site(2)
+    site = ScoreSite(2)
     daemons = (site.account(), site.account())
     counted = 0
     for daemon, amount in charges:

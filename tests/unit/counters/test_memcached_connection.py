@@ -9,18 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from counter_fakes import FakeMemcached, Script, listening
+from fakes import FakeMemcached, Script, listening
 
 from senderscore_policy.config.endpoints import Inet, Unix
 from senderscore_policy.counters.memcached import connection as memcached
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import Order, Replies, add, incr
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, add, incr
 from senderscore_policy.errors import BackendError
 
 PLENTY = 20.0
 """Seconds that no test waits for, on however slow a machine."""
 SOON = 0.1
-COUNT = Order([incr(b"k", 1)], [])
+COUNT = Pipeline([incr(b"k", 1)], [])
 
 
 def with_server(tmp_path: Path, script: Script, test: Callable[[Server], Awaitable[None]], seconds: float) -> None:
@@ -64,7 +64,7 @@ async def deaf(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await asyncio.Event().wait()
 
 
-async def failure(server: Server, order: Order = COUNT) -> str:
+async def failure(server: Server, order: Pipeline = COUNT) -> str:
     """What the server's failure is called."""
     with pytest.raises(BackendError) as error:
         await server.exchange(order)
@@ -76,7 +76,7 @@ def test_a_reply_in_single_bytes_is_a_reply(tmp_path: Path) -> None:
     reply = b"7\r\nCLIENT_ERROR cannot increment\r\nSTORED\r\nVALUE k 0 3\r\n99 \r\nEND\r\n"
 
     async def test(server: Server) -> None:
-        order = Order([incr(b"a", 1), incr(b"b", 1), add(b"c", 0, 60)], [b"k"])
+        order = Pipeline([incr(b"a", 1), incr(b"b", 1), add(b"c", 0, 60)], [b"k"])
         assert await server.exchange(order) == (
             [b"7", b"CLIENT_ERROR cannot increment", b"STORED"],
             {b"k": b"99 "},
@@ -115,7 +115,7 @@ def test_a_large_order_is_sent_whole(tmp_path: Path) -> None:
 
     async def test(server: Server) -> None:
         commands = [add(key, 7, 60) for key in keys]
-        replies = await server.exchange(Order(commands, keys))
+        replies = await server.exchange(Pipeline(commands, keys))
         assert replies == Replies([b"STORED"] * len(keys), dict.fromkeys(keys, b"7"))
 
     with_server(tmp_path, FakeMemcached().serve, test, PLENTY)
@@ -126,7 +126,7 @@ def test_no_answer_is_waited_for_only_so_long(tmp_path: Path, script: Script) ->
     """Silence and half an answer end with the timeout, also when there is too much to send."""
 
     async def test(server: Server) -> None:
-        order = Order([incr(b"k" * 200, 1)] * 20_000, [])
+        order = Pipeline([incr(b"k" * 200, 1)] * 20_000, [])
         assert await failure(server, order) == "no answer within 0.1 s"
         assert server.fault == "no answer within 0.1 s"
 
@@ -145,7 +145,7 @@ def test_the_timeout_is_for_the_whole_answer(tmp_path: Path) -> None:
             await asyncio.sleep(0)
 
     async def test(server: Server) -> None:
-        assert await failure(server, Order([], [b"k"])) == "no answer within 0.1 s"
+        assert await failure(server, Pipeline([], [b"k"])) == "no answer within 0.1 s"
 
     with_server(tmp_path, dripping, test, SOON)
 
@@ -175,7 +175,7 @@ def test_a_connection_lost_in_an_answer_is_a_failure(tmp_path: Path, reply: byte
         writer.write(reply)
 
     async def test(server: Server) -> None:
-        assert await failure(server, Order([], [b"k"])) in {"closed the connection", "answered b'12'"}
+        assert await failure(server, Pipeline([], [b"k"])) in {"closed the connection", "answered b'12'"}
         assert orders == 1
 
     with_server(tmp_path, closing, test, PLENTY)

@@ -7,19 +7,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from counter_fakes import FakeClock, FakeMemcached, Script, Watcher, listening
+from fakes import FakeClock, FakeMemcached, Script, StoreRecord, listening
 
 from senderscore_policy.config.endpoints import Endpoint, Unix
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.cluster import Cluster, SharedTexts
+from senderscore_policy.counters.memcached.cluster import Cluster, SharedScores
 from senderscore_policy.counters.memcached.store import CLOSED_FOR, MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.policy.ports import Charge
+from senderscore_policy.policy.ports import Charge, Usage
 
 PLENTY = 20.0
 
 
-class Site:
+class ScoreSite:
     """A daemon's counters and the servers that it knows; they listen while a test says so."""
 
     def __init__(self, directory: Path, servers: int = 1, *, replicas: int = 1, timeout: float = PLENTY) -> None:
@@ -32,7 +32,7 @@ class Site:
             timeout=timeout,
         )
         self.clock = FakeClock()
-        self.watcher = Watcher()
+        self.watcher = StoreRecord()
         self.local = MemoryStore(self.settings.window_of_time(), self.clock)
         self.counters = self.daemon()
 
@@ -55,10 +55,10 @@ class Site:
 
     async def count(self, *clients: str) -> list[int]:
         """Count a message of each; what they are told."""
-        return [charge.messages for charge in await self.charge(*clients)]
+        return [charge.count for charge in await self.charge(*clients)]
 
     async def read(self, client: str) -> int:
-        return (await self.counters.read([client]))[0].messages
+        return (await self.counters.read([client]))[0].count
 
     async def until(self, state: str) -> None:
         """Wait for the state to begin so."""
@@ -66,7 +66,7 @@ class Site:
             await asyncio.sleep(0)
 
 
-def run(site: Site, test: Callable[[], Awaitable[None]]) -> None:
+def run(site: ScoreSite, test: Callable[[], Awaitable[None]]) -> None:
     """Run the test to its end and close what it opened."""
 
     async def main() -> None:
@@ -80,7 +80,7 @@ def run(site: Site, test: Callable[[], Awaitable[None]]) -> None:
 
 def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
     """Numbers within a batch are distinct, and a second daemon goes on where the first one is."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -89,7 +89,7 @@ def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
             charge = Charge("192.0.2.1", 5)
             await other.charge([charge], [])
             await other.close()
-            assert charge.messages == 8
+            assert charge.count == 8
             assert await site.count("192.0.2.1") == [9]
             assert await site.read("192.0.2.1") == 9
         assert site.watcher.failures == 0
@@ -99,7 +99,7 @@ def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
 
 def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
     """Refunds, new clients, known ones and the buckets to be read."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -115,18 +115,18 @@ def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
 
 def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
     """What nobody adds to any more is not read with every message."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def test() -> None:
         async with site.running():
-            site.clock.advance(100)
+            site.clock.pass_time(100)
             closed = b"ssp:192.0.2.1:3600.12:3330"
             site.fakes[0].items[closed] = b"10"
             assert await site.count("192.0.2.1") == [11]
             del site.fakes[0].items[closed]
-            site.clock.advance(CLOSED_FOR - 1)
+            site.clock.pass_time(CLOSED_FOR - 1)
             assert await site.count("192.0.2.1") == [12]
-            site.clock.advance(1)
+            site.clock.pass_time(1)
             assert await site.count("192.0.2.1") == [3]
 
     run(site, test)
@@ -134,11 +134,11 @@ def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
 
 def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
     """When memcached was restarted or another daemon reset the client, closed buckets are soon read anew."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def test() -> None:
         async with site.running():
-            site.clock.advance(100)
+            site.clock.pass_time(100)
             site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3330"] = b"10"
             assert await site.count("192.0.2.1") == [11]
             site.fakes[0].items.clear()
@@ -150,14 +150,14 @@ def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
 
 def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
     """The step into the next bucket, and the end of the five seconds after it, forget what was believed."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def test() -> None:
         async with site.running():
-            site.clock.advance(290)
+            site.clock.pass_time(290)
             assert await site.count("192.0.2.1") == [1]
             for bucket, seconds in ((3334, 10), (3334, 4), (3334, 1), (3334, 5)):
-                site.clock.advance(seconds)
+                site.clock.pass_time(seconds)
                 site.fakes[0].items[b"ssp:192.0.2.1:3600.12:%d" % bucket] = b"%d" % (100 * seconds)
                 [count] = await site.count("192.0.2.1")
                 if seconds != 5:
@@ -170,21 +170,21 @@ def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
 
 def test_reset_forgets_everywhere(tmp_path: Path) -> None:
     """All buckets on all servers, the daemon's own, and what it believes of closed buckets."""
-    site = Site(tmp_path, 2)
+    site = ScoreSite(tmp_path, 2)
 
     async def test() -> None:
         await site.counters.charge([Charge("192.0.2.1", 1)], [])
         await site.until("degraded")
         async with site.running():
             await site.until("ok")
-            site.clock.advance(10)
+            site.clock.pass_time(10)
             for fake in site.fakes:
                 for bucket in (3322, 3330, 3334, 3335):
                     fake.items[b"ssp:192.0.2.1:3600.12:%d" % bucket] = b"7"
             assert await site.count("192.0.2.1") == [7 + 7 + 7 + 1]
             await site.counters.reset(["192.0.2.1"])
             assert all(not fake.items for fake in site.fakes)
-            assert (await site.local.read(["192.0.2.1"]))[0].messages == 0
+            assert (await site.local.read(["192.0.2.1"]))[0].count == 0
             assert await site.count("192.0.2.1") == [1]
 
     run(site, test)
@@ -192,7 +192,7 @@ def test_reset_forgets_everywhere(tmp_path: Path) -> None:
 
 def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """At once, from zero; and it returns by itself, with one log line each way."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
     caplog.set_level(logging.INFO)
 
     async def test() -> None:
@@ -210,7 +210,7 @@ def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pyte
             assert site.counters.cluster.up == {f"unix:{site.paths[0]}": True}
             await site.counters.charge([], [charge])
             assert await site.count("192.0.2.1") == [3]
-        assert (await site.local.read(["192.0.2.1"]))[0].messages == 2
+        assert (await site.local.read(["192.0.2.1"]))[0].count == 2
         assert set(site.fakes[0].items) == {b"ssp:192.0.2.1:3600.12:3334"}
 
     run(site, test)
@@ -222,7 +222,7 @@ def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pyte
 
 def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
     """It may have been counted, never more; its messages are decided on the daemon's own counters."""
-    site = Site(tmp_path, timeout=0.1)
+    site = ScoreSite(tmp_path, timeout=0.1)
     received = b""
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -242,7 +242,7 @@ def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
 
 def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
     """The rest of the batch stands, and memcached stays in use."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -258,14 +258,14 @@ def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
 
 def test_a_poisoned_bucket_reads_as_empty(tmp_path: Path) -> None:
     """What `get` shows is what a message would be counted on."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def test() -> None:
         async with site.running():
             site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
             site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3333"] = b"7 "
             [usage] = await site.counters.read(["192.0.2.1"])
-            assert usage == (7, {3333: 7})
+            assert usage == Usage(7, {3333: 7})
 
     run(site, test)
 
@@ -276,7 +276,7 @@ CLIENTS = [f"192.0.2.{n}" for n in range(100)]
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_one_server_of_three_dies(tmp_path: Path, replicas: int) -> None:
     """With two replicas nothing is forgotten; with one, its share of the clients starts at zero."""
-    site = Site(tmp_path, 3, replicas=replicas)
+    site = ScoreSite(tmp_path, 3, replicas=replicas)
 
     async def test() -> None:
         async with site.running(0, 1):
@@ -307,7 +307,7 @@ def test_all_daemons_agree_where_a_client_belongs() -> None:
     names = tuple(Unix(f"/nonexistent/{n}") for n in range(4))
 
     def homes(endpoints: tuple[Endpoint, ...], dead: str = "") -> dict[str, list[str]]:
-        cluster = Cluster(CounterSettings(servers=endpoints, replicas=2), Watcher(), 1.0)
+        cluster = Cluster(CounterSettings(servers=endpoints, replicas=2), StoreRecord(), 1.0)
         cluster.live = tuple(server for server in cluster.live if server.name != dead)
         return {client: [server.name for server in cluster.homes(client)] for client in CLIENTS}
 
@@ -322,7 +322,7 @@ def test_all_daemons_agree_where_a_client_belongs() -> None:
 
 def test_check_finds_out_who_is_up(tmp_path: Path) -> None:
     """Without any mail, so that a daemon knows at its start."""
-    site = Site(tmp_path, 2)
+    site = ScoreSite(tmp_path, 2)
 
     async def test() -> None:
         async with site.running(0):
@@ -336,7 +336,7 @@ def test_check_finds_out_who_is_up(tmp_path: Path) -> None:
 
 def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path) -> None:
     """None if no server says."""
-    site = Site(tmp_path, 3)
+    site = ScoreSite(tmp_path, 3)
 
     async def stats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65536):
@@ -350,14 +350,14 @@ def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path) -> No
     run(site, test)
 
 
-def shared(site: Site, seconds: float = PLENTY) -> SharedTexts:
+def shared(site: ScoreSite, seconds: float = PLENTY) -> SharedScores:
     """Texts on the site's servers."""
-    return SharedTexts(site.counters.cluster, "ssp:", seconds, site.clock)
+    return SharedScores(site.counters.cluster, "ssp:", seconds, site.clock)
 
 
 def test_texts_are_shared(tmp_path: Path) -> None:
     """What one daemon keeps another one finds, for as long as it said."""
-    site = Site(tmp_path, 2)
+    site = ScoreSite(tmp_path, 2)
 
     async def test() -> None:
         async with site.running():
@@ -377,7 +377,7 @@ def test_texts_are_shared(tmp_path: Path) -> None:
 
 def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None:
     """Nothing is raised, and nobody waits longer than allowed."""
-    site = Site(tmp_path)
+    site = ScoreSite(tmp_path)
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read(-1)

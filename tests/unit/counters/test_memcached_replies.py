@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.counters.memcached.protocol import Order, Replies, ReplyReader, add, number_in
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, ReplyReader, add, number_in
 from senderscore_policy.errors import BackendError
 
 LINES = st.one_of(
@@ -132,6 +132,6 @@ def test_only_digits_are_a_counter(value: bytes, number: int | None) -> None:
 
 def test_an_order_is_sent_as_one_piece() -> None:
     """All keys go in one `get`, behind the commands."""
-    order = Order([add(b"k1", 12, 60), b"incr k1 1\r\n"], [b"k2", b"k3"])
+    order = Pipeline([add(b"k1", 12, 60), b"incr k1 1\r\n"], [b"k2", b"k3"])
     assert order.encoded() == b"add k1 0 60 2\r\n12\r\nincr k1 1\r\nget k2 k3\r\n"
-    assert Order([b"incr k1 1\r\n"], []).encoded() == b"incr k1 1\r\n"
+    assert Pipeline([b"incr k1 1\r\n"], []).encoded() == b"incr k1 1\r\n"

@@ -6,12 +6,12 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
-from counter_fakes import FakeClock
+from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from senderscore_policy.counters.memory import CLIENTS_PER_LINE, MemoryStore
-from senderscore_policy.policy.ports import Charge
+from senderscore_policy.policy.ports import Charge, Usage
 from senderscore_policy.policy.window import Window
 
 HOUR = Window(3600, 12)
@@ -32,12 +32,12 @@ def charge(store: MemoryStore, *clients: str, amount: int = 1) -> list[int]:
     """Count a message of each; what each of them is told."""
     charges = [Charge(client, amount) for client in clients]
     now(store.charge(charges, []))
-    return [charge.messages for charge in charges]
+    return [charge.count for charge in charges]
 
 
 def count(store: MemoryStore, client: str) -> int:
     """The client's messages."""
-    return now(store.read([client]))[0].messages
+    return now(store.read([client]))[0].count
 
 
 def test_messages_of_a_batch_get_distinct_numbers() -> None:
@@ -53,13 +53,13 @@ def test_a_message_given_back_does_not_count() -> None:
     store = MemoryStore(HOUR, clock)
     first, second, third = Charge("192.0.2.1", 1), Charge("192.0.2.1", 5), Charge("192.0.2.1", 1)
     now(store.charge([first, second], []))
-    clock.advance(900)
+    clock.pass_time(900)
     assert charge(store, "192.0.2.1") == [7]
     now(store.charge([third], [second]))
-    assert third.messages == 3
+    assert third.count == 3
     now(store.charge([], [first]))
     [usage] = now(store.read(["192.0.2.1"]))
-    assert usage == (2, {1_001_100 // 300: 2})
+    assert usage == Usage(2, {1_001_100 // 300: 2})
 
 
 def test_a_refund_that_comes_too_late_takes_nothing_from_others() -> None:
@@ -68,7 +68,7 @@ def test_a_refund_that_comes_too_late_takes_nothing_from_others() -> None:
     store = MemoryStore(HOUR, clock)
     message = Charge("192.0.2.1", 1)
     now(store.charge([message], []))
-    clock.advance(2 * 3600)
+    clock.pass_time(2 * 3600)
     assert charge(store, "192.0.2.1") == [1]
     now(store.charge([], [message]))
     assert count(store, "192.0.2.1") == 1
@@ -81,7 +81,7 @@ def test_old_messages_fade_out() -> None:
     charge(store, "192.0.2.1", amount=100)
     seen = []
     for seconds in (3300, 300, 75, 75, 149, 1):
-        clock.advance(seconds)
+        clock.pass_time(seconds)
         seen.append(count(store, "192.0.2.1"))
     assert seen == [100, 100, 75, 50, 1, 0]
 
@@ -91,7 +91,7 @@ def test_a_fixed_window_ends_with_the_clock_hour() -> None:
     clock = FakeClock(3600 * 300 + 3599.0)
     store = MemoryStore(CLOCK_HOUR, clock)
     charge(store, "192.0.2.1", amount=100)
-    clock.advance(1)
+    clock.pass_time(1)
     assert charge(store, "192.0.2.1") == [1]
 
 
@@ -100,9 +100,9 @@ def test_a_step_of_the_wall_clock_changes_nothing() -> None:
     clock = FakeClock()
     store = MemoryStore(HOUR, clock)
     charge(store, "192.0.2.1")
-    clock.wall += 10_000
+    clock.now += 10_000
     assert charge(store, "192.0.2.1") == [2]
-    clock.wall -= 100_000
+    clock.now -= 100_000
     assert charge(store, "192.0.2.1") == [3]
 
 
@@ -111,7 +111,7 @@ def test_reset_forgets_a_client_and_no_other() -> None:
     clock = FakeClock()
     store = MemoryStore(HOUR, clock)
     charge(store, "192.0.2.1", "192.0.2.2")
-    clock.advance(600)
+    clock.pass_time(600)
     charge(store, "192.0.2.1", "192.0.2.2")
     now(store.reset(["192.0.2.1", "192.0.2.3"]))
     assert charge(store, "192.0.2.1", "192.0.2.2") == [1, 3]
@@ -122,9 +122,9 @@ def test_a_full_table_forgets_the_oldest_bucket_first() -> None:
     clock = FakeClock()
     store = MemoryStore(HOUR, clock, max_entries=3)
     charge(store, "192.0.2.1", "192.0.2.2")
-    clock.advance(300)
+    clock.pass_time(300)
     charge(store, "192.0.2.3")
-    clock.advance(300)
+    clock.pass_time(300)
     assert charge(store, "192.0.2.4") == [1]
     assert charge(store, "192.0.2.3") == [2]
     assert charge(store, "192.0.2.1") == [1]
@@ -144,7 +144,7 @@ def test_a_full_bucket_fails_open() -> None:
 def restarted(store: MemoryStore, clock: FakeClock, window: Window = HOUR, max_entries: int = 1000) -> MemoryStore:
     """The store of the process after: its monotonic clock starts anew, the wall clock goes on."""
     lines = list(store.snapshot())
-    clock.steady = 1.0
+    clock.uptime = 1.0
     later = MemoryStore(window, clock, max_entries)
     later.restore(lines)
     return later
@@ -155,12 +155,12 @@ def test_counts_outlive_a_restart() -> None:
     clock = FakeClock()
     store = MemoryStore(HOUR, clock)
     charge(store, "192.0.2.1", amount=10)
-    clock.advance(1200)
+    clock.pass_time(1200)
     charge(store, "192.0.2.1", "2001:db8::/64", amount=5)
-    clock.advance(30)
+    clock.pass_time(30)
     store = restarted(store, clock)
-    assert now(store.read(["192.0.2.1"]))[0] == (15, {3334: 10, 3338: 5})
-    clock.advance(3000)
+    assert now(store.read(["192.0.2.1"]))[0] == Usage(15, {3334: 10, 3338: 5})
+    clock.pass_time(3000)
     assert charge(store, "192.0.2.1", "2001:db8::/64") == [6, 6]
 
 
@@ -170,9 +170,9 @@ def test_a_restart_long_after_or_with_another_window_starts_at_zero() -> None:
     store = MemoryStore(HOUR, clock)
     charge(store, "192.0.2.1")
     assert count(restarted(store, clock, Window(3600, 6)), "192.0.2.1") == 0
-    clock.wall -= 100_000
+    clock.now -= 100_000
     assert count(restarted(store, clock), "192.0.2.1") == 0
-    clock.wall += 200_000
+    clock.now += 200_000
     assert count(restarted(store, clock), "192.0.2.1") == 0
 
 
@@ -181,7 +181,7 @@ def test_a_restart_with_less_room_keeps_the_newest() -> None:
     clock = FakeClock()
     store = MemoryStore(HOUR, clock)
     charge(store, "192.0.2.1", "192.0.2.2")
-    clock.advance(600)
+    clock.pass_time(600)
     charge(store, "192.0.2.3", "192.0.2.4")
     store = restarted(store, clock, max_entries=3)
     assert charge(store, "192.0.2.3", "192.0.2.4", "192.0.2.1") == [2, 2, 2]
@@ -259,23 +259,23 @@ def test_the_store_counts_as_a_list_of_messages_would(steps: list[tuple[str, Any
     length = window.bucket_seconds
 
     def expected(client: str) -> int:
-        current = int(clock.wall // length)
+        current = int(clock.now // length)
         ages = [current - index for who, index in messages if who == client]
         whole = sum(age < max(window.buckets, 1) for age in ages)
         oldest = sum(age == window.buckets for age in ages) if window.buckets else 0
-        return whole + math.ceil(oldest * (1.0 - (clock.wall - current * length) / length))
+        return whole + math.ceil(oldest * (1.0 - (clock.now - current * length) / length))
 
     for step, value in steps:
-        index = int(clock.wall // length)
+        index = int(clock.now // length)
         if step == "advance":
-            clock.advance(value)
+            clock.pass_time(value)
         elif step == "charge":
             charges = [Charge(*each) for each in value]
             now(store.charge(charges, []))
             for charge in charges:
                 messages += [(charge.key, index)] * charge.amount
                 given_out.append((charge, index))
-                assert charge.messages == expected(charge.key)
+                assert charge.count == expected(charge.key)
         elif step == "refund" and given_out:
             charge, index = given_out.pop(value % len(given_out))
             now(store.charge([], [charge]))
@@ -294,6 +294,6 @@ def test_concurrent_messages_never_share_a_number() -> None:
         store = MemoryStore(HOUR, FakeClock())
         batches = [[Charge("192.0.2.1", 1) for _ in range(3)] for _ in range(50)]
         await asyncio.gather(*(store.charge(batch, []) for batch in batches))
-        return sorted(charge.messages for batch in batches for charge in batch)
+        return sorted(charge.count for batch in batches for charge in batch)
 
     assert asyncio.run(main()) == list(range(1, 151))

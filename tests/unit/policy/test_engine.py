@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 import pytest
-from engine_fakes import Asker, Bench
+from fakes import EngineBench, FakeRequest
 
 from senderscore_policy.policy.decision import Reason
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored, Unavailable
@@ -47,7 +47,7 @@ def test_default_tiers(reputation: Reputation | None, messages: int, expected: s
     """The N-th message of a tier of N passes, the next is deferred; without a score nothing is; known or looked up."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         bench.store.counts["192.0.2.75"] = messages - 1
         if reputation is not None:
             (bench.source.by_lookup if by_lookup else bench.source.at_hand)["192.0.2.75"] = reputation
@@ -62,7 +62,7 @@ def test_only_accepted_messages_count() -> None:
     """A message above the limit is given back, so that the counter stays at the limit however hard a client retries."""
 
     async def scenario() -> None:
-        bench = Bench(SMALL_TIERS)
+        bench = EngineBench(SMALL_TIERS)
         bench.source.at_hand["192.0.2.75"] = Scored(75)
         answers = [await bench.one() for _ in range(10)]
         assert answers.count("DUNNO") == 4
@@ -75,9 +75,9 @@ def test_exactly_the_limit_passes_in_one_batch() -> None:
     """Of ten messages that arrive together with a limit of four, the first four pass."""
 
     async def scenario() -> None:
-        bench = Bench(SMALL_TIERS)
+        bench = EngineBench(SMALL_TIERS)
         bench.source.by_lookup["192.0.2.75"] = Scored(75)
-        answers = await bench.ask(*[Asker(client_address="192.0.2.75", instance=f"i.{n}") for n in range(10)])
+        answers = await bench.ask(*[FakeRequest(client_address="192.0.2.75", instance=f"i.{n}") for n in range(10)])
         assert answers[:4] == ["DUNNO"] * 4
         assert all(answer and answer.startswith("421 ") for answer in answers[4:])
         assert bench.store.batches[0] == 10
@@ -89,7 +89,7 @@ def test_nobody_asks_for_a_score_that_cannot_matter() -> None:
     """Lazy: no lookup below half the smallest limit, in the background from there on, waited for above the limit."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         bench.store.counts["192.0.2.75"] = 48
         await bench.one()
         assert bench.source.started == []
@@ -107,7 +107,7 @@ def test_eager_asks_at_the_first_message() -> None:
     """With lookup = "eager" the first message starts a lookup, and still does not wait for it."""
 
     async def scenario() -> None:
-        bench = Bench('[reputation]\nlookup = "eager"')
+        bench = EngineBench('[reputation]\nlookup = "eager"')
         assert await bench.one() == "DUNNO"
         assert bench.source.started == ["192.0.2.75"]
 
@@ -118,7 +118,7 @@ def test_a_stale_score_decides_and_is_refreshed() -> None:
     """A score past its time is used at once while a new lookup runs."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         bench.source.at_hand["192.0.2.75"] = Scored(75)
         bench.source.fresh_until = 0
         bench.store.counts["192.0.2.75"] = 800
@@ -149,8 +149,8 @@ def test_uncounted(attributes: dict[str, str], reason: Reason) -> None:
     """Exempt and authenticated clients and those without an address pass and are not counted."""
 
     async def scenario() -> None:
-        bench = Bench()
-        assert await bench.ask(Asker(**attributes)) == ["DUNNO"]
+        bench = EngineBench()
+        assert await bench.ask(FakeRequest(**attributes)) == ["DUNNO"]
         assert bench.store.counts == {}
         assert bench.seen.decisions[-1].reason is reason
 
@@ -161,7 +161,7 @@ def test_authenticated_clients_count_when_configured() -> None:
     """With authenticated = false an authenticated client is counted like any other."""
 
     async def scenario() -> None:
-        bench = Bench("[exempt]\nauthenticated = false")
+        bench = EngineBench("[exempt]\nauthenticated = false")
         await bench.one(sasl_username="anna")
         assert bench.store.counts == {"192.0.2.75": 1}
 
@@ -172,7 +172,7 @@ def test_overrides() -> None:
     """An override gives a score or a limit without a lookup; the longest prefix wins."""
 
     async def scenario() -> None:
-        bench = Bench("""
+        bench = EngineBench("""
             [[override]]
             networks = ["192.0.2.0/24"]
             score = 5
@@ -197,7 +197,7 @@ def test_ipv6_is_counted_per_prefix_without_a_query() -> None:
     """Two IPv6 clients of one /64 share a counter, and the zone is never asked for them."""
 
     async def scenario() -> None:
-        bench = Bench("[unscored]\nlimit = 1")
+        bench = EngineBench("[unscored]\nlimit = 1")
         assert await bench.one("2001:db8::1") == "DUNNO"
         assert (await bench.one("2001:db8::2") or "").startswith("421 sender score = unknown, you're limited to 1 ")
         assert await bench.one("2001:db8:0:1::2") == "DUNNO"
@@ -210,7 +210,7 @@ def test_a_v4_mapped_address_is_the_ipv4_client() -> None:
     """::ffff:192.0.2.75 and 192.0.2.75 are one client."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.one("::ffff:192.0.2.75")
         await bench.one("192.0.2.75")
         assert bench.store.counts == {"192.0.2.75": 2}
@@ -222,21 +222,21 @@ def test_one_message_counts_once() -> None:
     """A repeat of instance and client address gets the same answer without a count, in the batch and a minute long."""
 
     async def scenario() -> None:
-        bench = Bench(SMALL_TIERS)
+        bench = EngineBench(SMALL_TIERS)
         bench.source.at_hand["192.0.2.75"] = Scored(0)
         bench.store.counts["192.0.2.75"] = 2
 
-        def same() -> Asker:
-            return Asker(client_address="192.0.2.75", instance="a.1")
+        def same() -> FakeRequest:
+            return FakeRequest(client_address="192.0.2.75", instance="a.1")
 
         first, second = await bench.ask(same(), same())
         assert first == second
         assert first != "DUNNO"
         bench.store.counts["192.0.2.75"] = 0
-        bench.clock.now += 59
+        bench.clock.pass_time(59)
         assert await bench.ask(same()) == [first]
         assert bench.seen.decisions[-1].reason is Reason.REPEAT
-        bench.clock.now += 2
+        bench.clock.pass_time(2)
         assert await bench.ask(same()) == ["DUNNO"]
         assert await bench.one("192.0.2.76", instance="a.1") == "DUNNO"
         assert bench.store.counts["192.0.2.76"] == 1
@@ -248,7 +248,7 @@ def test_a_long_instance_is_an_instance() -> None:
     """An instance of any length tells a message, without being kept at its length."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         for instance in ("x" * 9_000, "x" * 9_000, "x" * 9_001):
             assert await bench.one(instance=instance) == "DUNNO"
         assert bench.store.counts == {"192.0.2.75": 2}
@@ -260,7 +260,7 @@ def test_a_repeat_waits_while_the_first_is_being_decided() -> None:
     """A repeat that comes while the first waits for its score gets the answer that the first gets."""
 
     async def scenario() -> None:
-        bench = Bench(SMALL_TIERS)
+        bench = EngineBench(SMALL_TIERS)
         bench.store.counts["192.0.2.75"] = 4
         release = asyncio.Event()
 
@@ -269,7 +269,7 @@ def test_a_repeat_waits_while_the_first_is_being_decided() -> None:
             return Scored(75)
 
         bench.source.lookup = lookup  # type: ignore[method-assign]
-        first, repeat = (Asker(client_address="192.0.2.75", instance="a.1") for _ in range(2))
+        first, repeat = (FakeRequest(client_address="192.0.2.75", instance="a.1") for _ in range(2))
         deciding = asyncio.create_task(bench.engine.run())
         bench.engine.submit(first)
         while not bench.engine._waiting:  # noqa: ASYNC110
@@ -293,7 +293,7 @@ def test_without_an_instance_every_request_counts() -> None:
     """An empty or absent instance tells nothing: each request is a message."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         await bench.one(instance="")
         await bench.one()
         assert bench.store.counts == {"192.0.2.75": 2}
@@ -305,7 +305,7 @@ def test_observe_mode_permits_and_records() -> None:
     """mode = "observe" answers DUNNO, gives the message back all the same, and records that it was over the limit."""
 
     async def scenario() -> None:
-        bench = Bench('mode = "observe"\n' + SMALL_TIERS)
+        bench = EngineBench('mode = "observe"\n' + SMALL_TIERS)
         bench.source.at_hand["192.0.2.75"] = Scored(0)
         assert [await bench.one() for _ in range(4)] == ["DUNNO"] * 4
         assert bench.store.counts == {"192.0.2.75": 2}
@@ -318,7 +318,7 @@ def test_recipients_count() -> None:
     """count = "recipients": a message weighs its recipients; one above the limit passes alone in an empty window."""
 
     async def scenario() -> None:
-        bench = Bench('[counters]\ncount = "recipients"\n' + SMALL_TIERS)
+        bench = EngineBench('[counters]\ncount = "recipients"\n' + SMALL_TIERS)
         bench.source.at_hand["192.0.2.75"] = Scored(75)
         assert await bench.one(recipient_count=9) == "DUNNO"
         assert (await bench.one(recipient_count=1) or "").startswith("421 ")
@@ -335,7 +335,7 @@ def test_a_tier_may_have_its_own_reply() -> None:
     """A tier's reply replaces the general one for that tier alone."""
 
     async def scenario() -> None:
-        bench = Bench("""
+        bench = EngineBench("""
             [[tier]]
             scores = "0-50"
             limit = 0
@@ -354,8 +354,8 @@ def test_an_unforeseen_error_ends_one_question_alone() -> None:
     """An exception while one request is decided reaches its question; the others of the batch are answered."""
 
     async def scenario() -> None:
-        bench = Bench()
-        broken, sound = Asker(client_address="192.0.2.1"), Asker(client_address="192.0.2.2")
+        bench = EngineBench()
+        broken, sound = FakeRequest(client_address="192.0.2.1"), FakeRequest(client_address="192.0.2.2")
         known = bench.source.known
 
         def fail(address: str) -> object:
@@ -374,7 +374,7 @@ def test_no_repeat_waits_for_a_batch_that_failed() -> None:
     """Counters that raise fail the batch; the same message, asked about once more, is decided."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         charge = bench.engine.store.charge
 
         async def fail(*_: object) -> None:
@@ -382,10 +382,10 @@ def test_no_repeat_waits_for_a_batch_that_failed() -> None:
 
         bench.engine.store.charge = fail  # type: ignore[method-assign]
         with pytest.raises(ZeroDivisionError):
-            await bench.ask(Asker(client_address="192.0.2.75", instance="1.2.0"))
+            await bench.ask(FakeRequest(client_address="192.0.2.75", instance="1.2.0"))
         bench.engine.store.charge = charge  # type: ignore[method-assign]
         bench.engine.forget_messages()
-        assert await bench.ask(Asker(client_address="192.0.2.75", instance="1.2.0")) == ["DUNNO"]
+        assert await bench.ask(FakeRequest(client_address="192.0.2.75", instance="1.2.0")) == ["DUNNO"]
 
     run(scenario)
 
@@ -394,9 +394,9 @@ def test_new_rules_hold_from_the_next_request_on() -> None:
     """After a reload the next request is decided by the new rules, remembered clients included."""
 
     async def scenario() -> None:
-        bench = Bench()
+        bench = EngineBench()
         assert await bench.one() == "DUNNO"
-        bench.engine.rules = Bench('[[override]]\nnetworks = ["192.0.2.75/32"]\nlimit = 1').engine.rules
+        bench.engine.policy = EngineBench('[[override]]\nnetworks = ["192.0.2.75/32"]\nlimit = 1').engine.policy
         assert (await bench.one() or "").startswith("421 ")
 
     run(scenario)

@@ -6,12 +6,12 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import hypothesis.strategies as st
-from engine_fakes import Asker, FakeClock, FakeSource, Recorder
+from fakes import FakeClock, FakeRequest, FakeSource, Recorder
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from senderscore_policy.config.load import parse
-from senderscore_policy.config.model import rules_of
+from senderscore_policy.config.model import policy_of
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.clients import parse_address
 from senderscore_policy.policy.decision import Reason
@@ -61,7 +61,7 @@ limit = "unlimited"
 WHO = st.sampled_from(CLIENTS)
 
 
-class Message(NamedTuple):
+class CountedRequest(NamedTuple):
     """An accepted message of the model."""
 
     time: float
@@ -82,17 +82,17 @@ class EngineAgainstModel(RuleBasedStateMachine):
         self.window = self.config.counters.window_of_time()
         self.by_recipients = count == "recipients"
         self.clock = FakeClock()
-        self.clock.now += phase
+        self.clock.pass_time(phase)
         self.store = MemoryStore(self.window, self.clock)
         source = FakeSource()
         source.at_hand = {"192.0.2.1": Scored(0), "192.0.2.2": Scored(50)}
         source.by_lookup = {"192.0.2.3": Scored(100)}
         self.seen = Recorder()
-        self.engine = Engine(rules_of(self.config), self.store, source, self.clock, [self.seen])
-        self.accepted: dict[str, list[Message]] = defaultdict(list)
-        self.messages = 0
+        self.engine = Engine(policy_of(self.config), self.store, source, self.clock, [self.seen])
+        self.accepted: dict[str, list[CountedRequest]] = defaultdict(list)
+        self.count = 0
 
-    def submit(self, askers: list[Asker]) -> None:
+    def submit(self, askers: list[FakeRequest]) -> None:
         for asker in askers:
             self.engine.submit(asker)
         self.engine.stop()
@@ -108,23 +108,23 @@ class EngineAgainstModel(RuleBasedStateMachine):
 
     @rule(seconds=st.floats(0, 700))
     def time_passes(self, seconds: float) -> None:
-        self.clock.now += seconds
+        self.clock.pass_time(seconds)
 
     @rule(messages=st.lists(st.tuples(WHO, st.integers(0, 6)), min_size=1, max_size=15))
     def messages_come(self, messages: list[tuple[str, int]]) -> None:
         """In one batch; an answer must be one that the list of accepted messages allows."""
         askers = []
         for address, recipients in messages:
-            self.messages += 1
-            attributes = {"client_address": address, "recipient_count": recipients, "instance": f"m{self.messages}"}
-            askers.append(Asker(**attributes))
+            self.count += 1
+            attributes = {"client_address": address, "recipient_count": recipients, "instance": f"m{self.count}"}
+            askers.append(FakeRequest(**attributes))
         self.submit(askers)
         largest = 0
         for (address, recipients), asker in zip(messages, askers, strict=True):
             amount = self.amount(recipients)
             largest = max(largest, amount)
             if asker.action == "DUNNO":
-                self.accepted[address].append(Message(self.clock.now, amount))
+                self.accepted[address].append(CountedRequest(self.clock.now, amount))
                 continue
             # Refused: with those of its batch that were refused before it, and are given back only after the batch,
             # the client had more than its limit within the window and a bucket.
@@ -138,10 +138,10 @@ class EngineAgainstModel(RuleBasedStateMachine):
     @rule(address=WHO)
     def a_message_alone_is_let_through_or_the_limit_is_reached(self, address: str) -> None:
         """Nothing that was refused before is held against a client: all of it was given back."""
-        asker = Asker(client_address=address)
+        asker = FakeRequest(client_address=address)
         self.submit([asker])
         if asker.action == "DUNNO":
-            self.accepted[address].append(Message(self.clock.now, 1))
+            self.accepted[address].append(CountedRequest(self.clock.now, 1))
         else:
             reach = self.window.seconds + self.window.bucket_seconds
             assert self.recent(address, reach) >= LIMITS[address]
@@ -149,19 +149,23 @@ class EngineAgainstModel(RuleBasedStateMachine):
     @rule(address=WHO, together=st.booleans())
     def a_request_is_repeated(self, address: str, together: bool) -> None:
         """In the same batch or later: the same answer, and one message counted."""
-        self.messages += 1
-        same = [Asker(client_address=address, instance=f"m{self.messages}") for _ in range(3)]
+        self.count += 1
+        same = [FakeRequest(client_address=address, instance=f"m{self.count}") for _ in range(3)]
         for askers in [same] if together else [[asker] for asker in same]:
             self.submit(askers)
         assert len({asker.action for asker in same}) == 1
         assert [decision.reason for decision in self.seen.decisions[-2:]] == [Reason.REPEAT] * 2
         if same[0].action == "DUNNO":
-            self.accepted[address].append(Message(self.clock.now, 1))
+            self.accepted[address].append(CountedRequest(self.clock.now, 1))
 
     @rule()
     def nobody_counts_who_is_not_to_be_counted(self) -> None:
         """Exempt networks, authenticated clients and those without an address pass, always."""
-        askers = [Asker(client_address=EXEMPT), Asker(client_address="198.51.100.3", sasl_username="joe"), Asker()]
+        askers = [
+            FakeRequest(client_address=EXEMPT),
+            FakeRequest(client_address="198.51.100.3", sasl_username="joe"),
+            FakeRequest(),
+        ]
         self.submit(askers)
         assert [asker.action for asker in askers] == ["DUNNO"] * 3
 
@@ -175,7 +179,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
         """What the client is counted under."""
         address = parse_address(text)
         assert address is not None
-        return self.engine.rules.directory.client(address).key
+        return self.engine.policy.directory.client(address).key
 
     @rule()
     def the_daemon_restarts(self) -> None:
@@ -195,10 +199,10 @@ class EngineAgainstModel(RuleBasedStateMachine):
                 total = sum(message.amount for message in within)
                 assert total <= LIMITS[address] or len(within) == 1
 
-    def spans(self, messages: list[Message]) -> list[list[Message]]:
+    def spans(self, messages: list[CountedRequest]) -> list[list[CountedRequest]]:
         """The messages of each stretch of time in which no more than the limit may pass."""
         if not self.window.buckets:
-            hours: dict[float, list[Message]] = defaultdict(list)
+            hours: dict[float, list[CountedRequest]] = defaultdict(list)
             for message in messages:
                 hours[message.time // self.window.seconds].append(message)
             return list(hours.values())
@@ -217,7 +221,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
             expected: dict[int, int] = defaultdict(int)
             for message in self.accepted[address]:
                 expected[int(message.time // self.window.bucket_seconds)] += message.amount
-            assert usage.messages == view.total(expected)
+            assert usage.count == view.total(expected)
 
 
 EngineAgainstModel.TestCase.settings = settings(max_examples=40, stateful_step_count=30)

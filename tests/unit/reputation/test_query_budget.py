@@ -1,9 +1,9 @@
 """The quota: how many questions may be asked, whatever the clocks do."""
 
 import pytest
+from fakes import DAY, HOUR, START, FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
-from reputation_fakes import DAY, HOUR, START, FakeClock
 
 from senderscore_policy.reputation.budget import QueryBudget
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unavailable
-from senderscore_policy.reputation.lookup import Probe, reputation_of
+from senderscore_policy.reputation.lookup import LookupResult, reputation_of
 
 answers = st.lists(
     st.ip_addresses(v=4).map(str)
@@ -61,7 +61,7 @@ def test_of_several_records_the_cautious_one_counts(addresses: list[str]) -> Non
 
 def test_our_own_spent_budget_is_no_refusal_by_the_zone() -> None:
     """Only an address in the answer proves that the zone refuses."""
-    ours = Probe(Refused("query budget spent"), (), None, 0.0, None, 0)
-    theirs = Probe(Refused("127.255.255.255"), ("127.255.255.255",), "NOERROR", 0.0, "192.0.2.53:53", 1)
+    ours = LookupResult(Refused("query budget spent"), (), None, 0.0, None, 0)
+    theirs = LookupResult(Refused("127.255.255.255"), ("127.255.255.255",), "NOERROR", 0.0, "192.0.2.53:53", 1)
     assert not ours.refused_by_zone
     assert theirs.refused_by_zone

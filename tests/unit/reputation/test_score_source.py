@@ -7,11 +7,11 @@ import sys
 from dataclasses import replace
 
 import pytest
-from reputation_fakes import DAY, HOUR, MINUTE, START, FakeShared, make_site
+from fakes import DAY, HOUR, MINUTE, START, FakeShared, score_site
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
-from senderscore_policy.policy.reputation import UNKNOWN, Known, Refused, Reputation, Scored, Unavailable
+from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Refused, Reputation, Scored, Unavailable
 from senderscore_policy.reputation.guard import FAILURES_IN_A_ROW, FIRST_PERIOD
 from senderscore_policy.reputation.source import MAX_LOOKUPS
 
@@ -30,13 +30,13 @@ def test_a_score_is_asked_for_once_a_day() -> None:
     """Within a day it is fresh."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes[CLIENT] = Scored(75)
         assert site.source.known(CLIENT) is None
         assert await site.source.lookup(CLIENT) == Scored(75)
         site.clock.pass_time(DAY - 1)
         assert await site.source.lookup(CLIENT) == Scored(75)
-        assert site.source.known(CLIENT) == Known(Scored(75), START, START + DAY, "dns")
+        assert site.source.known(CLIENT) == CachedScore(Scored(75), START, START + DAY, "dns")
         assert site.zone.asked == [CLIENT]
         assert site.record.outcomes == ["scored"]
         assert site.record.results == ["miss", "hit"]
@@ -48,9 +48,9 @@ def test_a_client_without_a_score_is_asked_for_again_after_six_hours() -> None:
     """It may have earned one."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         assert await site.source.lookup(CLIENT) == UNKNOWN
-        assert site.source.known(CLIENT) == Known(UNKNOWN, START, START + 6 * HOUR, "dns")
+        assert site.source.known(CLIENT) == CachedScore(UNKNOWN, START, START + 6 * HOUR, "dns")
         site.clock.pass_time(6 * HOUR)
         site.zone.outcomes[CLIENT] = Scored(10)
         assert await site.source.lookup(CLIENT) == Scored(10)
@@ -62,7 +62,7 @@ def test_a_failure_is_kept_for_a_minute() -> None:
     """Meanwhile nobody asks for this client again."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes[CLIENT] = FAILED
         assert await site.source.lookup(CLIENT) == FAILED
         site.clock.pass_time(MINUTE - 1)
@@ -82,7 +82,7 @@ def test_a_stale_score_is_served_while_a_refresh_runs() -> None:
     """Nobody waits for the new one."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes[CLIENT] = Scored(75)
         await site.source.lookup(CLIENT)
         site.clock.pass_time(DAY)
@@ -90,10 +90,10 @@ def test_a_stale_score_is_served_while_a_refresh_runs() -> None:
         site.zone.hold()
         site.source.start(CLIENT)
         await site.settle()
-        assert site.source.known(CLIENT) == Known(Scored(75), START, START + DAY, "dns")
+        assert site.source.known(CLIENT) == CachedScore(Scored(75), START, START + DAY, "dns")
         site.zone.release()
         await site.settle()
-        assert site.source.known(CLIENT) == Known(Scored(20), START + DAY, START + 2 * DAY, "dns")
+        assert site.source.known(CLIENT) == CachedScore(Scored(20), START + DAY, START + 2 * DAY, "dns")
         assert site.record.results[-3:] == ["miss", "stale", "hit"]
 
     asyncio.run(scenario())
@@ -104,13 +104,13 @@ def test_a_stale_score_outlives_failures_for_a_week(failure: Reputation) -> None
     """A lookup that fails takes nothing away; after seven days the score says nothing any more."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes[CLIENT] = Scored(75)
         await site.source.lookup(CLIENT)
         site.clock.pass_time(DAY)
         site.zone.outcomes[CLIENT] = failure
         assert await site.source.lookup(CLIENT) == Scored(75)
-        assert site.source.known(CLIENT) == Known(Scored(75), START, START + DAY + MINUTE, "dns")
+        assert site.source.known(CLIENT) == CachedScore(Scored(75), START, START + DAY + MINUTE, "dns")
         site.clock.pass_time(6 * DAY - 1)
         assert await site.source.lookup(CLIENT) == Scored(75)
         site.clock.pass_time(1)
@@ -125,7 +125,7 @@ def test_a_clock_set_back_an_hour_keeps_scores_and_drops_failures() -> None:
     """Asking again for every client would cost the budget; a failure must not live an hour longer."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes = {CLIENT: Scored(75), OTHER: FAILED}
         await site.source.lookup(CLIENT)
         await site.source.lookup(OTHER)
@@ -140,7 +140,7 @@ def test_a_score_from_a_far_future_is_dropped() -> None:
     """The clock was wrong by years when it was fetched."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes[CLIENT] = Scored(75)
         site.clock.now += 1000 * DAY
         await site.source.lookup(CLIENT)
@@ -157,7 +157,7 @@ def test_identical_lookups_are_one() -> None:
     """A hundred messages of one client cost one question."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes[CLIENT] = Scored(75)
         site.source.start(CLIENT)
         outcomes = await asyncio.gather(*(site.source.lookup(CLIENT) for _ in range(100)))
@@ -171,7 +171,7 @@ def test_after_the_deadline_the_request_goes_on_and_so_does_the_lookup() -> None
     """The late answer serves the next request."""
 
     async def scenario() -> None:
-        site = make_site(IMPATIENT)
+        site = score_site(IMPATIENT)
         site.zone.outcomes[CLIENT] = Scored(75)
         site.zone.hold()
         assert isinstance(await site.source.lookup(CLIENT), Unavailable)
@@ -188,7 +188,7 @@ def test_after_the_deadline_a_stale_score_is_better_than_none() -> None:
     """It is what the client had yesterday."""
 
     async def scenario() -> None:
-        site = make_site(IMPATIENT)
+        site = score_site(IMPATIENT)
         site.zone.outcomes[CLIENT] = Scored(75)
         await site.source.lookup(CLIENT)
         site.clock.pass_time(DAY)
@@ -203,7 +203,7 @@ def test_lookups_under_way_are_bounded() -> None:
     """A flood of new clients cannot use up the sockets; one too many is unavailable at once."""
 
     async def scenario() -> None:
-        site = make_site(replace(DEFAULTS, query_budget=0))
+        site = score_site(replace(DEFAULTS, query_budget=0))
         site.zone.hold()
         for number in range(MAX_LOOKUPS + 50):
             site.source.start(f"10.0.{number >> 8}.{number & 255}")
@@ -222,7 +222,7 @@ def test_closing_ends_lookups_and_leaves_nobody_waiting() -> None:
     """At a stop nothing is left behind."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.hold()
         waiting = asyncio.create_task(site.source.lookup(CLIENT))
         await site.settle()
@@ -236,7 +236,7 @@ def test_a_fault_in_a_lookup_is_logged_and_fails_open(caplog: pytest.LogCaptureF
     """What nobody foresaw makes one client unavailable, with a traceback."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
 
         async def broken(address: str) -> None:
             raise ZeroDivisionError(address)
@@ -262,9 +262,9 @@ def test_a_score_that_another_daemon_looked_up_costs_no_question() -> None:
 
     async def scenario() -> None:
         shared = FakeShared({CLIENT: f"75:{int(START - HOUR)}:score.senderscore.com"})
-        site = make_site(shared=shared)
+        site = score_site(shared=shared)
         assert await site.source.lookup(CLIENT) == Scored(75)
-        assert site.source.known(CLIENT) == Known(Scored(75), START - HOUR, START - HOUR + DAY, "cache")
+        assert site.source.known(CLIENT) == CachedScore(Scored(75), START - HOUR, START - HOUR + DAY, "cache")
         assert site.zone.asked == []
         assert site.record.results == ["shared", "hit"]
 
@@ -275,7 +275,7 @@ def test_what_the_zone_said_is_shared() -> None:
     """Scores and their absence; no failures."""
 
     async def scenario() -> None:
-        site = make_site(shared=FakeShared())
+        site = score_site(shared=FakeShared())
         site.zone.outcomes = {CLIENT: Scored(0), "192.0.2.1": FAILED}
         for address in (CLIENT, OTHER, "192.0.2.1"):
             await site.source.lookup(address)
@@ -311,7 +311,7 @@ def test_garbage_and_old_news_in_the_shared_cache_are_ignored(text: str) -> None
     """Also scores of another zone, and of the future."""
 
     async def scenario() -> None:
-        site = make_site(shared=FakeShared({CLIENT: text}))
+        site = score_site(shared=FakeShared({CLIENT: text}))
         site.zone.outcomes[CLIENT] = Scored(20)
         assert await site.source.lookup(CLIENT) == Scored(20)
 
@@ -322,7 +322,7 @@ def test_a_shared_cache_that_hangs_delays_nobody_beyond_the_deadline() -> None:
     """The zone is asked all the same, and its answer kept."""
 
     async def scenario() -> None:
-        site = make_site(IMPATIENT, shared=FakeShared(hangs=True))
+        site = score_site(IMPATIENT, shared=FakeShared(hangs=True))
         site.zone.outcomes[CLIENT] = Scored(75)
         async with asyncio.timeout(30):
             assert isinstance(await site.source.lookup(CLIENT), Unavailable)
@@ -337,7 +337,7 @@ def test_while_the_zone_refuses_other_daemons_scores_are_still_found() -> None:
     """Each daemon has a budget of its own: a neighbour may have asked."""
 
     async def scenario() -> None:
-        site = make_site(shared=FakeShared())
+        site = score_site(shared=FakeShared())
         site.zone.otherwise = REFUSED
         await site.source.lookup(OTHER)
         site.shared.texts[CLIENT] = f"75:{int(START)}:score.senderscore.com"
@@ -362,7 +362,7 @@ def test_a_refusal_holds_for_every_client_and_nobody_waits(caplog: pytest.LogCap
     """One question, one line in the log with the way out; after five minutes one more question."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.otherwise = REFUSED
         assert await site.source.lookup(CLIENT) == REFUSED
         for number in range(50):
@@ -391,7 +391,7 @@ def test_the_end_of_a_refusal_is_logged_and_all_is_as_before(caplog: pytest.LogC
     caplog.set_level(logging.INFO)
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.otherwise = REFUSED
         await site.source.lookup(CLIENT)
         site.zone.otherwise = Scored(75)
@@ -412,7 +412,7 @@ def test_after_ten_failures_nobody_waits_and_one_probe_a_minute_looks_for_the_en
     caplog.set_level(logging.INFO)
 
     async def scenario() -> None:
-        site = make_site(replace(DEFAULTS, deadline=3600))
+        site = score_site(replace(DEFAULTS, deadline=3600))
         site.zone.otherwise = FAILED
         for number in range(FAILURES_IN_A_ROW):
             await site.source.lookup(f"10.0.0.{number}")
@@ -441,7 +441,7 @@ def test_a_spent_budget_refuses_until_questions_are_free_again(caplog: pytest.Lo
     caplog.set_level(logging.INFO)
 
     async def scenario() -> None:
-        site = make_site(replace(DEFAULTS, query_budget=20))
+        site = score_site(replace(DEFAULTS, query_budget=20))
         for number in range(3):
             await site.source.lookup(f"10.0.0.{number}")
         assert len(site.zone.asked) == 2
@@ -461,7 +461,7 @@ def test_refreshes_stop_before_the_budget_is_spent() -> None:
     """What is left is for clients without any score; the stale ones are served as they are."""
 
     async def scenario() -> None:
-        site = make_site(replace(DEFAULTS, query_budget=100))
+        site = score_site(replace(DEFAULTS, query_budget=100))
         site.zone.outcomes[CLIENT] = Scored(75)
         await site.source.lookup(CLIENT)
         site.clock.pass_time(DAY + 1)
@@ -482,7 +482,7 @@ def test_another_zone_starts_with_nothing() -> None:
     """Its scores are others; also a lookup that was under way for the old one leaves no trace."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes = {CLIENT: Scored(75), OTHER: Scored(10)}
         await site.source.lookup(CLIENT)
         site.zone.hold()
@@ -503,7 +503,7 @@ def test_other_nameservers_are_asked_at_once() -> None:
     """That is the way out of a refusal; the scores stay."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes[CLIENT] = Scored(75)
         await site.source.lookup(CLIENT)
         site.zone.otherwise = REFUSED
@@ -521,7 +521,7 @@ def test_a_reload_probes_a_refusing_zone_once() -> None:
     """The administrator has registered the resolver and wants to see it work."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.otherwise = REFUSED
         await site.source.lookup(CLIENT)
         site.source.reconfigure(DEFAULTS)

@@ -6,13 +6,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from fakes import DAY, HOUR, START, FakeClock, ScoreSite, score_site
 from hypothesis import given
 from hypothesis import strategies as st
-from reputation_fakes import DAY, HOUR, START, FakeClock, Site, make_site
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
-from senderscore_policy.policy.reputation import UNKNOWN, Known, Refused, Scored, Unavailable
+from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Refused, Scored, Unavailable
 
 DEFAULTS = ReputationSettings()
 CLIENT = "192.0.2.75"
@@ -27,11 +27,11 @@ HEADER = {
 }
 
 
-def used_site() -> Site:
+def used_site() -> ScoreSite:
     """A daemon that has a score, an absence and a failure, and has asked three questions."""
 
-    async def use() -> Site:
-        site = make_site()
+    async def use() -> ScoreSite:
+        site = score_site()
         site.zone.outcomes = {CLIENT: Scored(0), "192.0.2.2": Unavailable("SERVFAIL")}
         for address in (CLIENT, "192.0.2.1", "192.0.2.2"):
             await site.source.lookup(address)
@@ -40,12 +40,12 @@ def used_site() -> Site:
     return asyncio.run(use())
 
 
-def restarted(lines: list[str], settings: ReputationSettings = DEFAULTS, after: float = HOUR) -> Site:
+def restarted(lines: list[str], settings: ReputationSettings = DEFAULTS, after: float = HOUR) -> ScoreSite:
     """The next daemon, `after` seconds later, on a machine that was rebooted."""
     clock = FakeClock()
     clock.now += after
     clock.uptime = 20.0
-    site = make_site(settings, clock)
+    site = score_site(settings, clock)
     site.source.restore(lines)
     return site
 
@@ -54,8 +54,8 @@ def test_scores_and_the_budget_outlive_a_restart() -> None:
     """Failures do not."""
     lines = list(used_site().source.snapshot())
     source = restarted(lines).source
-    assert source.known(CLIENT) == Known(Scored(0), START, START + DAY, "cache")
-    assert source.known("192.0.2.1") == Known(UNKNOWN, START, START + 6 * HOUR, "cache")
+    assert source.known(CLIENT) == CachedScore(Scored(0), START, START + DAY, "cache")
+    assert source.known("192.0.2.1") == CachedScore(UNKNOWN, START, START + 6 * HOUR, "cache")
     assert source.known("192.0.2.2") is None
     assert source.budget.used == source.budget.used_today == 3
 
@@ -71,7 +71,7 @@ def test_thousands_of_scores_come_back() -> None:
     """Many to a line."""
 
     async def fill() -> list[str]:
-        site = make_site(replace(DEFAULTS, query_budget=0))
+        site = score_site(replace(DEFAULTS, query_budget=0))
         for number in range(1234):
             await site.source.lookup(f"10.0.{number >> 8}.{number & 255}")
         return list(site.source.snapshot())
@@ -86,7 +86,7 @@ def test_a_refusal_outlives_a_restart() -> None:
     """Restarting burns no quota while the zone refuses; when the pause is over it is probed."""
 
     async def scenario() -> None:
-        site = make_site()
+        site = score_site()
         site.zone.otherwise = REFUSED
         await site.source.lookup(CLIENT)
         lines = list(site.source.snapshot())
@@ -106,7 +106,7 @@ def test_a_restart_with_other_nameservers_asks_them() -> None:
     """Setting nameservers is the way out of a refusal."""
 
     async def refuse() -> list[str]:
-        site = make_site()
+        site = score_site()
         site.zone.outcomes = {CLIENT: Scored(75)}
         await site.source.lookup(CLIENT)
         site.zone.otherwise = REFUSED
@@ -187,7 +187,7 @@ DAMAGED_SCORES = [
 )
 def test_of_damaged_state_nothing_is_taken_up(lines: list[str]) -> None:
     """The daemon sets it aside and starts empty."""
-    site = make_site()
+    site = score_site()
     with pytest.raises(ValueError):  # noqa: PT011 - its text is for people
         site.source.restore(lines)
     assert site.source.budget.used == 0
@@ -199,4 +199,4 @@ def test_of_damaged_state_nothing_is_taken_up(lines: list[str]) -> None:
 def test_no_text_is_worse_than_malformed(lines: list[str]) -> None:
     """Whatever stands in the file, the worst is a ValueError."""
     with contextlib.suppress(ValueError):
-        make_site().source.restore(lines)
+        score_site().source.restore(lines)

@@ -1,6 +1,6 @@
 """The memory of recent decisions."""
 
-from senderscore_policy.monitoring.decisions import LARGEST_REQUEST, TRIAL, RecentDecisions
+from senderscore_policy.monitoring.decisions import LARGEST_REQUEST, TRIAL, DecisionHistory
 from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import Request
@@ -15,7 +15,7 @@ def decision(time: float, reason: Reason = Reason.WITHIN_LIMIT, key: str = "192.
 
 def test_decisions_are_found_by_client_and_by_message() -> None:
     """In the order in which they were made, whatever their reasons."""
-    recent = RecentDecisions()
+    recent = DecisionHistory()
     recent.decided([decision(1, queue_id="A1"), decision(2, Reason.OVER_LIMIT, queue_id="A11")])
     recent.decided([decision(3, key="192.0.2.7", queue_id="A1"), decision(4, Reason.REPEAT, queue_id="B")])
     assert [found.time for found in recent.of_client("192.0.2.75")] == [1, 2, 4]
@@ -25,7 +25,7 @@ def test_decisions_are_found_by_client_and_by_message() -> None:
 
 def test_a_flood_of_messages_does_not_push_deferrals_out() -> None:
     """Either kind has room of its own, and tells from when on it is complete."""
-    recent = RecentDecisions(most=3)
+    recent = DecisionHistory(most=3)
     recent.decided([decision(1, Reason.OVER_LIMIT, queue_id="A1")])
     assert recent.since(over_limit=True) is None
     recent.decided([decision(time) for time in range(2, 10)])
@@ -36,14 +36,14 @@ def test_a_flood_of_messages_does_not_push_deferrals_out() -> None:
 
 def test_a_huge_request_is_not_remembered() -> None:
     """Postfix sends none; the memory stays bounded in bytes, too."""
-    recent = RecentDecisions()
+    recent = DecisionHistory()
     recent.decided([decision(1, helo_name="x" * LARGEST_REQUEST)])
     assert recent.of_client("192.0.2.75") == []
 
 
 def test_the_last_request_is_one_of_postfix() -> None:
     """Those of `ask` and `doctor` are told apart by their instance."""
-    recent = RecentDecisions()
+    recent = DecisionHistory()
     assert recent.last_request is None
     recent.decided([decision(1, instance=f"{TRIAL}1")])
     assert recent.last_request is None

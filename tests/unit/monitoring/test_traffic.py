@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from daemon_fakes import START, Site, site
+from fakes import START, DaemonSite, site
 
 from senderscore_policy.monitoring.statistics import MINUTES, Minute
 
@@ -13,7 +13,7 @@ FIRST = int(START // 60 * 60)
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 3\n'
 
 
-def run(directory: Path, scenario: Callable[[Site], Coroutine[None, None, None]]) -> None:
+def run(directory: Path, scenario: Callable[[DaemonSite], Coroutine[None, None, None]]) -> None:
     """Run a scenario with a daemon of its own."""
 
     async def whole() -> None:
@@ -26,7 +26,7 @@ def run(directory: Path, scenario: Callable[[Site], Coroutine[None, None, None]]
 def test_each_minute_has_its_decisions(tmp_path: Path) -> None:
     """By tier, let through and deferred apart; the running minute is the last one."""
 
-    async def scenario(daemon: Site) -> None:
+    async def scenario(daemon: DaemonSite) -> None:
         await daemon.send("192.0.2.75", 2)
         daemon.pass_time(60)
         await daemon.send("192.0.2.75", 3)
@@ -45,7 +45,7 @@ def test_each_minute_has_its_decisions(tmp_path: Path) -> None:
 def test_an_hour_is_remembered(tmp_path: Path) -> None:
     """What is older is forgotten, in memory too."""
 
-    async def scenario(daemon: Site) -> None:
+    async def scenario(daemon: DaemonSite) -> None:
         await daemon.send("192.0.2.75", 2)
         daemon.pass_time(60 * MINUTES)
         hour = daemon.parts.minutes.last_hour()
@@ -59,9 +59,9 @@ def test_an_hour_is_remembered(tmp_path: Path) -> None:
 def test_a_minute_that_nobody_noted_loses_no_decision(tmp_path: Path) -> None:
     """A machine that slept counts what follows for the minute before; the minutes between are empty."""
 
-    async def scenario(daemon: Site) -> None:
+    async def scenario(daemon: DaemonSite) -> None:
         daemon.pass_time(60)
-        daemon.clock.uptime += 180
+        daemon.clock.pass_time(180)
         await daemon.send("192.0.2.75", 2)
         hour = daemon.parts.minutes.last_hour()
         assert [minute.start for minute in hour] == [FIRST + 60 * n for n in range(5)]
@@ -73,10 +73,10 @@ def test_a_minute_that_nobody_noted_loses_no_decision(tmp_path: Path) -> None:
 def test_a_clock_that_steps_back_is_survived(tmp_path: Path) -> None:
     """The chart begins anew."""
 
-    async def scenario(daemon: Site) -> None:
+    async def scenario(daemon: DaemonSite) -> None:
         await daemon.send("192.0.2.75", 2)
         daemon.pass_time(600)
-        daemon.clock.uptime -= 3000
+        daemon.clock.now -= 3000
         assert daemon.parts.minutes.last_hour() == [Minute(FIRST + 600 - 3000, {}, {})]
         daemon.pass_time(60)
         await daemon.send("192.0.2.75", 1)

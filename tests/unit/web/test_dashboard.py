@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from daemon_fakes import site
+from fakes import site
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 

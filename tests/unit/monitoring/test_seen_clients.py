@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from daemon_fakes import site
+from fakes import site
 
 from senderscore_policy.monitoring.clients import SeenClients
 from senderscore_policy.policy.clients import Client

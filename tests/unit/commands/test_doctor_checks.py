@@ -19,7 +19,7 @@ from senderscore_policy.commands.doctor.zone import nameservers_in, resolver_fin
 from senderscore_policy.config.endpoints import Inet, Unix
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Unavailable
-from senderscore_policy.reputation.lookup import Probe
+from senderscore_policy.reputation.lookup import LookupResult
 
 QUEUE = Path("/var/spool/postfix")
 Program = Callable[[str, str], None]
@@ -68,7 +68,7 @@ class TestResolver:
 
 def test_a_host_without_any_resolver() -> None:
     """Nobody was asked, and the line says so."""
-    probe = Probe(Unavailable("Resolver configuration could not be read"), (), None, 0.001, None, 0)
+    probe = LookupResult(Unavailable("Resolver configuration could not be read"), (), None, 0.001, None, 0)
     finding = zone_finding(probe, "score.test", "127.0.0.1")
     assert finding.status is Status.FAIL
     assert "nobody was asked" in finding.detail
@@ -76,7 +76,7 @@ def test_a_host_without_any_resolver() -> None:
 
 def test_an_unscored_client_is_no_fault() -> None:
     """The zone has no score for most clients."""
-    probe = Probe(UNKNOWN, (), "NXDOMAIN", 0.002, "192.0.2.53:53", 1)
+    probe = LookupResult(UNKNOWN, (), "NXDOMAIN", 0.002, "192.0.2.53:53", 1)
     finding = zone_finding(probe, "score.test", "192.0.2.75")
     assert finding.status is Status.OK
     assert finding.detail == "score.test about 192.0.2.75: 192.0.2.53:53 says no address (NXDOMAIN, 2 ms): no score"

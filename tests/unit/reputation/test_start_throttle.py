@@ -2,14 +2,14 @@
 
 import asyncio
 
-from senderscore_policy.reputation.source import Turns
+from senderscore_policy.reputation.source import StartThrottle
 
 
 def test_a_crowd_begins_in_order_and_a_few_in_each_round() -> None:
     """Each round of the event loop lets one in fifty begin, and one more."""
 
     async def scenario() -> None:
-        turns = Turns()
+        turns = StartThrottle()
         begun: list[int] = []
 
         async def begin(number: int) -> None:
@@ -32,7 +32,7 @@ def test_who_gives_up_waiting_holds_up_nobody() -> None:
     """A lookup may be cancelled before its turn."""
 
     async def scenario() -> None:
-        turns = Turns()
+        turns = StartThrottle()
         first, given_up, last = (asyncio.create_task(turns.wait()) for _ in range(3))
         await asyncio.sleep(0)
         given_up.cancel()

@@ -12,7 +12,7 @@ from senderscore_policy.commands.forecast.report import Report
 from senderscore_policy.commands.forecast.scores import Scores, read_scores
 from senderscore_policy.commands.forecast.simulation import Case, ClientForecast, Forecast, replay
 from senderscore_policy.config.load import parse
-from senderscore_policy.maillog.messages import Sender, Traffic, read_logs
+from senderscore_policy.maillog.messages import LoggedClient, Traffic, read_logs
 from senderscore_policy.policy.clients import NetworkTable
 from senderscore_policy.policy.reputation import UNKNOWN, Scored
 
@@ -140,7 +140,7 @@ def test_overrides_and_observe_mode(foresee: Foresee) -> None:
     log.messages("192.0.2.5", 60)
     toml = 'mode = "observe"\n[[override]]\nnetworks = ["192.0.2.0/24"]\nlimit = 50'
     client = found(foresee(log, toml, scores="192.0.2.5,95"), "192.0.2.5")
-    assert (client.standing.rule.name, client.deferred) == ("override", 10)
+    assert (client.standing.limit.name, client.deferred) == ("override", 10)
 
 
 def test_a_limit_of_nothing(foresee: Foresee) -> None:
@@ -157,7 +157,7 @@ def test_no_messages(foresee: Foresee) -> None:
 
 def traffic_of(messages: list[tuple[float, int, int]]) -> Traffic:
     """Messages of four clients: time, client and recipients."""
-    traffic = Traffic(who=[Sender(f"192.0.2.{number}", number == 3, "") for number in range(4)])
+    traffic = Traffic(who=[LoggedClient(f"192.0.2.{number}", number == 3, "") for number in range(4)])
     time = 1_700_000_000.0
     for step, sender, recipients in messages:
         time += step

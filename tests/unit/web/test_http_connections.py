@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from daemon_fakes import site
+from fakes import site
 
 from senderscore_policy.config.endpoints import Unix
-from senderscore_policy.monitoring.decisions import RecentDecisions
+from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.server.sockets import bind
 from senderscore_policy.web import api
 from senderscore_policy.web.inquiries import Inquiries
@@ -34,7 +34,7 @@ def test_who_opens_connections_and_says_nothing_takes_no_more_than_a_bound(
 
     async def crowd() -> None:
         async with site(tmp_path) as daemon:
-            handlers = api.Api(daemon.desk, daemon.parts, Inquiries(daemon.parts, daemon.desk, RecentDecisions(), dict))
+            handlers = api.Api(daemon.desk, daemon.parts, Inquiries(daemon.parts, daemon.desk, DecisionHistory(), dict))
             listening = await api.serve(handlers.application(writable=False), [bind(Unix(path))])
             silent = [await asyncio.open_unix_connection(path) for _ in range(3)]
             assert await ask() == b""
@@ -58,7 +58,7 @@ def test_who_says_nothing_for_long_is_closed(tmp_path: Path, monkeypatch: pytest
 
     async def crowd() -> None:
         async with site(tmp_path) as daemon:
-            handlers = api.Api(daemon.desk, daemon.parts, Inquiries(daemon.parts, daemon.desk, RecentDecisions(), dict))
+            handlers = api.Api(daemon.desk, daemon.parts, Inquiries(daemon.parts, daemon.desk, DecisionHistory(), dict))
             listening = await api.serve(handlers.application(writable=False), [bind(Unix(path))])
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(ASK.replace(b"Connection: close\r\n", b""))

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from urllib.parse import parse_qsl
 
 import pytest
-from daemon_fakes import START, site
+from fakes import START, site
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,17 +17,17 @@ from senderscore_policy.monitoring.statistics import MINUTES, Minute
 from senderscore_policy.web import page
 from senderscore_policy.web.chart import Chart, chart, shade, tier_order
 from senderscore_policy.web.page import View, render, rows, span, view
-from senderscore_policy.web.status import Overview
+from senderscore_policy.web.status import Status
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
 VOID = {"meta", "link", "input"}
 
 
 @pytest.fixture(scope="module")
-def overview(tmp_path_factory: pytest.TempPathFactory) -> Overview:
+def overview(tmp_path_factory: pytest.TempPathFactory) -> Status:
     """A limited client, one that is near, one within its limit, one without."""
 
-    async def look() -> Overview:
+    async def look() -> Status:
         async with site(tmp_path_factory.mktemp("state"), LIMITED) as daemon:
             await daemon.send("192.0.2.75", 12, client_name="mx.example.net")
             await daemon.send("192.0.2.8", 9, client_name="<b>'\"&")
@@ -63,7 +63,7 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
-def clients(overview: Overview, **query: str) -> list[str]:
+def clients(overview: Status, **query: str) -> list[str]:
     """The clients that the page lists for a query, in its order."""
     return [row.standing.client.key for row in rows(overview, view(query))]
 
@@ -98,7 +98,7 @@ ALL = ["192.0.2.75", "192.0.2.8", "198.51.100.1", "2001:db8::/64"]
         ({"show": "nonsense", "sort": "nonsense"}, ALL),
     ],
 )
-def test_lists(overview: Overview, query: dict[str, str], expected: list[str]) -> None:
+def test_lists(overview: Status, query: dict[str, str], expected: list[str]) -> None:
     """The list begins with who is limited; it can be sorted by each column, either way, and filtered."""
     assert clients(overview, **query) == expected
 
@@ -121,7 +121,7 @@ def test_a_link_leads_to_its_view(wanted: View) -> None:
 
 
 @pytest.mark.parametrize("query", [{}, {"show": "near", "sort": "-count", "filter": "<b>'\"&"}, {"filter": "nobody"}])
-def test_the_page_is_sound(overview: Overview, query: dict[str, str]) -> None:
+def test_the_page_is_sound(overview: Status, query: dict[str, str]) -> None:
     """Every element is closed, every id is there once, and nothing that the policy forbids is used."""
     checker = Checker(render(overview, view(query)))
     assert len(set(checker.ids)) == len(checker.ids)
@@ -130,7 +130,7 @@ def test_the_page_is_sound(overview: Overview, query: dict[str, str]) -> None:
         assert name != "style"
 
 
-def test_text_is_text(overview: Overview) -> None:
+def test_text_is_text(overview: Status) -> None:
     """What a client, the zone or a visitor says never becomes a part of the page."""
     hostile = "</style><script>alert(1)</script>"
     changed = replace(
@@ -146,7 +146,7 @@ def test_text_is_text(overview: Overview) -> None:
     assert "&lt;b&gt;" in render(overview, View())
 
 
-def test_an_overview_of_trouble(overview: Overview) -> None:
+def test_an_overview_of_trouble(overview: Status) -> None:
     """The page shows what is wrong: reasons, servers that are down, what is lost or not saved."""
     changed = replace(
         overview,
@@ -176,7 +176,7 @@ def test_an_overview_of_trouble(overview: Overview) -> None:
         assert shown in words
 
 
-def test_a_long_list_is_cut(overview: Overview) -> None:
+def test_a_long_list_is_cut(overview: Status) -> None:
     """The page begins with the first fifty clients, and a link shows all."""
     many = replace(overview, rows=overview.rows * 20, clients=5000)
     text = render(many, View())
@@ -236,7 +236,7 @@ def test_times_in_words(seconds: float, words: str) -> None:
     assert span(seconds) == words
 
 
-def test_the_policy_allows_this_style_and_script_alone(overview: Overview) -> None:
+def test_the_policy_allows_this_style_and_script_alone(overview: Status) -> None:
     """The hashes of the Content-Security-Policy are those of what is in the page."""
     text = render(overview, View())
     hashed: Callable[[str], str] = page._hash
@@ -245,7 +245,7 @@ def test_the_policy_allows_this_style_and_script_alone(overview: Overview) -> No
         assert f"{kind}-src {hashed(inline)};" in page.CONTENT_SECURITY_POLICY
 
 
-def test_no_limit_is_a_sign(overview: Overview) -> None:
+def test_no_limit_is_a_sign(overview: Status) -> None:
     """A client without a limit has one that is never reached."""
     assert "30 <small>of ∞</small>" in render(overview, View())
     assert page._ENVIRONMENT.filters["limit"](math.inf) == "∞"

@@ -9,19 +9,19 @@ import pytest
 
 from senderscore_policy.monitoring.statistics import Histogram
 from senderscore_policy.server import connections as server_module
-from senderscore_policy.server.connections import MAX_IN_HAND, Exchange, PolicyConnection, PolicyServer
+from senderscore_policy.server.connections import MAX_IN_HAND, ConnectionRequest, PolicyConnection, PolicyServer
 
 REQUEST = b"request=smtpd_access_policy\nclient_address=192.0.2.75\n\n"
 
 
-class Desk:
+class ClientAdmin:
     """A server whose questions lie on a desk until the test answers them."""
 
     def __init__(self, max_connections: int = 10, idle_timeout: float = 1000) -> None:
-        self.questions: asyncio.Queue[Exchange] = asyncio.Queue()
+        self.questions: asyncio.Queue[ConnectionRequest] = asyncio.Queue()
         self.server = PolicyServer(self.questions.put_nowait, Histogram((1.0,)), max_connections, idle_timeout)
 
-    def answer(self, question: Exchange, action: str = "DUNNO") -> None:
+    def answer(self, question: ConnectionRequest, action: str = "DUNNO") -> None:
         """Answer a question as a batch of its own."""
         question.answer(action)
         self.server.decided([])
@@ -42,7 +42,7 @@ def test_replies_keep_their_order() -> None:
     """Answers found out of order are sent in the order of the requests."""
 
     async def scenario() -> None:
-        desk = Desk()
+        desk = ClientAdmin()
         reader, writer = await desk.connect()
         writer.write(REQUEST * 3)
         first, second, third = [await desk.questions.get() for _ in range(3)]
@@ -59,7 +59,7 @@ def test_a_half_closed_connection_gets_its_reply() -> None:
     """A client that shuts down its sending side still reads the reply, then the end."""
 
     async def scenario() -> None:
-        desk = Desk()
+        desk = ClientAdmin()
         reader, writer = await desk.connect()
         writer.write(REQUEST)
         writer.write_eof()
@@ -77,7 +77,7 @@ def test_malformed_is_disconnected_without_a_reply() -> None:
     """After a malformed request comes the end; the sound request before it is still answered."""
 
     async def scenario() -> None:
-        desk = Desk()
+        desk = ClientAdmin()
         reader, writer = await desk.connect()
         writer.write(REQUEST + b"nonsense\n\n" + REQUEST)
         desk.answer(await desk.questions.get())
@@ -93,7 +93,7 @@ def test_malformed_is_disconnected_without_a_reply() -> None:
     run(scenario)
 
 
-async def _stuck(desk: Desk) -> tuple[socket.socket, PolicyConnection]:
+async def _stuck(desk: ClientAdmin) -> tuple[socket.socket, PolicyConnection]:
     """A peer that sends requests and reads no reply."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
@@ -113,7 +113,7 @@ def test_who_reads_no_replies_does_not_keep_its_place(monkeypatch: pytest.Monkey
     monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
 
     async def scenario() -> None:
-        desk = Desk(max_connections=1)
+        desk = ClientAdmin(max_connections=1)
         peer, stuck = await _stuck(desk)
         with peer:
             _, writer = await desk.connect()
@@ -121,7 +121,7 @@ def test_who_reads_no_replies_does_not_keep_its_place(monkeypatch: pytest.Monkey
             assert stuck._transport.is_closing()
             assert stuck._transport.get_write_buffer_size() == 0
         writer.close()
-        desk = Desk()
+        desk = ClientAdmin()
         peer, stuck = await _stuck(desk)
         stuck.begun_at = desk.server.now() - server_module.REQUEST_TIME - 1
         with peer:
@@ -139,7 +139,7 @@ def test_what_a_leaving_peer_does_not_take_is_dropped(monkeypatch: pytest.Monkey
     monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
 
     async def scenario() -> None:
-        desk = Desk()
+        desk = ClientAdmin()
         peer, stuck = await _stuck(desk)
         with peer:
             stuck.eof_received()
@@ -160,7 +160,7 @@ def test_an_unforeseen_error_ends_the_connection_alone() -> None:
     """An exception in one exchange drops its connection without a reply; another connection is served."""
 
     async def scenario() -> None:
-        desk = Desk()
+        desk = ClientAdmin()
         reader, writer = await desk.connect()
         other_reader, other_writer = await desk.connect()
         writer.write(REQUEST)
@@ -181,7 +181,7 @@ def test_a_newcomer_replaces_the_longest_idle() -> None:
     """At max_connections the connection longest without a request in hand is closed: no newcomer, no busy one."""
 
     async def scenario() -> None:
-        desk = Desk(max_connections=2)
+        desk = ClientAdmin(max_connections=2)
         busy_reader, busy_writer = await desk.connect()
         busy_writer.write(REQUEST)
         question = await desk.questions.get()
@@ -205,7 +205,7 @@ def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
 
     async def scenario() -> None:
-        desk = Desk(idle_timeout=100)
+        desk = ClientAdmin(idle_timeout=100)
         now = 1000.0
         desk.server.now = lambda: now
         slow_reader, slow_writer = await desk.connect()
@@ -231,7 +231,7 @@ def test_a_flood_on_one_connection_is_bounded() -> None:
     """A client that sends without end is not read any further while its requests are in hand, and goes on after."""
 
     async def scenario() -> None:
-        desk = Desk()
+        desk = ClientAdmin()
         reader, writer = await desk.connect()
         total = 20 * MAX_IN_HAND
         writer.write(REQUEST * total)
