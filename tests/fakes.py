@@ -287,12 +287,14 @@ class FakeMemcached:
 
     Attributes:
         full: whether it has no memory for new items.
+        unknown: commands that no daemon sends.
     """
 
     def __init__(self) -> None:
         self.items: dict[bytes, bytes] = {}
         self.exptimes: dict[bytes, int] = {}
         self.full = False
+        self.unknown = 0
 
     def answer(self, commands: bytes) -> bytes:
         """The replies to whole commands."""
@@ -314,6 +316,7 @@ class FakeMemcached:
                         yield b"VALUE %b 0 %d\r\n%b\r\n" % (key, len(self.items[key]), self.items[key])
                 yield b"END\r\n"
             else:
+                self.unknown += 1
                 yield b"ERROR\r\n"
 
     def _store(self, name: bytes, arguments: list[bytes], data: bytes) -> bytes:

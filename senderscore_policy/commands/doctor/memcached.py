@@ -8,7 +8,7 @@ from typing import Final
 from senderscore_policy.commands.doctor.finding import Finding, Status
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import Pipeline, add, delete, incr
+from senderscore_policy.counters.memcached.protocol import Pipeline, add, delete, incr, key_named
 from senderscore_policy.errors import BackendError
 
 _TTL: Final = 60
@@ -29,7 +29,7 @@ def memcached_findings(settings: CounterSettings) -> Iterator[Finding]:
 
 
 async def _examine(server: Server, settings: CounterSettings) -> Finding:
-    key = f"{settings.key_prefix}doctor".encode("ascii")
+    key = key_named(f"{settings.key_prefix}doctor")
     started = time.perf_counter()
     try:
         replies = await server.exchange(Pipeline([add(key, 0, _TTL), incr(key, 1)], [key]))

@@ -9,7 +9,7 @@ from typing import Final
 
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, add, delete, expiry, incr, put
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, add, delete, expiry, incr, key_named, put
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.ports import Clock, StoreObserver
 
@@ -30,7 +30,7 @@ class Cluster:
     def __init__(self, settings: CounterSettings, observer: StoreObserver, probe_interval: float) -> None:
         self._servers = tuple(Server(endpoint, settings.timeout) for endpoint in settings.servers)
         self._replicas = settings.replicas
-        self._probe_key = f"{settings.key_prefix}probe".encode("ascii")
+        self._probe_key = key_named(f"{settings.key_prefix}probe")
         self._observer = observer
         self._probe_interval = probe_interval
         self._watch: asyncio.Task[None] | None = None
@@ -152,7 +152,7 @@ class SharedScores:
     async def get(self, key: str) -> str | None:
         """See `ports.SharedCache.get`."""
         name = self._name(key)
-        for values in await self._ask(key, Pipeline([], [name])):
+        for values in await self._ask(key, Pipeline([], [name])) if name else ():
             text = values.get(name, b"")
             if text.isascii() and (found := text.decode()).isprintable() and found:
                 return found
@@ -160,11 +160,16 @@ class SharedScores:
 
     async def put(self, key: str, text: str, ttl: int) -> None:
         """See `ports.SharedCache.put`."""
-        command = put(self._name(key), text.encode("ascii"), expiry(ttl, self._clock.time()))
-        await self._ask(key, Pipeline([command], []))
+        if name := self._name(key):
+            command = put(name, text.encode("ascii"), expiry(ttl, self._clock.time()))
+            await self._ask(key, Pipeline([command], []))
 
     def _name(self, key: str) -> bytes:
-        return f"{self._prefix}{key}".encode("ascii")
+        """Empty if memcached has no such keys."""
+        try:
+            return key_named(f"{self._prefix}{key}")
+        except ValueError:
+            return b""
 
     async def _ask(self, key: str, order: Pipeline) -> list[dict[bytes, bytes]]:
         """The values that the servers of the key have of the order's keys."""

@@ -18,6 +18,8 @@ LARGEST_REPLY: Final = 64 * 1024 * 1024
 """Bytes of all replies of a round trip; a thousand clients' buckets are about one megabyte."""
 _LONGEST_LINE: Final = 1024
 _LONGEST_NUMBER: Final = 20
+_LARGEST_INDEX: Final = 2**40
+"""Of a bucket; those of seconds come to it in 30,000 years."""
 
 # Out of memory concerns the key at hand. Any other SERVER_ERROR (a proxy without its memcached) concerns the server.
 # None is as long as _LONGEST_LINE: a line is nonsense or not, in whatever pieces it arrives.
@@ -25,6 +27,21 @@ _LINE = re.compile(
     rb"[0-9]{1,20}|NOT_FOUND|STORED|NOT_STORED|DELETED|(?:CLIENT_ERROR|SERVER_ERROR out of memory)[^\r\n]{0,500}"
 )
 _VALUE = re.compile(rb"VALUE ([^ ]{1,250}) [0-9]{1,10} ([0-9]{1,9})(?: [0-9]{1,20})?")
+
+
+_KEY = re.compile("[!-~]{1,250}")
+"""A key of memcached (protocol.txt, "Keys"): without blanks or control characters, which would end it, or a command."""
+
+
+def key_named(name: str) -> bytes:
+    """The key of this name; each key that is sent to memcached comes from here.
+
+    Raises:
+        ValueError: memcached has no such keys.
+    """
+    if not _KEY.fullmatch(name):
+        raise ValueError(f"{name[:60]!a} cannot be a key of memcached")
+    return name.encode("ascii")
 
 
 def incr(key: bytes, amount: int) -> bytes:
@@ -188,8 +205,7 @@ class BucketKeys:
     The window is part of the name: daemons with different windows share no counter.
 
     Args:
-        prefix: printable ASCII without spaces, short enough for a name of 250 bytes; the
-            configuration sees to it.
+        prefix: what all keys begin with.
         window: what the buckets are parts of.
     """
 
@@ -198,5 +214,10 @@ class BucketKeys:
         self._tail = f":{window.seconds}.{window.buckets}:"
 
     def stem(self, client: str) -> bytes:
-        """What the names of the client's counters begin with; the bucket's index in decimal follows."""
-        return f"{self._prefix}{client}{self._tail}".encode("ascii")
+        """What the names of the client's counters begin with; the bucket's index in decimal follows.
+
+        Raises:
+            ValueError: the client cannot be part of a key.
+        """
+        stem = f"{self._prefix}{client}{self._tail}"
+        return key_named(f"{stem}{_LARGEST_INDEX}")[: len(stem)]

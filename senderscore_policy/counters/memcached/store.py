@@ -23,8 +23,8 @@ class MemcachedCounters:
     """Implements `ports.CounterStore`.
 
     A charge that no server could count is decided on `local` at once: with all servers down, in the
-    very batch in which its server fails, and where its key holds no number or memcached is out of
-    memory. What was counted there is not merged back.
+    very batch in which its server fails, where its key holds no number or memcached is out of
+    memory, and for a client that cannot be part of a key. What was counted there is not merged back.
 
     Args:
         settings: servers, replicas, window, timeout.
@@ -85,7 +85,7 @@ class MemcachedCounters:
         uncounted = []
         before = batch.counted_before(monotonic + CLOSED_FOR)
         for charge, account in zip(charges, accounts, strict=True):
-            if account in before:
+            if account is not None and account in before:
                 charge.count = before[account] = before[account] + charge.amount
                 charge.receipt = batch.receipt(account)
             else:
@@ -112,12 +112,12 @@ class MemcachedCounters:
         """See `ports.CounterStore.read`."""
         view = self._window.view(self._clock.time())
         indexes = (view.current, *view.open, *view.closed)
-        homes = {client: self.cluster.homes(client) for client in clients}
+        names = {client: self._names(client, indexes) for client in clients}
+        homes = {client: self.cluster.homes(client) if names[client] else () for client in clients}
         wanted: dict[Server, list[bytes]] = {}
         for client, servers in homes.items():
-            names = self._names(client, indexes)
             for server in servers:
-                wanted.setdefault(server, []).extend(names)
+                wanted.setdefault(server, []).extend(names[client])
         replies = await self.cluster.exchange({server: Pipeline([], names) for server, names in wanted.items()})
         unanswered = [client for client in clients if not any(server in replies for server in homes[client])]
         stand_ins = iter(await self._local.read(unanswered))
@@ -125,7 +125,7 @@ class MemcachedCounters:
         for client in clients:
             answers = [replies[server].values for server in homes[client] if server in replies]
             if answers:
-                buckets = _buckets(dict(zip(indexes, self._names(client, indexes), strict=True)), answers)
+                buckets = _buckets(dict(zip(indexes, names[client], strict=True)), answers)
                 usages.append(Usage(view.total(buckets), buckets))
             else:
                 usages.append(next(stand_ins))
@@ -136,7 +136,8 @@ class MemcachedCounters:
         current = self._window.view(self._clock.time()).current
         indexes = range(current - self._window.buckets, current + 2)
         commands = [delete(name) for client in clients for name in self._names(client, indexes)]
-        await self.cluster.exchange({server: Pipeline(commands, []) for server in self.cluster.live})
+        if commands:
+            await self.cluster.exchange({server: Pipeline(commands, []) for server in self.cluster.live})
         await self._local.reset(clients)
         self._accounts_held_for = None
 
@@ -147,9 +148,9 @@ class MemcachedCounters:
             self._accounts.clear()
             self._accounts_held_for = held_for
 
-    def _enter(self, charges: Sequence[Charge], batch: Batch, view: View, now: float) -> list[ClientBuckets]:
-        """Enter the charges into the batch, summed up by account; the account of each charge."""
-        accounts = []
+    def _enter(self, charges: Sequence[Charge], batch: Batch, view: View, now: float) -> list[ClientBuckets | None]:
+        """Enter the charges into the batch, summed up by account; the account of each charge, None without a key."""
+        accounts: list[ClientBuckets | None] = []
         amounts: dict[ClientBuckets, int] = {}
         known = self._accounts.young.get
         fresh: dict[str, ClientBuckets] = {}
@@ -159,8 +160,11 @@ class MemcachedCounters:
             if account is None or account.until <= now:
                 account = fresh.get(key)
                 if account is None:
-                    [name] = self._names(key, [view.current])
-                    account = fresh[key] = ClientBuckets(key, CountedAt(name, self.cluster.homes(key)))
+                    names = self._names(key, [view.current])
+                    if not names:
+                        accounts.append(None)
+                        continue
+                    account = fresh[key] = ClientBuckets(key, CountedAt(names[0], self.cluster.homes(key)))
             accounts.append(account)
             amounts[account] = amounts.get(account, 0) + charge.amount
         for account, amount in amounts.items():
@@ -168,7 +172,11 @@ class MemcachedCounters:
         return accounts
 
     def _names(self, client: str, indexes: Iterable[int]) -> list[bytes]:
-        stem = self._keys.stem(client)
+        """The client's counters; none for a client that cannot be part of a key."""
+        try:
+            stem = self._keys.stem(client)
+        except ValueError:
+            return []
         return [stem + b"%d" % index for index in indexes]
 
 

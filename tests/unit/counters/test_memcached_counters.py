@@ -2,12 +2,17 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from fakes import FakeClock, FakeMemcached, Script, StoreRecord, listening
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from senderscore_policy.config.endpoints import Endpoint, Unix
 from senderscore_policy.config.model import CounterSettings
@@ -19,7 +24,7 @@ from senderscore_policy.policy.ports import Charge, Usage
 PLENTY = 20.0
 
 
-class ScoreSite:
+class Site:
     """A daemon's counters and the servers that it knows; they listen while a test says so."""
 
     def __init__(self, directory: Path, servers: int = 1, *, replicas: int = 1, timeout: float = PLENTY) -> None:
@@ -66,7 +71,7 @@ class ScoreSite:
             await asyncio.sleep(0)
 
 
-def run(site: ScoreSite, test: Callable[[], Awaitable[None]]) -> None:
+def run(site: Site, test: Callable[[], Awaitable[None]]) -> None:
     """Run the test to its end and close what it opened."""
 
     async def main() -> None:
@@ -80,7 +85,7 @@ def run(site: ScoreSite, test: Callable[[], Awaitable[None]]) -> None:
 
 def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
     """Numbers within a batch are distinct, and a second daemon goes on where the first one is."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -99,7 +104,7 @@ def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
 
 def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
     """Refunds, new clients, known ones and the buckets to be read."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -115,7 +120,7 @@ def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
 
 def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
     """What nobody adds to any more is not read with every message."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -134,7 +139,7 @@ def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
 
 def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
     """When memcached was restarted or another daemon reset the client, closed buckets are soon read anew."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -150,7 +155,7 @@ def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
 
 def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
     """The step into the next bucket, and the end of the five seconds after it, forget what was believed."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -170,7 +175,7 @@ def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
 
 def test_reset_forgets_everywhere(tmp_path: Path) -> None:
     """All buckets on all servers, the daemon's own, and what it believes of closed buckets."""
-    site = ScoreSite(tmp_path, 2)
+    site = Site(tmp_path, 2)
 
     async def test() -> None:
         await site.counters.charge([Charge("192.0.2.1", 1)], [])
@@ -192,7 +197,7 @@ def test_reset_forgets_everywhere(tmp_path: Path) -> None:
 
 def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """At once, from zero; and it returns by itself, with one log line each way."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
     caplog.set_level(logging.INFO)
 
     async def test() -> None:
@@ -222,7 +227,7 @@ def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pyte
 
 def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
     """It may have been counted, never more; its messages are decided on the daemon's own counters."""
-    site = ScoreSite(tmp_path, timeout=0.1)
+    site = Site(tmp_path, timeout=0.1)
     received = b""
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -242,7 +247,7 @@ def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
 
 def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
     """The rest of the batch stands, and memcached stays in use."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -258,7 +263,7 @@ def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
 
 def test_a_poisoned_bucket_reads_as_empty(tmp_path: Path) -> None:
     """What `get` shows is what a message would be counted on."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def test() -> None:
         async with site.running():
@@ -276,7 +281,7 @@ CLIENTS = [f"192.0.2.{n}" for n in range(100)]
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_one_server_of_three_dies(tmp_path: Path, replicas: int) -> None:
     """With two replicas nothing is forgotten; with one, its share of the clients starts at zero."""
-    site = ScoreSite(tmp_path, 3, replicas=replicas)
+    site = Site(tmp_path, 3, replicas=replicas)
 
     async def test() -> None:
         async with site.running(0, 1):
@@ -322,7 +327,7 @@ def test_all_daemons_agree_where_a_client_belongs() -> None:
 
 def test_check_finds_out_who_is_up(tmp_path: Path) -> None:
     """Without any mail, so that a daemon knows at its start."""
-    site = ScoreSite(tmp_path, 2)
+    site = Site(tmp_path, 2)
 
     async def test() -> None:
         async with site.running(0):
@@ -336,7 +341,7 @@ def test_check_finds_out_who_is_up(tmp_path: Path) -> None:
 
 def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path) -> None:
     """None if no server says."""
-    site = ScoreSite(tmp_path, 3)
+    site = Site(tmp_path, 3)
 
     async def stats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65536):
@@ -350,14 +355,14 @@ def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path) -> No
     run(site, test)
 
 
-def shared(site: ScoreSite, seconds: float = PLENTY) -> SharedScores:
+def shared(site: Site, seconds: float = PLENTY) -> SharedScores:
     """Texts on the site's servers."""
     return SharedScores(site.counters.cluster, "ssp:", seconds, site.clock)
 
 
 def test_texts_are_shared(tmp_path: Path) -> None:
     """What one daemon keeps another one finds, for as long as it said."""
-    site = ScoreSite(tmp_path, 2)
+    site = Site(tmp_path, 2)
 
     async def test() -> None:
         async with site.running():
@@ -377,7 +382,7 @@ def test_texts_are_shared(tmp_path: Path) -> None:
 
 def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None:
     """Nothing is raised, and nobody waits longer than allowed."""
-    site = ScoreSite(tmp_path)
+    site = Site(tmp_path)
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read(-1)
@@ -392,3 +397,60 @@ def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None
         await texts.put("192.0.2.75", "scored:75", 86400)
 
     run(site, test)
+
+
+NO_KEYS = st.one_of(
+    st.sampled_from(
+        [
+            "192.0.2.7 0 0 1",
+            "fe80::%x\r\nset ssp:192.0.2.7:3600.12:3334 0 3600 4\r\n5000\r\nget ",
+            "fe80::%x\nflush_all",
+            "fe80::%\x0bflush_all",
+            "fe80::%\x7f",
+            "fe80::%\N{LATIN SMALL LETTER E WITH ACUTE}",
+            "fe80::%\N{FULLWIDTH DIGIT ONE}",
+            "fe80::%\ud800",
+            "\0",
+            "f" * 250,
+            "f" * 100_000,
+        ]
+    ),
+    st.text(max_size=300).filter(lambda text: not re.fullmatch(r"[!-~]{0,250}", text)),
+)
+
+
+@settings(max_examples=50)
+@given(NO_KEYS)
+def test_no_caller_reaches_memcached_with_what_cannot_be_a_key(client: str) -> None:
+    """A client with blanks, control characters, other alphabets or too many characters is counted by the daemon alone.
+
+    Other clients of the same batch are counted in memcached, and memcached gets no command but theirs.
+    """
+
+    async def test(site: Site) -> None:
+        async with site.running():
+            charges = [Charge(client, 1), Charge("192.0.2.1", 1), Charge(client, 1)]
+            await site.counters.charge(charges, [])
+            assert [charge.count for charge in charges] == [1, 1, 2]
+            assert [usage.count for usage in await site.counters.read(["192.0.2.1", client])] == [1, 2]
+            await site.counters.charge([], [charges[0]])
+            assert await site.read(client) == 1
+            await site.counters.reset([client])
+            assert await site.read(client) == 0
+            await shared(site).put(client, "75:1700000000:score.example.org", 60)
+            assert await shared(site).get(client) is None
+            assert site.fakes[0].items == {b"ssp:192.0.2.1:3600.12:3334": b"1"}
+            assert site.fakes[0].unknown == 0
+
+    with TemporaryDirectory() as directory:
+        site = Site(Path(directory))
+        run(site, lambda: test(site))
+
+
+@pytest.mark.parametrize("prefix", ["a b:", "a\r\nflush_all\r\n", "\N{LATIN SMALL LETTER E WITH ACUTE}:", "p" * 250])
+def test_a_prefix_that_cannot_be_part_of_a_key_is_refused(tmp_path: Path, prefix: str) -> None:
+    """Nothing is sent to memcached under such a prefix, wherever it comes from."""
+    site = Site(tmp_path)
+    site.settings = replace(site.settings, key_prefix=prefix)
+    with pytest.raises(ValueError, match="cannot be a key of memcached"):
+        site.daemon()
