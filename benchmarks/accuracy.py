@@ -100,7 +100,7 @@ def broken_promises(name: str, measured: Measured) -> list[str]:
     """What docs/accuracy.md says that an administrator may rely on, and is not so."""
     problems = []
     for traffic, outcome in measured.outcomes.items():
-        if outcome.window.buckets:
+        if outcome.window.buckets > 1:
             most, where = outcome.most_within(outcome.span), f"{outcome.span:g} s"
         else:
             most, where = outcome.most_in_a_clock_hour(), "a clock hour"
@@ -108,7 +108,7 @@ def broken_promises(name: str, measured: Measured) -> list[str]:
             problems.append(f"{name}, {traffic}: {most} messages within {where}, the limit is {outcome.limit}")
         # The limit each hour, and once more for where the traffic begins; of clock hours also for where it ends.
         hours = (outcome.accepted[-1] - outcome.accepted[0]) / HOUR
-        if len(outcome.accepted) > (hours + (1 if outcome.window.buckets else 2)) * outcome.limit:
+        if len(outcome.accepted) > (hours + (1 if outcome.window.buckets > 1 else 2)) * outcome.limit:
             problems.append(f"{name}, {traffic}: {len(outcome.accepted)} messages in {hours:.1f} hours")
     return problems
 
@@ -167,7 +167,7 @@ def _window_table(measured: dict[str, Measured]) -> str:
     for name, each in measured.items():
         outcomes = list(each.outcomes.values())
         window = outcomes[0].window
-        span = f"any {outcomes[0].span / 60:g} minutes" if window.buckets else "a clock hour"
+        span = f"any {outcomes[0].span / 60:g} minutes" if window.buckets > 1 else "a clock hour"
         error = sum(outcome.mean_error for outcome in outcomes) / len(outcomes)
         rows.append(
             [

@@ -57,7 +57,7 @@ class Outcome:
     @property
     def span(self) -> float:
         """Seconds within which never more than the limit passes."""
-        return self.window.seconds - (self.window.bucket_seconds if self.window.buckets else 0)
+        return self.window.seconds - (self.window.bucket_seconds if self.window.buckets > 1 else 0)
 
     def most_within(self, seconds: float) -> int:
         """Messages accepted within any so many seconds, at most."""

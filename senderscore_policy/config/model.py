@@ -63,7 +63,7 @@ class CounterSettings:
 
     def window_of_time(self) -> Window:
         """The window that counters are kept for."""
-        return Window(self.window, self.buckets if self.algorithm == "sliding" else 0)
+        return Window(self.window, self.buckets if self.algorithm == "sliding" else 1)
 
 
 @dataclass(frozen=True, slots=True)

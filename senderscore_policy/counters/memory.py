@@ -51,8 +51,7 @@ class MemoryStore:
         self._take_back(refunds)
         view = self._advance()
         current = self._buckets.setdefault(view.current, {})
-        whole = [bucket.get for index, bucket in self._buckets.items() if index not in {view.current, view.oldest}]
-        oldest = self._buckets.get(view.oldest, {}) if view.oldest is not None else {}
+        others = [bucket.get for index, bucket in self._buckets.items() if index != view.current]
         room = self._room()
         for charge in charges:
             client, amount = charge.key, charge.amount
@@ -62,10 +61,8 @@ class MemoryStore:
             elif room > 0 or (room := self._make_room()) > 0:
                 current[client] = messages
                 room -= 1
-            for count in whole:
+            for count in others:
                 messages += count(client, 0)
-            if client in oldest:
-                messages += view.partial(oldest[client])
             charge.count = messages
             charge.receipt = view.current
 
@@ -105,7 +102,7 @@ class MemoryStore:
             return
         view = self._advance()
         for index, counts in buckets:
-            if (view.current if view.oldest is None else view.oldest) <= index <= view.current:
+            if view.current - self._window.buckets < index <= view.current:
                 bucket = self._buckets.setdefault(index, {})
                 for client, count in islice(counts.items(), max(0, self._room())):
                     bucket[client] = bucket.get(client, 0) + count
@@ -113,8 +110,7 @@ class MemoryStore:
     def _advance(self) -> View:
         """The view now; buckets that have left the window are dropped."""
         view = self._window.view(self.now)
-        first = view.current if view.oldest is None else view.oldest
-        for index in [index for index in self._buckets if index < first]:
+        for index in [index for index in self._buckets if index <= view.current - self._window.buckets]:
             del self._buckets[index]
         return view
 

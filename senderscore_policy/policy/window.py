@@ -1,7 +1,8 @@
 """Windows of time in buckets: which counters a message touches and what their sum means.
 
-A sliding window of K buckets estimates the messages of the last `seconds` as all of the newest K
-buckets plus the part of the one before them that is still in view. A fixed window is one bucket.
+The count of a sliding window is the sum of its newest K buckets, the current one included. These never
+reach back further than the window, so the count is never larger than the true number of messages in it.
+A fixed window is one bucket.
 """
 
 import math
@@ -18,26 +19,17 @@ class View(NamedTuple):
 
     Args:
         current: the bucket to add to.
-        open: further buckets that somebody may still be adding to: read them with every message.
-        closed: buckets that nobody adds to any more, newest first; they may be read once and kept.
-        oldest: the bucket that leaves the window now (the last of `closed`); none in a fixed window.
-        weight: the share of `oldest` that still counts, 0 to 1.
+        open: further buckets that another host may still be adding to: read them with every message.
+        closed: buckets that no host adds to any more, newest first; they may be read once and kept.
     """
 
     current: int
     open: tuple[int, ...]
     closed: tuple[int, ...]
-    oldest: int | None
-    weight: float
-
-    def partial(self, oldest_count: int) -> int:
-        """What the messages of the oldest bucket still count for, rounded up."""
-        return math.ceil(oldest_count * self.weight)
 
     def total(self, counts: Mapping[int, int]) -> int:
         """Messages in the window, from the counts of its buckets by index; absent ones are 0."""
-        whole = sum(counts.get(i, 0) for i in (self.current, *self.open, *self.closed) if i != self.oldest)
-        return whole if self.oldest is None else whole + self.partial(counts.get(self.oldest, 0))
+        return sum(counts.get(index, 0) for index in (self.current, *self.open, *self.closed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +38,8 @@ class Window:
 
     Args:
         seconds: its length, 60 to 2,419,200.
-        buckets: into how many parts a sliding window is cut, each at least `CLOCK_SKEW` long;
-            0 for a fixed window, which starts at whole multiples of its length (UTC).
+        buckets: the parts of a sliding window, at least 2 and each at least `CLOCK_SKEW` long;
+            1 for a fixed window, which starts at whole multiples of its length (UTC).
     """
 
     seconds: int
@@ -56,7 +48,7 @@ class Window:
     @property
     def bucket_seconds(self) -> float:
         """The length of one bucket."""
-        return self.seconds / (self.buckets or 1)
+        return self.seconds / self.buckets
 
     @property
     def ttl(self) -> int:
@@ -64,47 +56,36 @@ class Window:
         return math.ceil(self.seconds + 2 * self.bucket_seconds)
 
     def view(self, now: float) -> View:
-        """The buckets that count at `now` (seconds of the clock that the counters go by)."""
+        """The buckets that count at `now` (seconds of the clock that the counters use)."""
         length = self.bucket_seconds
         current = int(now // length)
-        if not self.buckets:
-            return View(current, (), (), None, 0.0)
+        if self.buckets == 1:
+            return View(current, (), ())
         elapsed = now - current * length
-        still_open = [current + 1] if length - elapsed <= CLOCK_SKEW else []
+        open_buckets = [current + 1] if length - elapsed <= CLOCK_SKEW else []
         newest_closed = current - 1
         if elapsed < CLOCK_SKEW:
-            still_open.append(current - 1)
+            open_buckets.append(current - 1)
             newest_closed = current - 2
-        oldest = current - self.buckets
-        closed = tuple(range(newest_closed, oldest - 1, -1))
-        return View(current, tuple(still_open), closed, oldest, 1.0 - elapsed / length)
+        return View(current, tuple(open_buckets), tuple(range(newest_closed, current - self.buckets, -1)))
 
     def opens_at(self, counts: Mapping[int, int], limit: float, now: float) -> float | None:
-        """When one more message is within the limit, if none is sent until then.
+        """The time at which one more message is within the limit, if the client sends none until then.
 
         Args:
             counts: messages of each bucket, by index, as counted by `now`.
             limit: messages per window.
-            now: seconds of the clock that the counters go by.
+            now: seconds of the clock that the counters use.
 
         Returns:
-            `now` or a later time; None: never, the limit is 0.
+            `now` or the start of a later bucket; None: never, the limit is 0.
         """
         if limit < 1:
             return None
-        room = limit - 1
-        length = self.bucket_seconds
-        span = self.buckets or 1
-        bucket = int(now // length)
-        while True:
-            # The newest `span` buckets, and what a clock ahead of this one has counted, are there as a whole.
-            whole = sum(count for index, count in counts.items() if index > bucket - span)
-            leaving = counts.get(bucket - span, 0) if self.buckets else 0
-            if whole <= room:
-                # View.partial: of `leaving` messages the share 1 - elapsed / length, rounded up, still counts.
-                elapsed = max(0.0, length * (1.0 - (room - whole) / leaving)) if leaving else 0.0
-                return max(now, bucket * length + elapsed)
+        bucket = int(now // self.bucket_seconds)
+        while sum(count for index, count in counts.items() if index > bucket - self.buckets) > limit - 1:
             bucket += 1
+        return max(now, bucket * self.bucket_seconds)
 
     def __str__(self) -> str:
         """The window in words, as a reply shows it: "hour" for 3600, else "10 minutes"."""

@@ -43,19 +43,17 @@ class ClientBuckets:
 
     Attributes:
         increment: the command that counts one message.
-        closed: messages in the closed buckets but the oldest.
-        oldest: messages in the oldest bucket.
-        until: the monotonic time up to which these two may be believed; -inf: they were never read.
+        closed: messages in the closed buckets.
+        until: the monotonic time up to which `closed` is valid; -inf: it was never read.
     """
 
-    __slots__ = ("client", "closed", "increment", "oldest", "receipt", "until")
+    __slots__ = ("client", "closed", "increment", "receipt", "until")
 
     def __init__(self, client: str, receipt: CountedAt) -> None:
         self.client = client
         self.receipt = receipt
         self.increment = incr(receipt.key, 1)
         self.closed = 0
-        self.oldest = 0
         self.until = -inf
 
 
@@ -189,11 +187,7 @@ class Batch:
 
     @cached_property
     def _closed(self) -> list[bytes]:
-        return [b"%d" % index for index in self._view.closed if index != self._view.oldest]
-
-    @cached_property
-    def _oldest(self) -> list[bytes]:
-        return [] if self._view.oldest is None else [b"%d" % self._view.oldest]
+        return [b"%d" % index for index in self._view.closed]
 
     def refund(self, receipt: CountedAt, amount: int) -> None:
         """Take a charge back where it was counted."""
@@ -215,7 +209,7 @@ class Batch:
             part.charge(account, increment)
             if fresh:
                 part.fresh.append(account)
-                part.read(self._names(account, self._open + self._closed + self._oldest))
+                part.read(self._names(account, self._open + self._closed))
             elif self._open:
                 part.read(self._names(account, self._open))
 
@@ -255,7 +249,7 @@ class Batch:
         Accounts that were read now may be believed up to `until`.
         """
         before = {}
-        view, numbers, values = self._view, self._numbers, self._values
+        numbers, values = self._numbers, self._values
         for account, amount in self._amounts.items():
             number = numbers.get(account)
             if number is None:
@@ -264,10 +258,7 @@ class Batch:
                 account.until = until
                 if values:
                     account.closed = self._sum(account, self._closed)
-                    account.oldest = self._sum(account, self._oldest)
             messages = number - amount + account.closed
-            if account.oldest:
-                messages += view.partial(account.oldest)
             if values and self._open:
                 messages += self._sum(account, self._open)
             before[account] = messages
@@ -306,7 +297,7 @@ class Batch:
             for account in part.fresh:
                 if len(account.receipt.servers) == 1:
                     continue
-                for key in self._names(account, self._closed + self._oldest):
+                for key in self._names(account, self._closed):
                     if key in self._values and key not in part.values:
                         yield add(key, self._values[key], self._exptime)
 

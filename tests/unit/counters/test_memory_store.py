@@ -1,7 +1,6 @@
 """Counters in the daemon's own memory."""
 
 import asyncio
-import math
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ from senderscore_policy.policy.ports import Charge, Usage
 from senderscore_policy.policy.window import Window
 
 HOUR = Window(3600, 12)
-CLOCK_HOUR = Window(3600, 0)
+CLOCK_HOUR = Window(3600, 1)
 
 T = TypeVar("T")
 
@@ -74,16 +73,16 @@ def test_a_refund_that_comes_too_late_takes_nothing_from_others() -> None:
     assert count(store, "192.0.2.1") == 1
 
 
-def test_old_messages_fade_out() -> None:
-    """A burst counts whole for 55 minutes, then less and less for five, then nothing."""
+def test_old_messages_leave_with_their_bucket() -> None:
+    """A burst at the start of a bucket counts whole for an hour, then not at all."""
     clock = FakeClock()
     store = MemoryStore(HOUR, clock)
     charge(store, "192.0.2.1", amount=100)
     seen = []
-    for seconds in (3300, 300, 75, 75, 149, 1):
+    for seconds in (3300, 299, 1):
         clock.pass_time(seconds)
         seen.append(count(store, "192.0.2.1"))
-    assert seen == [100, 100, 75, 50, 1, 0]
+    assert seen == [100, 100, 0]
 
 
 def test_a_fixed_window_ends_with_the_clock_hour() -> None:
@@ -261,9 +260,7 @@ def test_the_store_counts_as_a_list_of_messages_would(steps: list[tuple[str, Any
     def expected(client: str) -> int:
         current = int(clock.now // length)
         ages = [current - index for who, index in messages if who == client]
-        whole = sum(age < max(window.buckets, 1) for age in ages)
-        oldest = sum(age == window.buckets for age in ages) if window.buckets else 0
-        return whole + math.ceil(oldest * (1.0 - (clock.now - current * length) / length))
+        return sum(age < window.buckets for age in ages)
 
     for step, value in steps:
         index = int(clock.now // length)

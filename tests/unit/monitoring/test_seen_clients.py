@@ -15,7 +15,7 @@ from senderscore_policy.policy.window import Window
 def test_deferrals_go_by_the_buckets_of_the_counters() -> None:
     """In a fixed window they are forgotten when the next one begins, as the messages are."""
     now = 60.0
-    seen = SeenClients(Window(60, 0), lambda: now)
+    seen = SeenClients(Window(60, 1), lambda: now)
     client = Client("192.0.2.75", "192.0.2.75")
     seen.decided([Decision(Request(b"\n\n"), client, Reason.OVER_LIMIT, "421 no", 3, "0-10", 2.0, None, 1000.0)])
     now = 119.0

@@ -201,7 +201,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
 
     def spans(self, messages: list[CountedRequest]) -> list[list[CountedRequest]]:
         """The messages of each stretch of time in which no more than the limit may pass."""
-        if not self.window.buckets:
+        if self.window.buckets == 1:
             hours: dict[float, list[CountedRequest]] = defaultdict(list)
             for message in messages:
                 hours[message.time // self.window.seconds].append(message)
