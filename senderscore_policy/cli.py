@@ -4,6 +4,7 @@ import argparse
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
@@ -72,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = sys.argv[1:] if argv is None else list(argv)
     name = _first_argument(arguments)
+    if name == "serve":
+        # SIGHUP would end the process before the daemon handles it; blocked, it becomes a reload after the start.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     register, run = command(name)
     parser = Parser(f"{PROGRAM} {name}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     register(parser)

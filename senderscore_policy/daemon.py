@@ -33,8 +33,8 @@ from senderscore_policy.server.sockets import (
     CONTROL_MODE,
     address_of,
     connections_possible,
+    listeners,
     refusals_logged,
-    take,
 )
 from senderscore_policy.server.state import StateDirectory
 from senderscore_policy.web.inquiries import Inquiries
@@ -119,16 +119,17 @@ class Service:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
-            BackendError: a policy socket cannot be had.
+            BackendError: a policy socket cannot be opened, or another daemon uses the state directory.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         loop.set_exception_handler(refusals_logged())
+        self._state.lock()
         self._state.restore()
         passed = systemd.listen_sockets()
-        sockets = take(passed, "policy", self._config.listen.policy)
+        sockets = listeners(passed, "policy", self._config.listen.policy)
         servers = [await self._listen(each) for each in sockets]
         deciding = asyncio.create_task(self._decide())
         background = [self._server.sweep(), self._state.save_regularly(), self._serve_http(passed)]
@@ -139,6 +140,7 @@ class Service:
         self._addresses = [str(address_of(each)) for each in sockets]
         addresses = ", ".join(self._addresses)
         log.info("serving on %s, mode %s, counters in %s", addresses, self._config.mode, self._config.counters.store)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         systemd.notify("READY=1", f"STATUS=serving on {addresses}")
         await self._stop.wait()
         systemd.notify("STOPPING=1")
@@ -192,9 +194,9 @@ class Service:
             try:
                 if isinstance(endpoint, Unix):
                     Path(endpoint.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                listeners = take(passed, kind, (endpoint,) if endpoint else (), mode)
+                opened = listeners(passed, kind, (endpoint,) if endpoint else (), mode)
                 app = handlers.application(writable=kind == "control")
-                runners.append(await api.serve(app, listeners))
+                runners.append(await api.serve(app, opened))
             except (BackendError, OSError) as error:
                 log.error("no %s listener: %s", kind, error)
         try:

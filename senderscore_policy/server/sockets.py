@@ -1,6 +1,7 @@
 """Sockets that the daemon listens on: bound here, or passed by systemd."""
 
 import asyncio
+import contextlib
 import errno
 import logging
 import math
@@ -8,7 +9,7 @@ import os
 import resource
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,61 +17,61 @@ from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 from senderscore_policy.errors import BackendError
 
 BACKLOG: Final = 1024
-"""Connections that wait while the daemon is busy; above it the kernel makes them wait a second, or refuses them."""
+"""Connections that the kernel queues while the daemon is busy; above it clients wait a second, or are refused."""
 ACCEPT_AT_ONCE: Final = 8
-"""Connections that asyncio takes before it lets them in and closes idle ones in their place."""
+"""Connections that asyncio accepts before the daemon handles them and closes idle ones to make room."""
 POLICY_MODE: Final = 0o666
-"""Of a policy socket: any local process may ask, as with a TCP socket on loopback; the folder limits who gets there."""
+"""Any local process may connect, as to a TCP socket on loopback; the permissions of the directory limit that."""
 CONTROL_MODE: Final = 0o660
 RESERVED_DESCRIPTORS: Final = 64
-"""Files beside policy connections: memcached, DNS, the log, the state, the status listener."""
+"""Files that are not policy connections: memcached, DNS, the log, the state, the status listener."""
+KINDS: Final = frozenset({"policy", "status", "metrics", "control"})
 
 log = logging.getLogger(__name__)
 
 
 def bind(endpoint: Endpoint, mode: int = POLICY_MODE) -> socket.socket:
-    """A listening socket.
+    """Open a listening socket.
 
     Args:
-        endpoint: where; a host name is resolved, its first address taken.
-        mode: of a unix socket's file.
+        endpoint: a unix socket, or an IP address with a port.
+        mode: permissions of a unix socket's file.
 
     Raises:
-        BackendError: it cannot be had, with the reason and the remedy.
+        BackendError: the address cannot be used; the text has the reason and the remedy.
     """
     try:
-        return _bind_unix(endpoint.path, mode) if isinstance(endpoint, Unix) else _bind_inet(endpoint)
+        return _bind_unix(Path(endpoint.path), mode) if isinstance(endpoint, Unix) else _bind_inet(endpoint)
     except OSError as error:
-        remedy = "another process listens there: stop it or change [listen]" if error.errno == errno.EADDRINUSE else ""
+        in_use = error.errno == errno.EADDRINUSE
         # A path that is too long for a socket has no strerror.
         reason = error.strerror or error
-        raise BackendError(f"cannot listen on {endpoint}: {reason}{remedy and f' ({remedy})'}") from error
+        remedy = " (another process listens there: stop it or change [listen])" if in_use else ""
+        raise BackendError(f"cannot listen on {endpoint}: {reason}{remedy}") from error
 
 
 def _bind_inet(endpoint: Inet) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, protocol)
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)
+        listener.bind((endpoint.host, endpoint.port))
         return _listening(listener)
     except OSError:
         listener.close()
         raise
 
 
-def _bind_unix(path: str, mode: int) -> socket.socket:
-    _remove_stale(Path(path))
+def _bind_unix(path: Path, mode: int) -> socket.socket:
+    _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # The mode is right from the first moment: nobody else may connect before a chmod.
+        # The umask gives the file its mode when it is made: a chmod afterwards would leave a moment for others.
         umask = os.umask(0o777 & ~mode)
         try:
-            listener.bind(path)
+            listener.bind(str(path))
         finally:
             os.umask(umask)
         return _listening(listener)
@@ -86,48 +87,103 @@ def _listening(listener: socket.socket) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket that a process left behind; one that still answers is left alone, and bind() fails."""
+    """Remove a socket that an ended process left behind; if a process still accepts on it, bind() fails.
+
+    Raises:
+        BackendError: something else has this name.
+        OSError: the socket cannot be reached or removed.
+    """
     try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
-            return
+        mode = path.lstat().st_mode
+        if not stat.S_ISSOCK(mode):
+            raise BackendError(
+                f"cannot listen on unix:{path}: {kind_of(mode)} has this name: remove it or change [listen]"
+            )
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(str(path))
+            # With a full backlog a blocking connect() would wait for the process to accept.
+            probe.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                probe.connect(str(path))
     except ConnectionRefusedError:
         path.unlink(missing_ok=True)
     except FileNotFoundError:
         return
 
 
+def kind_of(mode: int) -> str:
+    """Name a file's kind, with its article, by the `st_mode` of its inode(7)."""
+    kinds = {
+        stat.S_IFREG: "a file", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link",
+        stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
+    }  # fmt: skip
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
 def address_of(listener: socket.socket) -> Endpoint:
-    """Where a listening socket is, in the configuration's terms."""
+    """Return where a socket listens, in the configuration's terms."""
     name = listener.getsockname()
     return Unix(name) if listener.family == socket.AF_UNIX else Inet(name[0], name[1])
 
 
-def take(
-    passed: list[tuple[str, socket.socket]], kind: str, wanted: tuple[Endpoint, ...], mode: int = POLICY_MODE
+def listeners(
+    passed: list[tuple[str, socket.socket]], kind: str, wanted: Iterable[Endpoint], mode: int = POLICY_MODE
 ) -> list[socket.socket]:
-    """The sockets of one kind: those passed by systemd, and the wanted ones that were not passed, bound.
+    """Return the sockets of one kind: those that systemd passed, and the other wanted ones, bound here.
+
+    A host name stands for all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1.
 
     Args:
-        passed: sockets with their names; those of this kind are removed from the list. A name that
-            is no kind ("policy", "status", "control") is a policy socket.
-        kind: "policy", "status" or "control".
-        wanted: from the configuration.
-        mode: of a unix socket that is bound here.
+        passed: sockets with their names; those of this kind are removed from the list. A socket whose name
+            is not a kind is a policy socket.
+        kind: "policy", "status", "metrics" or "control".
+        wanted: what the configuration names.
+        mode: permissions of a unix socket that is bound here.
 
     Raises:
         BackendError: a socket cannot be bound.
     """
-    kinds = {"policy", "status", "control"}
-    mine = [item for item in passed if item[0] == kind or (kind == "policy" and item[0] not in kinds)]
+    mine = [item for item in passed if item[0] == kind or (kind == "policy" and item[0] not in KINDS)]
     for item in mine:
         passed.remove(item)
-    listeners = [listener for _, listener in mine]
-    there = {address_of(listener) for listener in listeners}
-    for address in there - set(wanted):
+    result = [listener for _, listener in mine]
+    there = {address_of(listener) for listener in result}
+    alternatives = [_addresses(endpoint) for endpoint in wanted]
+    for address in there.difference(*alternatives):
         log.info("serving %s on %s, passed by systemd, though [listen] does not name it", kind, address)
-    return listeners + [bind(endpoint, mode) for endpoint in wanted if endpoint not in there]
+    for endpoints in alternatives:
+        result += _bind_all([endpoint for endpoint in endpoints if endpoint not in there], mode)
+    return result
+
+
+def _addresses(endpoint: Endpoint) -> list[Endpoint]:
+    """Return the addresses of a host name; anything else stands for itself.
+
+    Raises:
+        BackendError: the name has no address.
+    """
+    if isinstance(endpoint, Unix):
+        return [endpoint]
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise BackendError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+    return list(dict.fromkeys(Inet(str(address[0]), int(address[1])) for *_, address in found))
+
+
+def _bind_all(endpoints: Sequence[Endpoint], mode: int) -> list[socket.socket]:
+    """Bind the addresses of one host; without IPv6 in the kernel, or on its interfaces, those of IPv4 suffice."""
+    bound: list[socket.socket] = []
+    for number, endpoint in enumerate(endpoints, 1):
+        try:
+            bound.append(bind(endpoint, mode))
+        except BackendError as error:
+            cause = error.__cause__
+            missing = isinstance(cause, OSError) and cause.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+            if not missing or (number == len(endpoints) and not bound):
+                for listener in bound:
+                    listener.close()
+                raise
+    return bound
 
 
 def refusals_logged() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:

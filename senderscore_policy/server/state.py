@@ -1,15 +1,19 @@
-"""What outlives a restart: lines in files of the state directory."""
+"""Files of the state directory, which keep counters and scores over a restart."""
 
 import asyncio
+import fcntl
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
+from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.ports import Persistent
+from senderscore_policy.server.sockets import kind_of
 
 SAVE_INTERVAL: Final = 60.0
 """Seconds between two saves."""
@@ -18,10 +22,10 @@ log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, lines: Iterator[str]) -> None:
-    """Replace the file by these lines: readers see the old file or the new one, whole, mode 0600.
+    """Replace a file by these lines, with mode 0600; a reader sees the old file or the new one, never a part.
 
     Raises:
-        OSError: it could not be written; the old file stands.
+        OSError: the lines could not be written; the old file is unchanged.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -35,22 +39,39 @@ def write_atomically(path: Path, lines: Iterator[str]) -> None:
         raise
 
 
+def _open_file(path: Path) -> TextIO:
+    """Open a regular file to read text.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: something else has this name; to open a FIFO, for one, would wait for a writer.
+    """
+    # O_NONBLOCK: opening a FIFO returns at once, and a regular file ignores the flag (open(2)).
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise ValueError(f"{kind_of(mode)}, not a file")
+    return os.fdopen(descriptor, encoding="utf-8")
+
+
 class StateDirectory:
-    """Saves and restores the parts of the daemon that outlive it. Never a reason not to start.
+    """Saves parts of the daemon and restores them at the next start.
 
     Args:
-        directory: made if it is missing, mode 0700.
-        parts: each kept in a file of its name.
+        directory: created if it is missing, mode 0700.
+        parts: each has a file of its name.
 
     Attributes:
-        problem: why the last save failed; empty: it did not.
-        saved_at: the time of the last one that did not, in seconds since the epoch; None: there was none yet.
+        problem: why the last save failed; empty: it succeeded.
+        saved_at: the time of the last successful save, in seconds since the epoch; None: none so far.
     """
 
     def __init__(self, directory: Path, parts: dict[str, Persistent]) -> None:
         self._directory = directory
         self._parts = parts
         self._saving = asyncio.Lock()
+        self._locked: int | None = None
         self.problem = ""
         self.saved_at: float | None = None
 
@@ -59,25 +80,52 @@ class StateDirectory:
         """The word "ok", or "degraded: " and why nothing is saved."""
         return f"degraded: state not saved: {self.problem}" if self.problem else "ok"
 
+    def lock(self) -> None:
+        """Keep other daemons out of the directory until this process ends.
+
+        A directory that cannot be created or locked (a read-only disk) does not stop the daemon: each save
+        reports its own failure.
+
+        Raises:
+            BackendError: another daemon uses the directory.
+        """
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            log.warning("state directory %s is not usable: %s", self._directory, error.strerror)
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise BackendError(
+                f"another daemon uses the state directory {self._directory}: stop it, or give this one a [state] "
+                "directory of its own"
+            ) from error
+        except OSError as error:
+            # Some network file systems have no locks.
+            log.warning("state directory %s is not locked: %s", self._directory, error.strerror)
+        self._locked = descriptor
+
     def restore(self) -> None:
-        """Take up what is saved; a malformed file is set aside as `.bad`."""
+        """Restore what was saved; rename a malformed file to `.bad` and start empty."""
         for name, part in self._parts.items():
             path = self._directory / name
             try:
-                with path.open(encoding="utf-8") as file:
+                self._remove_unfinished(name)
+                with _open_file(path) as file:
                     part.restore(line.rstrip("\n") for line in file)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                log.warning("state not read, starting empty: %s", error)
+                log.warning("state file %s not read, starting empty: %s", path, error.strerror)
             except ValueError as error:
-                log.warning(
-                    "state file %s is malformed (%s); set aside as %s.bad, starting empty", path, error, path.name
-                )
+                log.warning("state file %s is malformed (%s); renamed to %s.bad, starting empty", path, error, name)
                 self._set_aside(path)
 
     async def save(self) -> None:
-        """Save every part, in a thread."""
+        """Save every part; a thread writes the files."""
         async with self._saving:
             snapshots = {name: part.snapshot() for name, part in self._parts.items()}
             problem = await asyncio.get_running_loop().run_in_executor(None, self._write, snapshots)
@@ -90,7 +138,7 @@ class StateDirectory:
             self.saved_at = time.time()
 
     async def save_regularly(self) -> None:
-        """Save every `SAVE_INTERVAL`, for ever."""
+        """Save every `SAVE_INTERVAL`, until cancelled."""
         while True:
             await asyncio.sleep(SAVE_INTERVAL)
             await self.save()
@@ -104,9 +152,15 @@ class StateDirectory:
             return str(error)
         return ""
 
+    def _remove_unfinished(self, name: str) -> None:
+        """Remove the temporary files of a daemon that was killed while it saved; only the lock's holder may."""
+        if self._locked is not None:
+            for path in self._directory.glob(f".{name}.*"):
+                path.unlink()
+
     @staticmethod
     def _set_aside(path: Path) -> None:
         try:
             path.replace(path.with_name(f"{path.name}.bad"))
         except OSError as error:
-            log.warning("state file %s could not be set aside: %s", path, error)
+            log.warning("state file %s could not be renamed: %s", path, error.strerror)

@@ -235,6 +235,21 @@ class TestService:
         assert "mode" in daemon.log
         assert "tier" in daemon.log
 
+    def test_a_reload_during_the_start_happens_after_it(self, make_daemon: StartDaemon) -> None:
+        """SIGHUP while the daemon still reads its files does not end it: it reloads once it serves."""
+        daemon = make_daemon(**LIMITED)
+        text = daemon.file.read_text()
+        daemon.file.unlink()
+        os.mkfifo(daemon.file)
+        daemon.launch()
+        with daemon.file.open("w") as fifo:  # the daemon has begun to read it when this returns
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.file.unlink()
+            daemon.file.write_text(text)
+            fifo.write(text)
+        for notification in ("READY=1", "RELOADING=1", "READY=1"):
+            daemon.wait_for(notification)
+
     def test_sigterm_finishes_the_request_in_hand(self, start_daemon: StartDaemon) -> None:
         """A message whose score is being looked up gets its answer before the daemon exits with status 0."""
         with silent_nameserver() as (nameserver, address):
@@ -328,6 +343,43 @@ class TestService:
         second.expected_status = second.process.returncode
         with PolicyClient(port) as postfix:
             assert postfix.ask() == "DUNNO"
+
+    def test_a_second_daemon_does_not_take_the_state_directory(
+        self, start_daemon: StartDaemon, make_daemon: StartDaemon
+    ) -> None:
+        """It ends with an error of one line that names the directory; the counters of the first one are safe."""
+        first, second = start_daemon(**LIMITED), make_daemon(**LIMITED)
+        shutil.rmtree(second.directory / "state")
+        (second.directory / "state").symlink_to(first.directory / "state")
+        second.launch()
+        second.expected_status = 69
+        assert second.process.wait(timeout=30) == 69
+        assert f"another daemon uses the state directory {second.directory / 'state'}" in second.log
+        first.kill()
+        second.start()
+
+    @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["fifo", "directory"])
+    def test_what_is_not_a_file_does_not_stop_the_start(
+        self, make_daemon: StartDaemon, make: Callable[[Path], None]
+    ) -> None:
+        """Something else in the place of a state file is renamed, and counters are saved again."""
+        daemon = make_daemon(**LIMITED)
+        make(daemon.directory / "state" / "counters")
+        daemon.start()
+        asked(daemon, 3)
+        daemon.stop()
+        daemon.start()
+        assert asked(daemon, 1) == [OVER_LIMIT]
+
+    def test_localhost_stands_for_both_families(self, start_daemon: StartDaemon) -> None:
+        """Postfix reaches `inet:localhost` by 127.0.0.1 or ::1, whichever it tries."""
+        port = free_port()
+        daemon = start_daemon(**LIMITED, listen={"policy": [f"inet:localhost:{port}"]})
+        found = {address[0] for *_, address in socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)}
+        for address in found:
+            with socket.create_connection((str(address), port), timeout=30):
+                pass
+            assert str(address) in daemon.log
 
     def test_an_invalid_file_is_refused_at_start(self, make_daemon: StartDaemon) -> None:
         """Exit status 78 with every error and its key path."""

@@ -5,13 +5,15 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import free_port
 
-from senderscore_policy.config.endpoints import Inet, Unix
+from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 from senderscore_policy.errors import BackendError
-from senderscore_policy.server.sockets import CONTROL_MODE, POLICY_MODE, address_of, bind, refusals_logged, take
+from senderscore_policy.server.sockets import CONTROL_MODE, POLICY_MODE, address_of, bind, listeners, refusals_logged
 
 
 def test_a_stale_unix_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
@@ -41,13 +43,62 @@ def test_a_unix_socket_has_its_mode_whatever_the_umask(tmp_path: Path, umask: in
     assert (POLICY_MODE, CONTROL_MODE) == (0o666, 0o660)
 
 
-def test_a_file_that_is_no_socket_stays(tmp_path: Path) -> None:
-    """A plain file in the place of the socket is never removed."""
-    path = tmp_path / "file"
-    path.write_text("precious")
-    with pytest.raises(BackendError):
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "a file": Path.touch,
+    "a directory": Path.mkdir,
+    "a FIFO": os.mkfifo,
+    "a symbolic link": lambda path: path.symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize(("kind", "make"), MAKERS.items(), ids=list(MAKERS))
+def test_the_error_names_what_has_the_name_of_a_socket(
+    tmp_path: Path, kind: str, make: Callable[[Path], object]
+) -> None:
+    """Only a socket that an ended process left behind is removed; anything else stays, and the error names it."""
+    path = tmp_path / "policy.sock"
+    make(path)
+    with pytest.raises(BackendError, match=f"{kind} has this name"):
         bind(Unix(str(path)))
-    assert path.read_text() == "precious"
+    assert os.path.lexists(path)
+
+
+def addresses_of(opened: list[socket.socket]) -> set[Endpoint]:
+    """Close the sockets and return where they listened."""
+    found = {address_of(listener) for listener in opened}
+    for listener in opened:
+        listener.close()
+    return found
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
+    """Let every host name have these addresses."""
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda _name, port, **_: [(0, 0, 0, "", (host, port, 0, 0)) for host in hosts]
+    )
+
+
+def test_a_host_name_stands_for_all_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon listens on each address of the name, also where one of them does not exist on this host."""
+    port = free_port()
+    resolve_to(monkeypatch, "2001:db8::1", "127.0.0.1", "127.0.0.1", "127.0.0.2")
+    found = addresses_of(listeners([], "policy", [Inet("localhost", port)]))
+    assert found == {Inet("127.0.0.1", port), Inet("127.0.0.2", port)}
+
+
+@pytest.mark.parametrize("hosts", [["2001:db8::1"], ["127.0.0.1", "127.0.0.2"]])
+def test_a_host_name_without_a_usable_address_is_an_error(monkeypatch: pytest.MonkeyPatch, hosts: list[str]) -> None:
+    """An address that another process uses is an error even if the name has another one."""
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        resolve_to(monkeypatch, *hosts)
+        with pytest.raises(BackendError, match="cannot listen on"):
+            listeners([], "policy", [Inet("localhost", other.getsockname()[1])])
+
+
+def test_a_host_name_that_does_not_resolve_is_an_error() -> None:
+    """The error names the endpoint and the reason."""
+    with pytest.raises(BackendError, match=r"cannot listen on mx\.invalid:10045"):
+        listeners([], "policy", [Inet("mx.invalid", 10045)])
 
 
 def test_a_passed_socket_is_not_bound_again() -> None:
@@ -56,7 +107,7 @@ def test_a_passed_socket_is_not_bound_again() -> None:
     address = address_of(passed)
     other = socket.socket(socket.AF_UNIX)
     sockets = [("senderscore-policy.socket", passed), ("control", other)]
-    assert take(sockets, "policy", (address,)) == [passed]
+    assert listeners(sockets, "policy", (address,)) == [passed]
     assert sockets == [("control", other)]
     passed.close()
     other.close()

@@ -1,12 +1,14 @@
 """What outlives a restart."""
 
 import asyncio
+import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
+from senderscore_policy.errors import BackendError
 from senderscore_policy.server.state import StateDirectory, write_atomically
 
 
@@ -53,7 +55,38 @@ def test_malformed_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert part.lines == []
     assert (tmp_path / "part.bad").exists()
     assert not (tmp_path / "part").exists()
-    assert "set aside" in caplog.text
+    assert "renamed to part.bad" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "make"), [("a FIFO", os.mkfifo), ("a directory", Path.mkdir)])
+def test_what_is_not_a_file_is_renamed_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, make: Callable[[Path], None]
+) -> None:
+    """Something else in the place of a state file neither holds up the start nor prevents the next save."""
+    make(tmp_path / "part")
+    state = StateDirectory(tmp_path, {"part": Part("a")})
+    state.restore()
+    assert f"{kind}, not a file" in caplog.text
+    asyncio.run(state.save())
+    assert (tmp_path / "part").read_text() == "a\n"
+
+
+def test_only_one_daemon_uses_the_directory(tmp_path: Path) -> None:
+    """A second daemon is refused with an error that names the directory, which a first one creates."""
+    directory = tmp_path / "state"
+    StateDirectory(directory, {}).lock()
+    with pytest.raises(BackendError, match=f"another daemon uses the state directory {directory}"):
+        StateDirectory(directory, {}).lock()
+
+
+def test_temporary_files_of_a_killed_daemon_are_removed(tmp_path: Path) -> None:
+    """A daemon that was killed while it saved leaves a temporary file, which the next start removes."""
+    for name in (".part.x1y2z3w4", ".other.x1y2z3w4", "part.bad"):
+        (tmp_path / name).touch()
+    state = StateDirectory(tmp_path, {"part": Part()})
+    state.lock()
+    state.restore()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.x1y2z3w4", "part.bad"]
 
 
 def test_bytes_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
