@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from senderscore_policy.config.endpoints import Unix
+from senderscore_policy.config.endpoints import Inet, Unix
 from senderscore_policy.config.load import load
 from senderscore_policy.config.model import Config, policy_of
 from senderscore_policy.config.paths import config_file, control_path, state_directory
@@ -196,7 +196,8 @@ class Service:
                     Path(endpoint.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 opened = listeners(passed, kind, (endpoint,) if endpoint else (), mode)
                 app = handlers.application(writable=kind == "control")
-                runners.append(await api.serve(app, opened))
+                names = api.own_names() | {endpoint.host} if isinstance(endpoint, Inet) else None
+                runners.append(await api.serve(app, opened, names))
             except (BackendError, OSError) as error:
                 log.error("no %s listener: %s", kind, error)
         try:

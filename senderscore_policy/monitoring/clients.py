@@ -1,11 +1,13 @@
 """The clients seen last, for the status page, `top` and `get`."""
 
 import heapq
+import ipaddress
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from senderscore_policy.policy.bounded import BoundedCache
-from senderscore_policy.policy.clients import Address, Client
+from senderscore_policy.policy.clients import Address, Client, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import Charge, Clock, Usage
@@ -18,6 +20,7 @@ MAX_CLIENTS: Final = 20_000
 """Clients remembered; those that have sent nothing for longest are forgotten first."""
 LONGEST_NAME: Final = 255
 """Bytes of a host name (RFC 1035, 2.3.4)."""
+_NETWORK: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
 
 
 class SeenClient:
@@ -163,6 +166,26 @@ class ClientAdmin:
     def client(self, address: Address) -> Client:
         """The client behind an address, by the rules in force."""
         return self._engine.policy.directory.client(address)
+
+    def client_named(self, text: str) -> Client:
+        """The client that is counted under this address, or under exactly this network.
+
+        Raises:
+            ValueError: the text is neither, with the reason.
+        """
+        address = parse_address(text)
+        if address is not None:
+            return self.client(address)
+        if not _NETWORK.fullmatch(text):
+            raise ValueError(f"{text[:100]!r} is not an IP address")
+        network = ipaddress.ip_network(text)
+        # An override inside of the network may have its first or its last address, hardly both.
+        for end in (network[0], network[-1]):
+            address = parse_address(str(end))
+            client = None if address is None else self.client(address)
+            if client is not None and (network.num_addresses == 1 or client.key == str(network)):
+                return client
+        raise ValueError(f"{network} is not counted as one client; name an address, or a network as `top` shows it")
 
     async def standings(self, clients: Sequence[Client]) -> list[ClientStatus]:
         """How these clients stand; no score is asked for."""

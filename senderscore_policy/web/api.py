@@ -4,10 +4,9 @@ Imported after READY=1, in a thread: aiohttp alone takes longer to import than t
 """
 
 import asyncio
-import ipaddress
 import json
-import logging
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Collection
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,13 +14,15 @@ from typing import Any, Final
 from aiohttp import web
 
 from senderscore_policy.monitoring.clients import ClientAdmin
-from senderscore_policy.policy.clients import Client, parse_address
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.status import ClientStatus
 from senderscore_policy.web import page
 from senderscore_policy.web.inquiries import Inquiries
+from senderscore_policy.web.listener import REQUEST_TIME, Handler, HttpListener, own_names
 from senderscore_policy.web.prometheus import Exposition
 from senderscore_policy.web.status import Parts, StatusCollector
 
+__all__ = ["Api", "own_names", "serve"]
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
@@ -33,14 +34,8 @@ HEADERS: Final = {
 }
 """On every response."""
 
-MAX_CONNECTIONS: Final = 100
-"""HTTP connections of a listener at a time. Further ones are closed at once: memory and descriptors are for mail."""
-
-FIRST_REQUEST_TIME: Final = 10.0
-"""Seconds in which a connection must have sent a request; silent ones would keep everybody else out."""
-
-log = logging.getLogger(__name__)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Both of Postfix's kinds of queue ID are letters and digits (postconf(5), enable_long_queue_ids).
+_QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 
 
 class BadRequestError(Exception):
@@ -55,7 +50,7 @@ def _json(data: object, status: int = 200) -> web.Response:
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except BadRequestError as error:
+    except (BadRequestError, web.RequestPayloadError) as error:
         return _json({"error": str(error)}, 400)
     except web.HTTPException as error:
         return _json({"error": f"{error.reason}: {request.method} {request.path}"}, error.status)
@@ -101,15 +96,10 @@ class Api:
         return app
 
     def _client_of(self, request: web.Request) -> Client:
-        text = request.match_info["ip"]
-        address = parse_address(text)
-        if address is None:
-            # `get` prints an IPv6 client as its network: take that back, too.
-            try:
-                address = ipaddress.ip_network(text.replace("_", "/")).network_address
-            except ValueError:
-                raise BadRequestError(f"{text!r} is no IP address") from None
-        return self._desk.client(address)
+        try:
+            return self._desk.client_named(request.match_info["ip"])
+        except ValueError as error:
+            raise BadRequestError(str(error)) from None
 
     async def _healthz(self, _: web.Request) -> web.Response:
         health = self._desk.health()
@@ -149,7 +139,10 @@ class Api:
         return _json(await self._inquiries.about_client(self._client_of(request)))
 
     async def _message(self, request: web.Request) -> web.Response:
-        return _json(await self._inquiries.about_message(request.match_info["queue_id"]))
+        queue_id = request.match_info["queue_id"]
+        if not _QUEUE_ID.fullmatch(queue_id):
+            raise BadRequestError(f"{queue_id[:100]!r} is not a queue ID")
+        return _json(await self._inquiries.about_message(queue_id))
 
     async def _daemon(self, _: web.Request) -> web.Response:
         return _json(await self._inquiries.about_itself())
@@ -157,11 +150,13 @@ class Api:
     async def _increment(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
         try:
-            by = (await request.json())["by"] if request.can_read_body else 1
-        except (ValueError, KeyError, TypeError):
-            raise BadRequestError('the body is to be {"by": N}') from None
+            async with asyncio.timeout(REQUEST_TIME):
+                body = await request.read()
+            by = json.loads(body)["by"] if body else 1
+        except (ValueError, LookupError, TypeError, RecursionError, TimeoutError):
+            raise BadRequestError('the body must be {"by": N}') from None
         if not isinstance(by, int) or isinstance(by, bool) or not 1 <= by <= 1_000_000_000:
-            raise BadRequestError(f"by is {by!r}, it must be a whole number from 1 to 1000000000")
+            raise BadRequestError(f"by is {str(by)[:100]!r}, it must be a whole number from 1 to 1000000000")
         await self._desk.increment(client, by)
         return await self._show(client)
 
@@ -171,65 +166,14 @@ class Api:
         return await self._show(client, note=self._desk.reset_note)
 
 
-class _TurnedAway(asyncio.Protocol):
-    """A connection too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Close it."""
-        transport.close()
-
-
-class Listening:
-    """An application that answers HTTP, at most `MAX_CONNECTIONS` at a time.
+async def serve(app: web.Application, listeners: list[Any], names: Collection[str] | None) -> HttpListener:
+    """Answer HTTP on these listening sockets until what is returned is cleaned up.
 
     Args:
-        runner: of the application.
+        app: from `Api.application`.
+        listeners: bound sockets.
+        names: by which the daemon may be addressed, see `listener.is_own`; None: any.
     """
-
-    def __init__(self, runner: web.AppRunner) -> None:
-        self._runner = runner
-        self._servers: list[asyncio.Server] = []
-        self._silent: set[asyncio.BaseProtocol] = set()
-
-        @web.middleware
-        async def hear(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._silent.discard(request.protocol)
-            return await handler(request)
-
-        runner.app.middlewares.append(hear)
-
-    async def open(self, listeners: list[Any]) -> None:
-        """Answer on these listening sockets until `cleanup`."""
-        await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        self._servers = [await loop.create_server(self._connection, sock=listener) for listener in listeners]
-
-    async def cleanup(self) -> None:
-        """Close the sockets; who is being answered gets a second."""
-        for server in self._servers:
-            server.close()
-        if self._runner.server is not None:
-            await self._runner.server.shutdown(1.0)
-        await self._runner.cleanup()
-
-    def _connection(self) -> asyncio.BaseProtocol:
-        server = self._runner.server
-        assert server is not None
-        if len(server.connections) >= MAX_CONNECTIONS:
-            return _TurnedAway()
-        connection = server()
-        self._silent.add(connection)
-        asyncio.get_running_loop().call_later(FIRST_REQUEST_TIME, self._close_if_silent, connection)
-        return connection
-
-    def _close_if_silent(self, connection: web.RequestHandler) -> None:
-        if connection in self._silent:
-            self._silent.discard(connection)
-            connection.force_close()
-
-
-async def serve(app: web.Application, listeners: list[Any]) -> Listening:
-    """Answer HTTP on these listening sockets until what is returned is cleaned up."""
-    listening = Listening(web.AppRunner(app, access_log=None, handle_signals=False))
-    await listening.open(listeners)
-    return listening
+    listener = HttpListener(app, names)
+    await listener.open(listeners)
+    return listener

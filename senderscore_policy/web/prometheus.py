@@ -81,7 +81,11 @@ class Exposition:
             accept: the scraper's Accept header.
         """
         encode: Callable[[CollectorRegistry], bytes]
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (ValueError, TypeError):
+            # prometheus_client compares version numbers that the scraper has made up.
+            encode, content_type = choose_encoder("")
         return encode(self._registry), content_type
 
     def collect(self) -> Iterator[Metric]:

@@ -1,0 +1,179 @@
+"""HTTP connections: whom the daemon answers, how many at a time, and for how long a peer may be silent."""
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+import traceback
+from collections.abc import Awaitable, Callable, Collection
+from math import inf
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import web
+
+from senderscore_policy.policy.clients import parse_address
+from senderscore_policy.policy.protocol import printable
+
+MAX_CONNECTIONS: Final = 100
+"""HTTP connections of one listener. Memory and descriptors are for mail."""
+REQUEST_TIME: Final = 20.0
+"""Seconds in which a connection must send a complete request, the first one or the next one."""
+_HOST: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d*)?|([^:\[\]/@]+)(?::\d*)?")
+_HOSTS_FILE: Final = Path("/etc/hosts")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Shorten the traceback that aiohttp logs for a request to one escaped line (a logging filter).
+
+    Any peer could fill the log with tracebacks.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        frame = traceback.extract_tb(error.__traceback__)[-1:]
+        where = "".join(f" ({Path(each.filename).name}, line {each.lineno})" for each in frame)
+        reason = " ".join(str(error).split())[:200].encode(errors="backslashreplace")
+        record.msg = "HTTP request failed: %s: %s%s"
+        record.args = (type(error).__name__, printable(reason), where)
+        record.exc_info = None
+    return True
+
+
+log = logging.getLogger(__name__)
+log.addFilter(_in_one_line)
+
+
+def own_names() -> set[str]:
+    """The names of this host: its host name, with all its names in /etc/hosts, and localhost."""
+    name = socket.gethostname().lower()
+    names = {name, "localhost"}
+    with contextlib.suppress(OSError):
+        for line in _HOSTS_FILE.read_text(errors="replace").lower().splitlines():
+            _, *hosts = line.partition("#")[0].split() or [""]
+            names.update(hosts if name in hosts else ())
+    return names
+
+
+def is_own(host: str, names: Collection[str]) -> bool:
+    """Whether a Host header (RFC 9110, 7.2) names this host.
+
+    A web page of somebody else can have its own name resolve to 127.0.0.1, and then read what is
+    served there (DNS rebinding). An IP address in the header cannot be such a name.
+    """
+    found = _HOST.fullmatch(host.strip().lower())
+    if found is None:
+        return False
+    name = found[1] or found[2]
+    return name.removesuffix(".") in names or parse_address(name) is not None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection: passes everything on to aiohttp, and remembers when the peer was answered last.
+
+    Attributes:
+        rank: whether it was ever answered, and when its peer was last active; infinite while a request is in hand.
+    """
+
+    def __init__(self, listener: "HttpListener", handler: web.RequestHandler) -> None:
+        self._listener = listener
+        self.handler = handler
+        self.rank = (False, asyncio.get_running_loop().time())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.handler.connection_made(transport)
+        self._listener.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.handler.data_received(data)
+
+    def eof_received(self) -> None:
+        self.handler.eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._listener.leave(self)
+        self.handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.handler.resume_writing()
+
+
+class HttpListener:
+    """Serves an application on listening sockets, to a bounded number of connections.
+
+    Args:
+        app: answers the requests.
+        names: the names by which the daemon may be addressed; None: any.
+    """
+
+    def __init__(self, app: web.Application, names: Collection[str] | None) -> None:
+        self._names = names
+        self._servers: list[asyncio.Server] = []
+        self._connections: dict[web.RequestHandler, _Connection] = {}
+        app.middlewares.append(self._serve)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, logger=log)
+
+    async def open(self, listeners: list[Any]) -> None:
+        """Answer on these listening sockets until `cleanup`."""
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._servers = [await loop.create_server(self._connection, sock=listener) for listener in listeners]
+
+    async def cleanup(self) -> None:
+        """Close the sockets; requests in hand get a second."""
+        for server in self._servers:
+            server.close()
+        if self._runner.server is not None:
+            await self._runner.server.shutdown(1.0)
+        await self._runner.cleanup()
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None
+        return _Connection(self, server())
+
+    def enter(self, connection: _Connection) -> None:
+        """Make room for a new connection: close one that has never been answered, else the longest idle one."""
+        self._connections[connection.handler] = connection
+        if len(self._connections) > MAX_CONNECTIONS:
+            others = [each for each in self._connections.values() if each is not connection and each.rank[1] < inf]
+            self._close(min(others, key=lambda each: each.rank, default=connection))
+        self._close_when_silent(connection)
+
+    def leave(self, connection: _Connection) -> None:
+        """Forget a closed connection."""
+        self._connections.pop(connection.handler, None)
+
+    def _close(self, connection: _Connection) -> None:
+        self.leave(connection)
+        connection.handler.force_close()
+
+    def _close_when_silent(self, connection: _Connection) -> None:
+        """Close the connection now if its time is over, else look again when it is."""
+        if connection.handler in self._connections:
+            loop = asyncio.get_running_loop()
+            since = min(connection.rank[1], loop.time())
+            left = since + REQUEST_TIME - loop.time()
+            if left <= 0:
+                self._close(connection)
+            else:
+                loop.call_later(left, self._close_when_silent, connection)
+
+    @web.middleware
+    async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        hosts = request.headers.getall("Host", [])
+        if self._names is not None and not all(is_own(host, self._names) for host in hosts):
+            raise web.HTTPMisdirectedRequest(reason="Host: names another host")
+        connection = self._connections.get(request.protocol)
+        if connection is None:
+            return await handler(request)
+        connection.rank = (True, inf)
+        try:
+            return await handler(request)
+        finally:
+            connection.rank = (True, asyncio.get_running_loop().time())
