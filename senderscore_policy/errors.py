@@ -14,11 +14,13 @@ class ConfigError(SenderscorePolicyError):
 
     Args:
         problems: one text for each error found, each with its place and remedy; at least one.
+        excerpt: the lines of a syntax error and its place; may be empty.
     """
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], excerpt: str = "") -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.excerpt = excerpt
 
 
 class ProtocolError(SenderscorePolicyError):

@@ -9,8 +9,7 @@ from typing import Final
 
 from senderscore_policy.commands.arguments import add_config, add_json, checked, configuration
 from senderscore_policy.commands.output import say, say_json
-from senderscore_policy.config.endpoints import Endpoint, Unix
-from senderscore_policy.config.values import endpoint
+from senderscore_policy.config.endpoints import Endpoint, Unix, endpoint
 from senderscore_policy.errors import BackendError
 from senderscore_policy.monitoring.decisions import TRIAL
 

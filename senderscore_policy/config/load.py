@@ -1,17 +1,57 @@
-"""From a TOML file to a `Config`, or to all that is wrong with it."""
+"""From a TOML file to a `Config`, with everything that is wrong with the file."""
 
+import difflib
 import re
 import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from senderscore_policy.config import model
 from senderscore_policy.config.model import Config
-from senderscore_policy.config.options import Report, Section
+from senderscore_policy.config.options import InvalidPartsError
+from senderscore_policy.config.positions import KeyLines, SyntaxProblem, explained
 from senderscore_policy.errors import ConfigError
+from senderscore_policy.policy.clients import Network, Override
+from senderscore_policy.policy.tiers import Limit, Tier, TierTable
 
 DEFAULT_FILE: Final = Path(__file__).with_name("default.toml")
-"""The commented file of all options; what it says is what holds without any file."""
+"""The commented file of all options and their defaults."""
+MOST_PROBLEMS: Final = 100
+"""Problems shown of one file; a list in the wrong format has one in every line."""
+
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
+_LINE_BREAK: Final = re.compile(r"\s*[\r\n]\s*")
+_SECTIONS: Final[dict[str, type]] = {
+    "listen": model.Listen, "reputation": model.ReputationSettings, "counters": model.CounterSettings,
+    "exempt": model.Exempt, "log": model.Log,
+}  # fmt: skip
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a file says.
+
+    Args:
+        config: what is valid in it; the defaults for the rest.
+        name: the file as messages call it.
+        error: what is wrong with it; None: nothing.
+        document: its content as TOML; empty if it has syntax errors.
+        lines: finds the line of a key.
+    """
+
+    config: Config
+    name: str = ""
+    error: ConfigError | None = None
+    document: Mapping[str, object] | None = None
+    lines: KeyLines = field(default_factory=lambda: KeyLines(""))
+
+    def place(self, path: str) -> str:
+        """The file and line of a key, or of the section around it."""
+        line = self.lines.line(path)
+        return self.name if line is None else f"{self.name}:{line}"
 
 
 def load(path: Path | None) -> Config:
@@ -23,15 +63,7 @@ def load(path: Path | None) -> Config:
     Raises:
         ConfigError: it cannot be read (the cause is the OSError), or something in it is wrong.
     """
-    if path is None:
-        return Config()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"]) from error
-    return parse(text, str(path))
+    return _valid(read(path))
 
 
 def parse(text: str, name: str) -> Config:
@@ -45,36 +77,233 @@ def parse(text: str, name: str) -> Config:
         ConfigError: with every problem, one line each: `policy.toml:12: counters.buckets: must be …`;
             a syntax error comes alone.
     """
+    return _valid(read_text(text, name))
+
+
+def _valid(reading: Reading) -> Config:
+    if reading.error:
+        raise reading.error
+    return reading.config
+
+
+def read(path: Path | None) -> Reading:
+    """Read a configuration file as far as it is valid; `Reading.error` says what is not. None: the defaults."""
+    if path is None:
+        return Reading(Config())
     try:
-        table = tomllib.loads(text)
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        problem = ConfigError([f"{path}: {error.strerror}"])
+        problem.__cause__ = error
+        return Reading(Config(), str(path), problem)
+    except UnicodeDecodeError as error:
+        problem = ConfigError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"])
+        return Reading(Config(), str(path), problem)
+    return read_text(text, str(path))
+
+
+def read_text(text: str, name: str) -> Reading:
+    """Read a configuration as far as it is valid; the arguments are those of `parse`."""
+    text = text.removeprefix("\N{BYTE ORDER MARK}")
+    try:
+        document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError is a ValueError, and so is an integer of more digits than Python takes.
-        line = re.search(r"at line (\d+)", str(error))
-        place = f"{name}:{line[1]}" if line else name
-        raise ConfigError([f"{place}: not valid TOML: {error}"]) from error
-    report = Report(name, text)
-    config = _read(Section(report, "", table), report)
-    report.add_unknown()
-    if report.problems:
-        raise ConfigError(report.problems)
-    return config
+        found: SyntaxProblem = explained(text, str(error))
+        place = f"{name}:{found.line}" if found.line else name
+        return Reading(Config(), name, ConfigError([f"{place}: not valid TOML: {found.problem}"], found.excerpt))
+    reader = _Reader(name, text)
+    config = reader.config(document)
+    reader.report_unknown()
+    return Reading(config, name, reader.error, document, reader.lines)
 
 
-def _read(file: Section, report: Report) -> Config:
-    default = Config()
-    overrides = model.read_overrides(file.sections("override") or [])
-    tiers = model.read_tiers(file.sections("tier"), file.section("unscored"), file.section("unavailable"), report)
-    config = Config(
-        mode=file.word("mode", default.mode, ("enforce", "observe")),
-        listen=model.read_listen(file.section("listen")),
-        reputation=model.read_reputation(file.section("reputation")),
-        overrides=overrides,
-        counters=model.read_counters(file.section("counters")),
-        tiers=tiers,
-        exempt=model.read_exempt(file.section("exempt")),
-        over_limit=model.read_reply(file.section("reply"), default.over_limit, tiers, overrides),
-        state_directory=model.read_state(file.section("state")),
-        log=model.read_log(file.section("log")),
-    )
-    file.finish()
-    return config
+class _Reader:
+    """Reads a document table by table, and notes everything that is wrong with it."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.lines = KeyLines(text)
+        self._name = name
+        self._known: list[str] = []
+        self._unknown: list[tuple[str, str]] = []
+        self._wrong: set[str] = set()
+        self._problems: list[tuple[int, str]] = []
+        self._more = 0
+
+    @property
+    def error(self) -> ConfigError | None:
+        """All problems, in the order of the file."""
+        problems = [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
+        if self._more:
+            problems.append(f"{self._name}: {self._more} more problems like these")
+        return ConfigError(problems) if problems else None
+
+    def wrong(self, path: str, problem: str, item: str = "") -> None:
+        """Note a problem of the key at `path`; `item` is the text of the list that has it."""
+        around = path
+        while around:
+            self._wrong.add(around)
+            around = around[: max(around.rfind("."), around.rfind("["), 0)]
+        if len(self._problems) >= MOST_PROBLEMS:
+            self._more += 1
+            return
+        line = self.lines.line(path, item)
+        place = self._name if line is None else f"{self._name}:{line}"
+        self._problems.append((line or 0, _LINE_BREAK.sub(", ", f"{place}: {path}: {problem}")))
+
+    def valid(self, *paths: str) -> bool:
+        """Whether nothing is wrong with these keys and the ones below them."""
+        return self._wrong.isdisjoint(paths)
+
+    def config(self, document: Mapping[str, object]) -> Config:
+        """The whole file."""
+        sections: dict[str, Any] = {
+            key: self.section(cls, self._table(document, key), key) for key, cls in _SECTIONS.items()
+        }
+        exempt = sections["exempt"]
+        if exempt.networks_file:
+            sections["exempt"] = replace(exempt, networks=exempt.networks + exempt.networks_file.networks)
+        tables = {key: self._table(document, key) for key in ("unscored", "unavailable", "reply", "state")}
+        overrides = self._overrides(document)
+        tiers = self._tiers(document, tables)
+        values = self._options(Config, document, "")
+        config = Config(**sections, **values, overrides=overrides, tiers=tiers)
+        for key, option in (("reply", "over_limit"), ("state", "directory")):
+            self._note_unknown(tables[key], f"{key}.", {option})
+        self._note_unknown(document, "", {*_SECTIONS, *tables, "mode", "override", "tier"})
+        if config.over_limit != model.OVER_LIMIT and self.valid("reply.over_limit"):
+            problem = model.reply_problem(config.over_limit, config.reply_cases)
+            if problem:
+                self.wrong("reply.over_limit", problem)
+                config = replace(config, over_limit=model.OVER_LIMIT)
+        return config
+
+    def section(self, cls: type[T], table: Mapping[str, object], path: str) -> T:
+        """A section; an option that is absent or wrong has its default."""
+        result = cls(**self._options(cls, table, f"{path}."))
+        self._note_unknown(table, f"{path}.", {each.name for each in fields(cls)})  # type: ignore[arg-type]
+        for keys, problem in getattr(result, "conflicts", tuple)():
+            if self.valid(*(f"{path}.{key}" for key in keys)):
+                self.wrong(f"{path}.{keys[0]}", problem)
+                [default] = [each.default for each in fields(cls) if each.name == keys[0]]  # type: ignore[arg-type]
+                result = replace(result, **{keys[0]: default})  # type: ignore[type-var]
+        return result
+
+    def _options(self, cls: Any, table: Mapping[str, object], prefix: str) -> dict[str, Any]:
+        """The options of a class that the file sets."""
+        found: dict[str, Any] = {}
+        for each in fields(cls):
+            if "check" not in each.metadata:
+                continue
+            path = prefix + (each.metadata["key"] or each.name)
+            self._known.append(path)
+            value = _look_up(table, each.metadata["key"] or each.name)
+            if value is None:
+                if example := each.metadata["required"]:
+                    self.wrong(path, f"must be given, for example {example}")
+                continue
+            try:
+                found[each.name] = each.metadata["check"](value)
+            except InvalidPartsError as error:
+                for part, item, problem in error.problems:
+                    self.wrong(path + part, problem, item)
+                if error.valid:
+                    found[each.name] = error.valid
+            except ValueError as error:
+                self.wrong(path, str(error))
+        return found
+
+    def _overrides(self, document: Mapping[str, object]) -> tuple[Override, ...]:
+        """All [[override]]."""
+        given: dict[Network, str] = {}
+        overrides = []
+        for path, table in self._tables(document, "override") or []:
+            settings = self.section(model.OverrideSettings, table, path)
+            listed = settings.networks_file.networks if settings.networks_file else ()
+            for network in settings.networks:
+                if network in given:
+                    self.wrong(f"{path}.networks", f"{network} is already in {given[network]}", str(network))
+                given.setdefault(network, path)
+            for network in listed:
+                if given.setdefault(network, path) != path:
+                    self.wrong(f"{path}.networks_file", f"{network} is already in {given[network]}")
+            if self.valid(path):
+                overrides.append(Override(settings.networks + listed, settings.score, settings.limit))
+        return tuple(overrides)
+
+    def _tiers(self, document: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> TierTable:
+        """All [[tier]], [unscored] and [unavailable]; without any [[tier]] the default's ten are in force."""
+        default = model.default_tiers()
+        limits = [
+            Limit(key, self.section(model.NoScore, tables[key], key).limit) for key in ("unscored", "unavailable")
+        ]
+        found = self._tables(document, "tier")
+        if found is None:
+            return TierTable(default.tiers, *limits)
+        tiers = {path: self.section(model.TierSettings, table, path).tier for path, table in found}
+        if self.valid(*([f"{path}.scores" for path in tiers] or ["tier"])):
+            self._check_contiguous(tiers)
+        return TierTable(list(tiers.values()) if self.valid("tier") else default.tiers, *limits)
+
+    def _check_contiguous(self, tiers: Mapping[str, Tier]) -> None:
+        """Report the scores that no tier has and those that two have."""
+        next_score, previous = 0, ""
+        for path, tier in sorted(tiers.items(), key=lambda item: item[1].low):
+            if tier.low > next_score:
+                self.wrong("tier", f"no tier has the scores {next_score}-{tier.low - 1}")
+            if tier.low < next_score:
+                both = f"{tier.low}-{min(tier.high, next_score - 1)}"
+                self.wrong(f"{path}.scores", f"{previous} has the scores {both}, too")
+            if tier.high >= next_score:
+                next_score, previous = tier.high + 1, path
+        if next_score <= 100:
+            self.wrong("tier", f"no tier has the scores {next_score}-100")
+
+    def _table(self, document: Mapping[str, object], key: str) -> Mapping[str, object]:
+        """The [section] of this name; empty if the file has none."""
+        self._known.append(key)
+        value = document.get(key)
+        if isinstance(value, dict):
+            return value
+        if value is not None:
+            hint = "one bracket on each side" if isinstance(value, list) else "the keys below it"
+            self.wrong(key, f"must be a section: [{key}], {hint}")
+        return {}
+
+    def _tables(self, document: Mapping[str, object], key: str) -> list[tuple[str, Mapping[str, object]]] | None:
+        """All [[sections]] of this name with their paths; None if the file has none."""
+        self._known.append(key)
+        value = document.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            self.wrong(key, f"must be written [[{key}]], with two brackets on each side, once for each")
+            return []
+        return [(f"{key}[{number}]", item) for number, item in enumerate(value, 1)]
+
+    def _note_unknown(self, table: Mapping[str, object], prefix: str, known: Collection[str]) -> None:
+        """Remember the unknown keys; suggestions need all known keys first."""
+        self._unknown += [(prefix, key) for key in table if key not in known]
+
+    def report_unknown(self) -> None:
+        """Report the unknown keys, each with the key that may have been meant."""
+        for section, key in self._unknown:
+            siblings = [path.removeprefix(section) for path in self._known if path.startswith(section)]
+            close = difflib.get_close_matches(key, [name for name in siblings if "." not in name], 1)
+            elsewhere = [path for path in self._known if path.rpartition(".")[2] == key]
+            if close:
+                hint = f"; did you mean {close[0]}?"
+            elif key == "mode":
+                hint = "; mode belongs at the top of the file, before the first [section]"
+            elif elsewhere:
+                hint = f"; did you mean {' or '.join(dict.fromkeys(elsewhere))}?"
+            else:
+                hint = ""
+            self.wrong(section + (key if _BARE_KEY.fullmatch(key) else ascii(key)), f"unknown key{hint}")
+
+
+def _look_up(document: Mapping[str, object], path: str) -> object | None:
+    """The value at a path of one or two keys."""
+    section, _, key = path.rpartition(".")
+    table = document.get(section, {}) if section else document
+    return table.get(key) if isinstance(table, dict) else None

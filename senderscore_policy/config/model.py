@@ -1,85 +1,202 @@
-"""The configuration as values. Each field's default is the documented default (`default.toml` is compared with it)."""
+"""The configuration as values: every option with its default and its check (`default.toml` explains them)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, NamedTuple
 
 from senderscore_policy.config import values
-from senderscore_policy.config.endpoints import Endpoint, Inet
-from senderscore_policy.config.options import Bounds, Report, Section
-from senderscore_policy.errors import ConfigError
+from senderscore_policy.config.endpoints import (
+    Endpoint,
+    Inet,
+    control_socket,
+    endpoint,
+    http_listener,
+    nameserver,
+    server,
+)
+from senderscore_policy.config.options import Check, boolean, number, one_of, option, text, texts, whole
+from senderscore_policy.config.values import NetworksFile
 from senderscore_policy.policy.clients import ClientDirectory, Network, Override
 from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.reply import ReplyTemplate
 from senderscore_policy.policy.tiers import UNLIMITED, Limit, Tier, TierTable
 from senderscore_policy.policy.window import CLOCK_SKEW, Window
 
-DEFAULT_POLICY: Final = Inet("127.0.0.1", 10045)
-DEFAULT_STATUS: Final = Inet("127.0.0.1", 10046)
+_SCORE_TTL: Final = number(
+    10, 604_800, "seconds; the zone lets an answer live 10 s, and scores over 7 days are dropped"
+)
+_HTTP_LISTENER: Final[Check[Inet | None]] = text(http_listener)
+
+
+class Conflict(NamedTuple):
+    """Options of a section that contradict each other.
+
+    Args:
+        keys: the options; the first one is reported and gets its default, unless one of them is invalid by itself.
+        problem: what is wrong.
+    """
+
+    keys: tuple[str, ...]
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
     """[listen]: where the daemon answers."""
 
-    policy: tuple[Endpoint, ...] = (DEFAULT_POLICY,)
-    status: Inet | None = DEFAULT_STATUS
-    status_public: bool = False
-    control: str = ""
-    max_connections: int = 2000
-    idle_timeout: float = 1000
+    policy: tuple[Endpoint, ...] = option((Inet("127.0.0.1", 10045),), texts(endpoint, distinct=True))
+    status: Inet | None = option(Inet("127.0.0.1", 10046), _HTTP_LISTENER)
+    status_public: bool = option(False, boolean)
+    metrics: Inet | None = option(None, _HTTP_LISTENER)
+    control: str = option("", text(control_socket))
+    max_connections: int = option(
+        2000, whole(10, 100_000, "each Postfix process holds one, and each takes a file descriptor")
+    )
+    idle_timeout: float = option(
+        1000.0, number(60, 604_800, "seconds; Postfix keeps connections for minutes and would have to reconnect")
+    )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Contradictions between options."""
+        if self.status and not self.status_public and not ip_address(self.status.host).is_loopback:
+            yield Conflict(
+                ("status", "status_public"),
+                f'"{self.status}" is not a loopback address. The status page shows who sends how much; set '
+                "status_public = true to allow this, or publish the numbers alone with metrics",
+            )
+        if self.status in self.policy:
+            yield Conflict(("status", "policy"), "is also a policy address")
+        if self.metrics and self.metrics in {self.status, *self.policy}:
+            yield Conflict(("metrics", "status", "policy"), "is also the status address or a policy address")
+        if f"unix:{self.control}" in map(str, self.policy):
+            yield Conflict(("control", "policy"), "is also a policy socket")
 
 
 @dataclass(frozen=True, slots=True)
 class ReputationSettings:
     """[reputation]: how scores are read. Times in seconds."""
 
-    zone: str = "score.senderscore.com"
-    nameservers: tuple[Inet, ...] = ()
-    lookup: Literal["lazy", "eager"] = "lazy"
-    lazy_share: float = 0.5
-    deadline: float = 1.0
-    query_budget: int = 10000
-    scored_ttl: float = 86400
-    unknown_ttl: float = 21600
-    failure_ttl: float = 60
+    zone: str = option("score.senderscore.com", text(values.zone))
+    nameservers: tuple[Inet, ...] = option((), texts(nameserver))
+    lookup: Literal["lazy", "eager"] = option("lazy", one_of("lazy", "eager"))
+    lazy_share: float = option(0.5, number(0, 1, "a share of the smallest limit, above 0"))
+    deadline: float = option(
+        1.0, number(0.05, 30, "seconds that a message may wait; Postfix itself gives up after 100")
+    )
+    query_budget: int = option(10000, whole(0, 1_000_000_000, "queries in 30 days; 0: no budget"))
+    scored_ttl: float = option(86400.0, _SCORE_TTL)
+    unknown_ttl: float = option(21600.0, _SCORE_TTL)
+    failure_ttl: float = option(
+        60.0, number(1, 3600, "seconds; clients go without their score until then, though the zone may be back")
+    )
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Contradictions between options."""
+        if self.lazy_share == 0:
+            yield Conflict(("lazy_share",), 'must be above 0; lookup = "eager" asks for the score at the first message')
 
 
 @dataclass(frozen=True, slots=True)
 class CounterSettings:
     """[counters]: where and how messages are counted. Times in seconds."""
 
-    store: Literal["memory", "memcached"] = "memory"
-    servers: tuple[Endpoint, ...] = (Inet("127.0.0.1", 11211),)
-    replicas: Literal[1, 2] = 1
-    key_prefix: str = "ssp:"
-    timeout: float = 0.25
-    count: Literal["messages", "recipients"] = "messages"
-    ipv6_prefix: int = 64
-    window: int = 3600
-    algorithm: Literal["sliding", "fixed"] = "sliding"
-    buckets: int = 12
+    store: Literal["memory", "memcached"] = option("memory", one_of("memory", "memcached"))
+    servers: tuple[Endpoint, ...] = option((Inet("127.0.0.1", 11211),), texts(server, distinct=True))
+    replicas: int = option(1, whole(1, 2, "the servers that keep each counter"))
+    key_prefix: str = option("ssp:", text(values.key_prefix))
+    timeout: float = option(0.25, number(0.01, 10, "seconds that every message may wait when memcached hangs"))
+    tls_ca: str = option("", text(values.readable_file))
+    tls_certificate: str = option("", text(values.readable_file))
+    tls_key: str = option("", text(values.readable_file))
+    count: Literal["messages", "recipients"] = option("messages", one_of("messages", "recipients"))
+    ipv6_prefix: int = option(64, whole(1, 128, "bits of an IPv6 address that are one client"))
+    window: int = option(3600, whole(60, 2_419_200, "seconds: a minute to 28 days"))
+    algorithm: Literal["sliding", "fixed"] = option("sliding", one_of("sliding", "fixed"))
+    buckets: int = option(12, whole(2, 60, "parts of a sliding window"))
 
     def window_of_time(self) -> Window:
         """The window that counters are kept for."""
         return Window(self.window, self.buckets if self.algorithm == "sliding" else 1)
 
+    def conflicts(self) -> Iterator[Conflict]:
+        """Contradictions between options."""
+        if self.replicas == 2 and len(self.servers) < 2:
+            yield Conflict(("replicas", "servers"), "2 needs at least two servers")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            key, other = ("tls_certificate", "tls_key") if self.tls_certificate else ("tls_key", "tls_certificate")
+            yield Conflict((key, other), f"needs {other}")
+        if self.tls_certificate and not self.tls_ca:
+            yield Conflict(("tls_certificate", "tls_ca"), "needs tls_ca, which turns TLS on")
+        bucket = self.window_of_time().bucket_seconds
+        if bucket < CLOCK_SKEW:
+            yield Conflict(
+                ("buckets", "window"),
+                f"{self.buckets} buckets of {bucket:g} s in a window of {self.window} s are too short: "
+                f"at most {self.window // CLOCK_SKEW:g}, so that each has {CLOCK_SKEW:g} s",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideSettings:
+    """One [[override]]."""
+
+    networks: tuple[Network, ...] = option((), texts(values.network))
+    networks_file: NetworksFile | None = option(None, text(values.networks_file))
+    score: int | None = option(None, whole(0, 100, "0 is the worst, 100 the best"))
+    limit: float | None = option(None, values.limit)
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """Contradictions between options."""
+        if not self.networks and self.networks_file is None:
+            yield Conflict(("networks", "networks_file"), "must name at least one network")
+        if (self.score is None) == (self.limit is None):
+            hint = "for example score = 75" if self.score is None else "not both"
+            yield Conflict(("score", "limit"), f"give a score or a limit, {hint}")
+
+
+@dataclass(frozen=True, slots=True)
+class TierSettings:
+    """One [[tier]]."""
+
+    scores: tuple[int, int] = option((0, 100), text(values.scores), required='scores = "0-10"')
+    limit: float = option(UNLIMITED, values.limit, required="limit = 100")
+    reply: str | None = option(None, text(values.reply))
+
+    def conflicts(self) -> Iterator[Conflict]:
+        """A reply must be an action for every score of the tier."""
+        if self.reply and (problem := reply_problem(self.reply, over_limit_in(self.tier))):
+            yield Conflict(("reply", "scores", "limit"), problem)
+
+    @property
+    def tier(self) -> Tier:
+        """The tier of the policy."""
+        low, high = self.scores
+        return Tier(low, high, Limit(f"{low}-{high}", self.limit, self.reply))
+
+
+@dataclass(frozen=True, slots=True)
+class NoScore:
+    """[unscored] and [unavailable]: clients without a score."""
+
+    limit: float = option(UNLIMITED, values.limit)
+
 
 @dataclass(frozen=True, slots=True)
 class Exempt:
-    """[exempt]: who is never counted."""
+    """[exempt]: clients that are never counted. After reading, `networks` has those of the file, too."""
 
-    networks: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
-    authenticated: bool = True
+    networks: tuple[Network, ...] = option((ip_network("127.0.0.0/8"), ip_network("::1/128")), texts(values.network))
+    networks_file: NetworksFile | None = option(None, text(values.networks_file))
+    authenticated: bool = option(True, boolean)
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
     """[log]: where the log goes."""
 
-    target: Literal["stderr", "syslog"] = "stderr"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    target: Literal["stderr", "syslog"] = option("stderr", one_of("stderr", "syslog"))
+    level: Literal["debug", "info", "warning", "error"] = option("info", one_of("debug", "info", "warning", "error"))
 
 
 OVER_LIMIT = (
@@ -96,282 +213,47 @@ def default_tiers() -> TierTable:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The whole file.
+    """The whole file; a field without an `option` is a section, or combines several."""
 
-    Args:
-        over_limit: [reply] over_limit, a jinja2 template.
-        state_directory: [state] directory; empty: chosen by the environment.
-    """
-
-    mode: Literal["enforce", "observe"] = "enforce"
+    mode: Literal["enforce", "observe"] = option("enforce", one_of("enforce", "observe"))
     listen: Listen = field(default_factory=Listen)
     reputation: ReputationSettings = field(default_factory=ReputationSettings)
     overrides: tuple[Override, ...] = ()
     counters: CounterSettings = field(default_factory=CounterSettings)
     tiers: TierTable = field(default_factory=default_tiers)
     exempt: Exempt = field(default_factory=Exempt)
-    over_limit: str = OVER_LIMIT
-    state_directory: str = ""
+    over_limit: str = option(OVER_LIMIT, text(values.reply), key="reply.over_limit")
+    state_directory: str = option("", text(values.directory), key="state.directory")
     log: Log = field(default_factory=Log)
 
-
-V = TypeVar("V")
-
-_CONNECTIONS: Final = Bounds(10, 100_000, "each Postfix process holds one, and each takes a file descriptor")
-_IDLE: Final = Bounds(60, 604_800, "seconds; Postfix keeps connections for minutes and would have to reconnect")
-_SHARE: Final = Bounds(0, 1, "a share of the smallest limit, above 0")
-_DEADLINE: Final = Bounds(0.05, 30, "seconds that a message may wait; Postfix itself gives up after 100")
-_BUDGET: Final = Bounds(0, 1_000_000_000, "queries in 30 days; 0: no budget")
-_SCORE_TTL: Final = Bounds(
-    10, 604_800, "seconds; the zone lets an answer live 10 s, and scores over 7 days are dropped"
-)
-_FAILURE_TTL: Final = Bounds(1, 3600, "seconds; clients go without their score until then, though the zone may be back")
-_REPLICAS: Final = Bounds(1, 2, "the servers that keep each counter")
-_TIMEOUT: Final = Bounds(0.01, 10, "seconds that every message may wait when memcached hangs")
-_IPV6_PREFIX: Final = Bounds(1, 128, "bits of an IPv6 address that are one client")
-_WINDOW: Final = Bounds(60, 2_419_200, "seconds: a minute to 28 days")
-_BUCKETS: Final = Bounds(2, 60, "parts of a sliding window")
-_SCORE: Final = Bounds(0, 100, "0 is the worst, 100 the best")
+    @property
+    def reply_cases(self) -> Iterator[tuple[int | None, Limit]]:
+        """Every score and limit that `over_limit` may have to answer."""
+        limits = {each.limit for each in self.overrides if each.limit is not None}
+        without_score = (self.tiers.unscored, self.tiers.unavailable, *(Limit("override", each) for each in limits))
+        yield from ((None, limit) for limit in without_score)
+        for tier in self.tiers.tiers:
+            yield from [] if tier.limit.reply else over_limit_in(tier)
 
 
-def read_listen(section: Section) -> Listen:
-    """[listen]."""
-    default = Listen()
-    listen = Listen(
-        policy=_distinct(section, "policy", default.policy, values.endpoint),
-        status=section.text("status", default.status, values.status),
-        status_public=section.boolean("status_public", default.status_public),
-        control=section.text("control", default.control, values.control_socket),
-        max_connections=section.whole("max_connections", default.max_connections, _CONNECTIONS),
-        idle_timeout=section.number("idle_timeout", default.idle_timeout, _IDLE),
-    )
-    section.finish()
-    if listen.status and not listen.status_public and not ip_address(listen.status.host).is_loopback:
-        section.wrong(
-            "status",
-            f'"{listen.status}" is no loopback address, and the page shows who sends how much: '
-            "set status_public = true if that is meant",
-        )
-    if listen.status in listen.policy:
-        section.wrong("status", "is a policy address, too")
-    if f"unix:{listen.control}" in map(str, listen.policy):
-        section.wrong("control", "is a policy socket, too")
-    return listen
-
-
-def _distinct(
-    section: Section, key: str, default: tuple[Endpoint, ...], read: Callable[[str], Endpoint]
-) -> tuple[Endpoint, ...]:
-    """A list of endpoints: at least one, none twice."""
-    endpoints = section.texts(key, default, read)
-    if not endpoints and section.faultless(key):
-        section.wrong(key, "must name at least one")
-    for endpoint in dict.fromkeys(endpoints):
-        if endpoints.count(endpoint) > 1:
-            section.wrong(key, f'names "{endpoint}" more than once', str(endpoint))
-    return endpoints
-
-
-def read_reputation(section: Section) -> ReputationSettings:
-    """[reputation]."""
-    default = ReputationSettings()
-    reputation = ReputationSettings(
-        zone=section.text("zone", default.zone, values.zone),
-        nameservers=section.texts("nameservers", default.nameservers, values.nameserver),
-        lookup=section.word("lookup", default.lookup, ("lazy", "eager")),
-        lazy_share=section.number("lazy_share", default.lazy_share, _SHARE),
-        deadline=section.number("deadline", default.deadline, _DEADLINE),
-        query_budget=section.whole("query_budget", default.query_budget, _BUDGET),
-        scored_ttl=section.number("scored_ttl", default.scored_ttl, _SCORE_TTL),
-        unknown_ttl=section.number("unknown_ttl", default.unknown_ttl, _SCORE_TTL),
-        failure_ttl=section.number("failure_ttl", default.failure_ttl, _FAILURE_TTL),
-    )
-    section.finish()
-    if reputation.lazy_share == 0:
-        section.wrong("lazy_share", 'must be above 0; lookup = "eager" asks for the score at the first message')
-    return reputation
-
-
-def read_overrides(sections: Sequence[Section]) -> tuple[Override, ...]:
-    """All [[override]]."""
-    given: dict[Network, str] = {}
-    return tuple(_read_override(section, given) for section in sections)
-
-
-def _read_override(section: Section, given: dict[Network, str]) -> Override:
-    networks = section.texts("networks", (), values.network)
-    if not networks and section.faultless("networks"):
-        section.wrong("networks", "must name at least one network")
-    for network in networks:
-        if network in given:
-            section.wrong("networks", f"{network} stands in {given[network]} already", str(network))
-        given.setdefault(network, section.path)
-    given_score, given_limit = section.has("score"), section.has("limit")
-    score = section.whole("score", 0, _SCORE)
-    limit = _limit(section, UNLIMITED)
-    if given_score == given_limit:
-        section.wrong("score", f"give a score or a limit, {'not both' if given_score else 'for example score = 75'}")
-    section.finish()
-    return Override(networks, score=score) if given_score else Override(networks, limit=limit)
-
-
-def _limit(section: Section, default: float) -> float:
-    value = section.take("limit")
-    if value is None:
-        return default
-    try:
-        return values.limit(value)
-    except ValueError as error:
-        section.wrong("limit", str(error))
-        return default
-
-
-def read_counters(section: Section) -> CounterSettings:
-    """[counters]."""
-    default = CounterSettings()
-    counters = CounterSettings(
-        store=section.word("store", default.store, ("memory", "memcached")),
-        servers=_distinct(section, "servers", default.servers, values.server),
-        replicas=2 if section.whole("replicas", default.replicas, _REPLICAS) == 2 else 1,
-        key_prefix=section.text("key_prefix", default.key_prefix, values.key_prefix),
-        timeout=section.number("timeout", default.timeout, _TIMEOUT),
-        count=section.word("count", default.count, ("messages", "recipients")),
-        ipv6_prefix=section.whole("ipv6_prefix", default.ipv6_prefix, _IPV6_PREFIX),
-        window=section.whole("window", default.window, _WINDOW),
-        algorithm=section.word("algorithm", default.algorithm, ("sliding", "fixed")),
-        buckets=section.whole("buckets", default.buckets, _BUCKETS),
-    )
-    section.finish()
-    if counters.replicas == 2 and len(counters.servers) < 2 and section.faultless("servers"):
-        section.wrong("replicas", "2 needs at least two servers")
-    bucket = counters.window_of_time().bucket_seconds
-    if bucket < CLOCK_SKEW and section.faultless("window", "buckets"):
-        section.wrong(
-            "buckets",
-            f"{counters.buckets} buckets of {bucket:g} s in a window of {counters.window} s are too short: "
-            f"at most {counters.window // CLOCK_SKEW:g}, so that each has {CLOCK_SKEW:g} s",
-        )
-    return counters
-
-
-def read_tiers(sections: list[Section] | None, unscored: Section, unavailable: Section, report: Report) -> TierTable:
-    """All [[tier]], [unscored] and [unavailable]; without any [[tier]] the ten of the default stand."""
-    default = default_tiers()
-    rules = []
-    for section, rule in ((unscored, default.unscored), (unavailable, default.unavailable)):
-        rules.append(Limit(rule.name, _limit(section, rule.messages)))
-        section.finish()
-    if sections is None:
-        return TierTable(default.tiers, *rules)
-    tiers = [_read_tier(section) for section in sections]
-    if report.faultless(*([f"{section.path}.scores" for section in sections] or ["tier"])):
-        _check_contiguous(tiers, report)
-    return TierTable(tiers, *rules) if report.faultless("tier") else default
-
-
-def _read_tier(section: Section) -> Tier:
-    low, high = section.text("scores", (0, 100), values.scores)
-    for key, example in (("scores", 'scores = "0-10"'), ("limit", "limit = 100")):
-        if not section.has(key):
-            section.wrong(key, f"must be given, for example {example}")
-    limit = _limit(section, UNLIMITED)
-    reply = section.text("reply", None, _reply)
-    section.finish()
-    tier = Tier(low, high, Limit(f"{low}-{high}", limit, reply))
-    if reply is not None and section.faultless("scores", "limit", "reply"):
-        _try_reply(section, "reply", reply, _over_limit_in(tier))
-    return tier
-
-
-def _reply(text: str) -> str:
-    """A reply's template, tried out.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        ReplyTemplate(text)
-    except ConfigError as error:
-        raise ValueError(", ".join(error.problems)) from error
-    return text
-
-
-def _over_limit_in(tier: Tier) -> list[tuple[int, Limit]]:
+def over_limit_in(tier: Tier) -> list[tuple[int | None, Limit]]:
+    """Every score and limit that a tier's reply may have to answer."""
     return [(score, tier.limit) for score in range(tier.low, tier.high + 1)]
 
 
-def _try_reply(section: Section, key: str, text: str, cases: Iterable[tuple[int | None, Limit]]) -> None:
-    """Render a reply's template for each score and rule that it may be needed for."""
-    template = ReplyTemplate(text)
-    for score, rule in cases:
-        problem = None if rule.messages == UNLIMITED else template.problem(score, rule.name, rule.messages)
+def reply_problem(template: str, cases: Iterable[tuple[int | None, Limit]]) -> str | None:
+    """Why a reply's template gives an invalid action for one of these scores and limits."""
+    reply = ReplyTemplate(template)
+    for score, limit in cases:
+        problem = None if limit.messages == UNLIMITED else reply.problem(score, limit.name, limit.messages)
         if problem:
-            section.wrong(key, f"score {'unknown' if score is None else score}, tier {rule.name}: {problem}")
-            return
-
-
-def _check_contiguous(tiers: Sequence[Tier], report: Report) -> None:
-    """Report the scores that no tier has and those that two have."""
-    next_score = 0
-    numbered = sorted(enumerate(tiers, 1), key=lambda entry: entry[1].low)
-    previous = 0
-    for number, tier in numbered:
-        if tier.low > next_score:
-            report.add("tier", f"no tier has the scores {next_score}-{tier.low - 1}")
-        if tier.low < next_score:
-            both = f"{tier.low}-{min(tier.high, next_score - 1)}"
-            report.add(f"tier[{number}].scores", f"tier[{previous}] has the scores {both}, too")
-        if tier.high >= next_score:
-            next_score, previous = tier.high + 1, number
-    if next_score <= 100:
-        report.add("tier", f"no tier has the scores {next_score}-100")
-
-
-def read_exempt(section: Section) -> Exempt:
-    """[exempt]."""
-    default = Exempt()
-    exempt = Exempt(
-        networks=section.texts("networks", default.networks, values.network),
-        authenticated=section.boolean("authenticated", default.authenticated),
-    )
-    section.finish()
-    return exempt
-
-
-def read_reply(section: Section, default: str, tiers: TierTable, overrides: Sequence[Override]) -> str:
-    """[reply] over_limit, of which an action must come for every client that may be above its limit."""
-    template = section.text("over_limit", default, _reply)
-    section.finish()
-    if template != default:
-        cases: list[tuple[int | None, Limit]] = [(None, tiers.unscored), (None, tiers.unavailable)]
-        for tier in tiers.tiers:
-            cases += _over_limit_in(tier) if tier.limit.reply is None else []
-        cases += [(None, Limit("override", override.limit)) for override in overrides if override.limit is not None]
-        _try_reply(section, "over_limit", template, cases)
-    return template
-
-
-def read_state(section: Section) -> str:
-    """[state] directory."""
-    directory = section.text("directory", "", values.directory)
-    section.finish()
-    return directory
-
-
-def read_log(section: Section) -> Log:
-    """[log]."""
-    default = Log()
-    log = Log(
-        target=section.word("target", default.target, ("stderr", "syslog")),
-        level=section.word("level", default.level, ("debug", "info", "warning", "error")),
-    )
-    section.finish()
-    return log
+            return f"score {'unknown' if score is None else score}, tier {limit.name}: {problem}"
+    return None
 
 
 def policy_of(config: Config) -> Policy:
     """The site's policy."""
-    templates = {rule.reply for rule in config.tiers.limits if rule.reply is not None}
+    templates = {limit.reply for limit in config.tiers.limits if limit.reply is not None}
     settings = config.reputation
     return Policy(
         tiers=config.tiers,

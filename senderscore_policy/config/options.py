@@ -1,226 +1,141 @@
-"""Reads one section of a configuration file key by key, and notes everything that is wrong with it."""
+"""Declares an option: `option(default, check)` is the field of a dataclass, and the check reads the file's value.
 
-import difflib
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+A check takes the value that TOML gives and returns the option's value; its ValueError says what is allowed.
+"""
 
-from senderscore_policy.config.positions import KeyLines
-from senderscore_policy.config.values import shown
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any, Final, NoReturn, TypeVar
 
 V = TypeVar("V")
-W = TypeVar("W", bound=str)
+D = TypeVar("D")
+Check = Callable[[object], V]
 
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_LINE_BREAK: Final = re.compile(r"\s*[\r\n]\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What a number may be.
-
-    Args:
-        low: the smallest value allowed.
-        high: the largest.
-        reason: why not more or less, as the end of a sentence.
-    """
-
-    low: float
-    high: float
-    reason: str
+LONGEST_SHOWN: Final = 80
 
 
-class Report:
-    """The problems found in a file, each with its place.
+class InvalidPartsError(ValueError):
+    """Some parts of a list are invalid.
 
     Args:
-        name: the file as messages call it.
-        text: its content.
+        problems: for each the index ("[2]"; "" for the whole list), the part's text and what is wrong.
+        valid: the option's value without these parts.
     """
 
-    def __init__(self, name: str, text: str) -> None:
-        self._name = name
-        self._lines = KeyLines(text)
-        self._problems: list[tuple[int, str, str]] = []
-        self._known: list[str] = []
-        self._unknown: list[tuple[str, str]] = []
-
-    @property
-    def problems(self) -> list[str]:
-        """All problems, one line each, in the order of the file."""
-        return [text for _, _, text in sorted(self._problems, key=lambda problem: problem[0])]
-
-    def add(self, path: str, problem: str, item: str = "") -> None:
-        """Note a problem of the key at `path`; `item` is the text of the list that has it."""
-        line = self._lines.line(path, item)
-        place = self._name if line is None else f"{self._name}:{line}"
-        text = _LINE_BREAK.sub(", ", f"{place}: {path}: {problem}")
-        self._problems.append((line or 0, path, text))
-
-    def faultless(self, *paths: str) -> bool:
-        """Whether nothing has been found at these keys and below."""
-        return not any(
-            found == path or found.startswith((f"{path}.", f"{path}["))
-            for _, found, _ in self._problems
-            for path in paths
-        )
-
-    def know(self, path: str) -> None:
-        """Note that a key exists, for suggestions."""
-        self._known.append(path)
-
-    def unknown(self, section: str, key: str) -> None:
-        """Note a key that does not exist; it becomes a problem in `add_unknown`, once all known keys are noted."""
-        self._unknown.append((section, key))
-
-    def add_unknown(self) -> None:
-        """Report the unknown keys, each with the key that may have been meant."""
-        for section, key in self._unknown:
-            beside = [path.removeprefix(section) for path in self._known if path.startswith(section)]
-            close = difflib.get_close_matches(key, [name for name in beside if "." not in name], 1)
-            elsewhere = [path for path in self._known if path.rpartition(".")[2] == key]
-            if close:
-                hint = f"; did you mean {close[0]}?"
-            elif key == "mode":
-                hint = "; mode stands at the top of the file, before the first [section]"
-            elif elsewhere:
-                hint = f"; did you mean {' or '.join(dict.fromkeys(elsewhere))}?"
-            else:
-                hint = ""
-            self.add(section + (key if _BARE_KEY.fullmatch(key) else ascii(key)), f"there is no such key{hint}")
+    def __init__(self, problems: list[tuple[str, str, str]], valid: Any) -> None:
+        super().__init__(problems)
+        self.problems = problems
+        self.valid = valid
 
 
-class Section:
-    """One table of the file. Each method reads one key: its value, or the default if it is absent or wrong.
+def option(default: D, check: Check[V], *, key: str = "", required: str = "") -> D | V:
+    """A field that the file may set.
 
     Args:
-        report: where problems go.
-        path: the table's path; empty for the whole file.
-        table: what the file says.
+        default: its value if the file does not set it.
+        check: reads the file's value.
+        key: its path in the file, where that differs from the field's name.
+        required: an example, for an option that the file has to set.
     """
+    return field(default=default, metadata={"check": check, "key": key, "required": required})
 
-    def __init__(self, report: Report, path: str, table: Mapping[str, object]) -> None:
-        self.report = report
-        self.path = path
-        self._prefix = f"{path}." if path else ""
-        self._table = table
-        self._taken: set[str] = set()
 
-    def wrong(self, key: str, problem: str, item: str = "") -> None:
-        """Note a problem of a key of this section."""
-        self.report.add(self._prefix + key, problem, item)
+def shown(value: object) -> str:
+    """A value as an error message shows it: on one line, and cut when it is long."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = ascii(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 3]}…"
 
-    def take(self, key: str) -> object | None:
-        """What the file says; None if it says nothing (TOML has no null)."""
-        self._taken.add(key)
-        self.report.know(self._prefix + key)
-        return self._table.get(key)
 
-    def has(self, key: str) -> bool:
-        """Whether the file says anything."""
-        return key in self._table
+def refuse(value: object, allowed: str) -> NoReturn:
+    """Raise the ValueError for an invalid value."""
+    raise ValueError(f"{allowed}, not {shown(value)}")
 
-    def faultless(self, *keys: str) -> bool:
-        """Whether nothing has been found wrong with these keys, so that they may be compared."""
-        return self.report.faultless(*(self._prefix + key for key in keys))
 
-    def finish(self) -> None:
-        """Note the keys that nobody has read."""
-        for key in self._table:
-            if key not in self._taken:
-                self.report.unknown(self._prefix, key)
+def absolute_path(text: str, allowed: str) -> str:
+    """An absolute path; the text `allowed` says so otherwise."""
+    if not text.startswith("/") or not text.isprintable():
+        refuse(text, allowed)
+    return text
 
-    def boolean(self, key: str, default: bool) -> bool:
-        """True or false."""
-        value = self.take(key)
-        if isinstance(value, bool):
+
+def boolean(value: object) -> bool:
+    """True or false."""
+    return value if isinstance(value, bool) else refuse(value, "must be true or false")
+
+
+def _between(low: float, high: float, reason: str, kind: str, types: Any) -> Check[Any]:
+    def check(value: object) -> Any:
+        if isinstance(value, types) and not isinstance(value, bool) and low <= value <= high:
             return value
-        if value is not None:
-            self.wrong(key, f"must be true or false, not {shown(value)}")
-        return default
+        refuse(value, f"must be {kind} from {low:g} to {high:.10g} ({reason})")
 
-    def whole(self, key: str, default: int, bounds: Bounds) -> int:
-        """A whole number."""
-        value = self.take(key)
-        if isinstance(value, int) and not isinstance(value, bool) and bounds.low <= value <= bounds.high:
-            return value
-        if value is not None:
-            self._out_of(bounds, key, value, "a whole number")
-        return default
+    return check
 
-    def number(self, key: str, default: float, bounds: Bounds) -> float:
-        """A number, whole or not."""
-        value = self.take(key)
-        if isinstance(value, int | float) and not isinstance(value, bool) and bounds.low <= value <= bounds.high:
-            return value
-        if value is not None:
-            self._out_of(bounds, key, value, "a number")
-        return default
 
-    def _out_of(self, bounds: Bounds, key: str, value: object, kind: str) -> None:
-        allowed = f"must be {kind} from {bounds.low:g} to {bounds.high:.10g}"
-        self.wrong(key, f"{allowed} ({bounds.reason}), not {shown(value)}")
+def whole(low: int, high: int, reason: str) -> Check[int]:
+    """A whole number; `reason` explains the bounds in the error message."""
+    return _between(low, high, reason, "a whole number", int)
 
-    def word(self, key: str, default: W, words: Sequence[W]) -> W:
-        """One of a few words."""
-        value = self.take(key)
+
+def number(low: float, high: float, reason: str) -> Check[float]:
+    """A number, whole or not; `reason` explains the bounds in the error message."""
+    return _between(low, high, reason, "a number", int | float)
+
+
+def one_of(*words: V) -> Check[V]:
+    """One of a few words."""
+    allowed = " or ".join(f'"{word}"' for word in words)
+
+    def check(value: object) -> V:
         for word in words:
             if value == word:
                 return word
-        if value is not None:
-            allowed = " or ".join(f'"{word}"' for word in words)
-            self.wrong(key, f"must be {allowed}, not {shown(value)}")
-        return default
+        refuse(value, f"must be {allowed}")
 
-    def text(self, key: str, default: V, read: Callable[[str], V]) -> V:
-        """A text, read by `read`, whose ValueError says what is wrong with it."""
-        value = self.take(key)
-        if value is None:
-            return default
+    return check
+
+
+def text(parse: Callable[[str], V]) -> Check[V]:
+    """A text, read by `parse`, whose ValueError says what is allowed."""
+
+    def check(value: object) -> V:
         if not isinstance(value, str):
-            self.wrong(key, f"must be a text in quotes, not {shown(value)}")
-            return default
-        try:
-            return read(value)
-        except ValueError as error:
-            self.wrong(key, str(error))
-            return default
+            refuse(value, "must be a text in quotes")
+        return parse(value)
 
-    def texts(self, key: str, default: tuple[V, ...], read: Callable[[str], V]) -> tuple[V, ...]:
-        """A list of texts, each read by `read`."""
-        value = self.take(key)
-        if value is None:
-            return default
+    return check
+
+
+def texts(parse: Callable[[str], V], *, distinct: bool = False) -> Check[tuple[V, ...]]:
+    """A list of texts.
+
+    Args:
+        parse: reads each; its ValueError says what is allowed.
+        distinct: the list needs at least one item, and none may be in it twice.
+    """
+    item_check = text(parse)
+
+    def check(value: object) -> tuple[V, ...]:
         if not isinstance(value, list):
-            self.wrong(key, f'must be a list of texts, such as ["…", "…"], not {shown(value)}')
-            return default
-        values = []
+            refuse(value, 'must be a list of texts, such as ["…", "…"]')
+        valid: list[V] = []
+        problems: list[tuple[str, str, str]] = []
         for number, item in enumerate(value, 1):
-            if not isinstance(item, str):
-                self.wrong(f"{key}[{number}]", f"must be a text in quotes, not {shown(item)}")
-                continue
             try:
-                values.append(read(item))
+                found = item_check(item)
             except ValueError as error:
-                self.wrong(f"{key}[{number}]", str(error), item)
-        return tuple(values)
+                problems.append((f"[{number}]", item if isinstance(item, str) else "", str(error)))
+                continue
+            if distinct and found in valid:
+                problems.append(("", str(found), f'names "{found}" more than once'))
+            else:
+                valid.append(found)
+        if distinct and not value:
+            raise ValueError("must name at least one")
+        if problems:
+            raise InvalidPartsError(problems, tuple(valid))
+        return tuple(valid)
 
-    def section(self, key: str) -> "Section":
-        """The [section] of this name; empty if the file has none."""
-        value = self.take(key)
-        if value is not None and not isinstance(value, dict):
-            hint = "one bracket on each side" if isinstance(value, list) else "the keys below it"
-            self.wrong(key, f"must be a section: [{key}], {hint}")
-            value = None
-        return Section(self.report, self._prefix + key, value or {})
-
-    def sections(self, key: str) -> list["Section"] | None:
-        """All [[sections]] of this name; None if the file has none."""
-        value = self.take(key)
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            self.wrong(key, f"must be written [[{key}]], with two brackets on each side, once for each")
-            return []
-        return [Section(self.report, f"{self._prefix}{key}[{number}]", item) for number, item in enumerate(value, 1)]
+    return check

@@ -11,10 +11,9 @@ from senderscore_policy.commands.ask import ask
 from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.doctor.finding import Finding, Status
 from senderscore_policy.commands.doctor.sockets import notation
-from senderscore_policy.config.endpoints import Endpoint
+from senderscore_policy.config.endpoints import Endpoint, endpoint
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths
-from senderscore_policy.config.values import endpoint
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.durations import span
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from senderscore_policy.config.load import load, parse
+from senderscore_policy.config.load import load, parse, read_text
+from senderscore_policy.config.model import Config
 from senderscore_policy.errors import ConfigError
 
 LISTEN, REPUTATION, COUNTERS, REPLY = "[listen]\n", "[reputation]\n", "[counters]\n", "[reply]\n"
@@ -76,12 +77,12 @@ ONE_MISTAKE = [
     ),
     (LISTEN + 'status = "localhost:10046"', "2: listen.status", "must be an IP address and a port"),
     (LISTEN + 'status = "inet:127.0.0.1:1"', "2: listen.status", "must be an IP address and a port"),
-    (LISTEN + 'status = "0.0.0.0:10046"', "2: listen.status", "set status_public = true if that is meant"),
-    (LISTEN + 'status = "[2001:db8::1]:10046"', "2: listen.status", "is no loopback address"),
-    (LISTEN + 'status = "[::]:10046"', "2: listen.status", "is no loopback address"),
-    (LISTEN + 'status = "[::ffff:192.0.2.1]:10046"', "2: listen.status", "is no loopback address"),
-    (LISTEN + 'status = "127.0.0.1:10045"', "2: listen.status", "is a policy address, too"),
-    (LISTEN + 'policy = ["unix:/run/x"]\ncontrol = "/run/x"', "3: listen.control", "is a policy socket, too"),
+    (LISTEN + 'status = "0.0.0.0:10046"', "2: listen.status", "set status_public = true to allow this"),
+    (LISTEN + 'status = "[2001:db8::1]:10046"', "2: listen.status", "is not a loopback address"),
+    (LISTEN + 'status = "[::]:10046"', "2: listen.status", "is not a loopback address"),
+    (LISTEN + 'status = "[::ffff:192.0.2.1]:10046"', "2: listen.status", "is not a loopback address"),
+    (LISTEN + 'status = "127.0.0.1:10045"', "2: listen.status", "is also a policy address"),
+    (LISTEN + 'policy = ["unix:/run/x"]\ncontrol = "/run/x"', "3: listen.control", "is also a policy socket"),
     (LISTEN + 'control = "control.sock"', "2: listen.control", "must be an absolute path"),
     (LISTEN + f'control = "/{"x" * 107}"', "2: listen.control", "must have at most 107 bytes"),
     (COUNTERS + 'servers = ["127.0.0.1"]', "2: counters.servers[1]", 'must be such as "127.0.0.1:11211"'),
@@ -121,7 +122,7 @@ ONE_MISTAKE = [
     (
         OVERRIDE + 'networks = ["192.0.2.1"]\nscore = 1\n' + OVERRIDE + 'networks = ["192.0.2.1/32"]\nscore = 2',
         "5: override[2].networks",
-        "192.0.2.1/32 stands in override[1] already",
+        "192.0.2.1/32 is already in override[1]",
     ),
     # limits and tiers
     ("[unscored]\nlimit = -1", "2: unscored.limit", 'must be a whole number from 0 to 1000000000, or "unlimited"'),
@@ -171,13 +172,13 @@ ONE_MISTAKE = [
     ),
     (REPLY + 'over_limit = "Try later"', "2: reply.over_limit", "'Try' is no action of access(5)"),
     # unknown keys
-    ('moed = "observe"', "1: moed", "there is no such key; did you mean mode?"),
-    ('[log]\nmode = "observe"', "2: log.mode", "mode stands at the top of the file, before the first [section]"),
-    (COUNTERS + "bucket = 6", "2: counters.bucket", "there is no such key; did you mean buckets?"),
+    ('moed = "observe"', "1: moed", "unknown key; did you mean mode?"),
+    ('[log]\nmode = "observe"', "2: log.mode", "mode belongs at the top of the file, before the first [section]"),
+    (COUNTERS + "bucket = 6", "2: counters.bucket", "unknown key; did you mean buckets?"),
     ("[counter]\nbuckets = 6", "1: counter", "did you mean counters?"),
     ("[log]\nwindow = 600", "2: log.window", "did you mean counters.window?"),
     (TIERS + "score = 5", "7: tier[2].score", "did you mean scores?"),
-    (TIERS + 'tag = "x"', "7: tier[2].tag", "there is no such key"),
+    (TIERS + 'tag = "x"', "7: tier[2].tag", "unknown key"),
     ("[listen.policy]\na = 1", "1: listen.policy", "must be a list of texts"),
     # other ways to write the same
     ("counters.buckets = 61", "1: counters.buckets", "must be a whole number"),
@@ -245,7 +246,7 @@ def test_a_mistake_does_not_make_others_up() -> None:
 
 def test_a_key_cannot_add_lines_to_a_message() -> None:
     """Keys and values are shown escaped and cut."""
-    assert problems('"a\\nb" = 1') == ["policy.toml: 'a\\nb': there is no such key"]
+    assert problems('"a\\nb" = 1') == ["policy.toml: 'a\\nb': unknown key"]
     [problem] = problems(f'mode = "a\\nb{"c" * 1000}"')
     assert len(problem.splitlines()) == 1
     assert len(problem) < 200
@@ -279,3 +280,103 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
     file.write_bytes(b'# caf\xe9\nmode = "observe"\n')
     with pytest.raises(ConfigError, match=r"policy\.toml: not UTF-8 text: .* at byte 5$"):
         load(file)
+
+
+# The file, the line, the words of the remedy, and the text above the caret.
+SYNTAX = [
+    ("mode = observe", 1, 'text must be in quotes: "observe"', "observe"),
+    ("[listen]\nstatus = 127.0.0.1:10046", 2, 'text must be in quotes: "127.0.0.1:10046"', "127.0.0.1:10046"),
+    ('[exempt]\nnetworks = ["::1", 192.0.2.0/24]', 2, 'text must be in quotes: "192.0.2.0/24"', "192.0.2.0/24]"),
+    ("[exempt]\nauthenticated = True", 2, "write true in small letters", "True"),
+    ("[exempt]\nauthenticated = yes", 2, "write true or false", "yes"),
+    ("mode = “observe”", 1, 'use straight quotes: "observe"', "“observe”"),
+    ('mode = "observe\n[listen]\nstatus = ""', 1, "a quote is not closed", '"observe'),
+    ("mode = 'observe", 1, "a quote is not closed", "'observe"),
+    ('mode = """observe', 1, "a quote is not closed", '"""observe'),
+    ('[exempt]\nnetworks = [\n"::1",\n"::2"\nauthenticated = true', 2, 'has no closing "]"', "["),
+    ('[exempt]\nnetworks = ["::1",\n"::2",\n[log]\n', 2, 'has no closing "]"', '["::1",'),
+    ('[exempt]\nnetworks = [ # own\n"::1"\n', 2, 'has no closing "]"', "[ # own"),
+    ('[exempt]\nnetworks = [\n"::1"\n"::2"]', 4, "a comma is missing before this value", '"::2"]'),
+    ('[exempt]\nnetworks = "::1", "::2"', 2, 'write several values as a list: ["…", "…"]', ', "::2"'),
+    ("[[override]]\nscore = 1\n[override]", 3, "must be written [[override]], with two brackets", "[override]"),
+    ("[log]\n[log]", 2, "log is already in the file", "[log]"),
+    ("mode = 1\nmode = 2\n", 2, "mode is already in the file", "mode = 2"),
+    ("mode: observe", 1, 'write "=" after the key, not ":"', ": observe"),
+    ("mode =", 1, "the value is missing", "="),
+    ('[state]\ndirectory = "C:\\srv"', 2, 'write a backslash in "…" twice', '\\srv"'),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "words", "marked"), SYNTAX)
+def test_a_syntax_error_is_explained_and_marked(text: str, line: int, words: str, marked: str) -> None:
+    """The message names the remedy and the line once; the excerpt shows the line with a caret under the place."""
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "policy.toml")
+    [problem] = caught.value.problems
+    assert problem.startswith(f"policy.toml:{line}: not valid TOML: ")
+    assert words in problem
+    assert "line" not in problem.partition("TOML")[2] or "the line goes on" in problem
+    shown, caret = caught.value.excerpt.splitlines()
+    assert shown.strip() == text.splitlines()[line - 1].strip()
+    assert shown[caret.index("^") :] == marked
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    """Editors of Windows write one before the first key."""
+    file = tmp_path / "policy.toml"
+    file.write_bytes('\ufeffmode = "observe"\r\n'.encode())
+    assert load(file).mode == "observe"
+
+
+def test_what_is_valid_is_used_although_the_rest_is_not(tmp_path: Path) -> None:
+    """Tools go on with the valid part of a file: a wrong option or list item, tier or override alone is left out."""
+    text = f"""
+mode = "off"
+[listen]
+control = "/run/x.sock"
+status = "0.0.0.0:1"
+[exempt]
+networks = ["192.0.2.0/24", "192.0.2.300"]
+[reputation]
+nameservers = ["x"]
+[[tier]]
+scores = "0-50"
+limit = 5
+[[override]]
+networks = ["198.51.100.1"]
+[[override]]
+networks = ["198.51.100.2"]
+score = 7
+networks_file = "{tmp_path}/list"
+"""
+    (tmp_path / "list").write_text("198.51.100.3\n")
+    config = read_text(text, "policy.toml").config
+    assert (config.mode, config.listen.control) == ("enforce", "/run/x.sock")
+    assert config.listen.status == Config().listen.status
+    assert [str(network) for network in config.exempt.networks] == ["192.0.2.0/24"]
+    assert config.reputation == Config().reputation
+    assert config.tiers == Config().tiers
+    [override] = config.overrides
+    assert [str(network) for network in override.networks] == ["198.51.100.2/32", "198.51.100.3/32"]
+
+
+def test_a_list_with_a_mistake_in_every_line_is_not_shown_whole() -> None:
+    """A hundred problems are shown, and how many there are besides."""
+    text = "[exempt]\nnetworks = [" + "\n".join(f'"{number}.300.0.0/8",' for number in range(250)) + "]"
+    found = problems(text)
+    assert len(found) == 101
+    assert found[-1] == "policy.toml: 150 more problems like these"
+
+
+def test_tls_options_are_checked_with_their_files(tmp_path: Path) -> None:
+    """A certificate needs its key and the CA, and each file has to be there."""
+    pem = tmp_path / "x.pem"
+    pem.touch()
+    assert "tls_key: needs tls_certificate" in problems(f'counters.tls_key = "{pem}"')[0]
+    assert "tls_certificate: needs tls_key" in problems(f'counters.tls_certificate = "{pem}"')[0]
+    both = f'[counters]\ntls_key = "{pem}"\ntls_certificate = "{pem}"'
+    assert "tls_certificate: needs tls_ca" in problems(both)[0]
+    assert parse(f'{both}\ntls_ca = "{pem}"', "policy.toml").counters.tls_ca == str(pem)
+    assert "no.pem: No such file or directory" in problems(f'{both}\ntls_ca = "{tmp_path}/no.pem"')[0]
+    assert "not a regular file" in problems(f'{both}\ntls_ca = "{tmp_path}"')[0]
+    assert "must be an absolute path" in problems(f'{both}\ntls_ca = "ca.pem"')[0]

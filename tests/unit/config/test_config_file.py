@@ -34,6 +34,7 @@ def written(config: Config) -> str:
     listen = dataclasses.asdict(config.listen) | {
         "policy": [f"inet:{each}" if isinstance(each, Inet) else str(each) for each in config.listen.policy],
         "status": str(config.listen.status or ""),
+        "metrics": str(config.listen.metrics or ""),
     }
     reputation = dataclasses.asdict(config.reputation)
     reputation["nameservers"] = [str(server) for server in config.reputation.nameservers]
@@ -116,6 +117,7 @@ def configs(draw: st.DrawFn) -> Config:
             default.listen,
             policy=tuple(draw(st.lists(endpoints, min_size=1, max_size=3, unique=True))),
             status=draw(st.none() | st.just(Inet("::1", 65000))),
+            metrics=draw(st.none() | st.just(Inet("192.0.2.25", 65000))),
             max_connections=draw(st.integers(10, 100_000)),
             idle_timeout=draw(st.floats(60, 604_800)),
         ),
