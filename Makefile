@@ -55,8 +55,9 @@ lint: $(VENV)/.lint ## ruff, mypy and the import rules
 deb: ## build the Debian package in a clean Debian 12, check it, put it into dist/
 	.ci/deb
 
-deb-test: ## try the package in dist/ on Debian 12 and 13: life cycle, autopkgtest, piuparts
+deb-test: ## try the package in dist/ on Debian 12 and 13: life cycle, autopkgtest, piuparts; and the container image
 	.ci/deb-test
+	.ci/container-test
 
 molecule: ## lint the Ansible role and prove it on Debian 12 and 13: SCENARIO="default cluster degraded unsafe"
 	molecule/run $(SCENARIO)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Complete senderscore-policy(8) with the commands, from their own help: commands.py FRAME.SCD."""
+"""Insert the help of every command into the frame of senderscore-policy(8): commands.py FRAME.SCD."""
 
 import argparse
 import re
@@ -14,27 +14,27 @@ from senderscore_policy.cli import COMMANDS, PROGRAM
 
 
 class OneLine(argparse.RawDescriptionHelpFormatter):
-    """The layout of help, with usage on one line."""
+    """Help layout with the usage on one line."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=10_000)
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    """The parser of one command."""
+    """Return the argument parser of one command."""
     parser = argparse.ArgumentParser(f"{PROGRAM} {command}", formatter_class=OneLine)
     cli.command(command)[0](parser)
     return parser
 
 
 def usage(parser: argparse.ArgumentParser) -> str:
-    """How to call a command; that it has --help goes without saying."""
+    """Return the usage line of a command, without --help."""
     text = parser.format_usage().removeprefix(f"usage: {parser.prog}").replace(" [-h]", "", 1).strip()
     return f"*{escaped(parser.prog)}* {escaped(text)}"
 
 
 def description(text: str) -> Iterator[str]:
-    """The paragraphs of a help text; one with columns keeps its layout."""
+    """Yield the paragraphs of a help text. A paragraph with columns keeps its layout."""
     for part in re.split(r"\n{2,}", text.strip()):
         lines = part.splitlines()
         columns = len(lines) > 1 and all(re.search(r"\S {2,}\S|^ ", line) for line in lines)
@@ -42,7 +42,7 @@ def description(text: str) -> Iterator[str]:
 
 
 def arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Each option and positional argument with its help; -c and -h stand at the head of the page."""
+    """Yield each argument with its help, except -c and -h, which the frame describes."""
     formatter = OneLine(parser.prog)
     for action in parser._actions:  # noqa: SLF001 - argparse has no public way to its arguments
         if {"-h", "-c"} & set(action.option_strings):
@@ -54,8 +54,8 @@ def arguments(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def examples(epilog: str) -> Iterator[str]:
-    """The end of a help text: lines that begin at the margin are prose, indented ones commands."""
-    for block in re.findall(r"^(?: .*\n?)+|^\S.*", epilog, re.MULTILINE):
+    """Yield the parts of a help text's end. Indented lines are commands, the others are prose."""
+    for block in re.findall(r"^(?: .*\n?)+|^(?:\S.*\n?)+", epilog, re.MULTILINE):
         yield (
             literal(line[2:] for line in block.splitlines())
             if block.startswith(" ")
@@ -64,7 +64,7 @@ def examples(epilog: str) -> Iterator[str]:
 
 
 def command_section(name: str) -> str:
-    """What the page says about one command."""
+    """Return the section of one command."""
     parser = parser_of(name)
     parts = [
         f"## {name}",
@@ -77,7 +77,7 @@ def command_section(name: str) -> str:
 
 
 def page(frame: str) -> str:
-    """The manual page, from the frame that holds everything but the commands."""
+    """Return the manual page, from the frame that has all but the commands."""
     synopsis = "++\n".join(usage(parser_of(name)) for name in COMMANDS)
     return frame.replace("@SYNOPSIS@", synopsis).replace("@COMMANDS@", "\n\n".join(map(command_section, COMMANDS)))
 

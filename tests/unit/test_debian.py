@@ -1,6 +1,8 @@
 """The Debian package's own files."""
 
 import argparse
+import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -87,6 +89,41 @@ def completions(line: str, directory: Path) -> set[str]:
     )  # fmt: skip
     assert done.stderr == ""
     return set(done.stdout.split())
+
+
+UNITS = DEBIAN.parent / "contrib/systemd"
+
+
+def test_the_unit_for_other_distributions_differs_in_the_path_of_the_program() -> None:
+    """An installation by pip is confined exactly as the Debian package is."""
+    debian = (DEBIAN / "senderscore-policy.service").read_text()
+    program = "/usr/bin/senderscore-policy"
+    other = debian.replace(program, f"/opt/senderscore-policy{program.removeprefix('/usr')}")
+    assert (UNITS / "senderscore-policy.service").read_text() == other
+
+
+@pytest.mark.parametrize("file", ["senderscore-policy.socket", "senderscore-policy.sysusers"])
+def test_the_other_units_are_those_of_the_package(file: str) -> None:
+    """The socket and the system user are the same on every distribution."""
+    assert (UNITS / file).read_bytes() == (DEBIAN / file).read_bytes()
+
+
+def test_systemd_starts_the_daemon_again_unless_a_file_must_change_first() -> None:
+    """A port that is taken may come free; wrong usage, a denied file and a wrong configuration stay as they are."""
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[method-assign,assignment] # keys keep their capital letters
+    unit.read_string((DEBIAN / "senderscore-policy.service").read_text())
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+    assert unit["Service"]["Restart"] == "on-failure"
+    statuses = {int(status) for status in unit["Service"]["RestartPreventExitStatus"].split()}
+    assert statuses == {os.EX_USAGE, os.EX_NOPERM, os.EX_CONFIG}
+
+
+def test_the_packaged_configuration_has_only_comments() -> None:
+    """An upgrade never asks about the file: it holds the administrator's lines, and no option that could change."""
+    lines = (DEBIAN / "policy.toml").read_text().splitlines()
+    assert all(line.startswith("#") for line in lines)
+    assert len(lines) < 20
 
 
 @needs_bash_completion

@@ -39,8 +39,8 @@ def program_page() -> str:
 
 @pytest.fixture(scope="module")
 def file_page() -> str:
-    """policy.toml(5)."""
-    return page("policy_toml.py", DEFAULT_FILE)
+    """senderscore-policy.toml(5)."""
+    return page("options.py", DEFAULT_FILE)
 
 
 def plain(text: str) -> str:

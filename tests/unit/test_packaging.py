@@ -1,4 +1,4 @@
-"""What is shipped, and facts that stand in more than one place."""
+"""The shipped files, and facts that more than one file states."""
 
 import dataclasses
 import importlib.metadata
@@ -14,13 +14,18 @@ from senderscore_policy.config.model import Config
 from senderscore_policy.policy.reply import ReplyTemplate
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-POLICY_SERVICE = re.compile(r"check_policy_service\s+\{\s*(inet:\S+,.*?)\s*\}")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("contrib/*/*.md")])
+RECOMMENDED = re.compile(r"smtpd_end_of_data_restrictions =\s+(.*?\})", re.DOTALL)
 
 
 def read(path: str) -> str:
-    """A file of the source tree."""
+    """Return the text of a file of the source tree."""
     return (ROOT / path).read_text()
+
+
+def name_of(page: Path) -> str:
+    """Return a page's path, as the name of its test."""
+    return str(page.relative_to(ROOT))
 
 
 def test_the_installed_package_is_tested(pytestconfig: pytest.Config) -> None:
@@ -40,17 +45,20 @@ def test_data_files_are_in_the_package(file: str) -> None:
 
 
 def test_the_changelog_begins_with_this_version() -> None:
-    """A version that nobody has described is not released."""
-    newest = re.search(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)
+    """The changelog describes the newest version under its number and the date of its release."""
+    newest = re.search(r"^## \[(\S+)\] - \d{4}-\d{2}-\d{2}$", read("CHANGELOG.md"), re.MULTILINE)
     assert newest
     assert newest[1] == senderscore_policy.__version__
 
 
-def test_main_cf_is_the_same_everywhere() -> None:
-    """README and the commented default file hook the daemon into Postfix in the same way."""
-    default = (importlib.resources.files(senderscore_policy) / "config/default.toml").read_text()
-    lines = {found for text in (read("README.md"), default) for found in POLICY_SERVICE.findall(text)}
-    assert lines == {"inet:127.0.0.1:10045, timeout=10s, default_action=DUNNO"}
+@pytest.mark.parametrize(
+    "path", ["README.md", "debian/senderscore-policy.README.Debian", "docs/man/senderscore-policy.8.scd"]
+)
+def test_main_cf_is_the_same_everywhere(path: str) -> None:
+    """Each text recommends the same line, which exempts the site's own hosts first."""
+    (line,) = RECOMMENDED.findall(read(path))
+    attributes = "inet:127.0.0.1:10045, timeout=5s, try_limit=1, default_action=DUNNO"
+    assert " ".join(line.split()) == f"permit_mynetworks, check_policy_service {{ {attributes} }}"
 
 
 def test_the_readme_shows_the_default_reply() -> None:
@@ -61,7 +69,7 @@ def test_the_readme_shows_the_default_reply() -> None:
 
 
 def test_the_demo_changes_nothing_but_scores_and_where_to_ask() -> None:
-    """Its file is the defaults with overrides for documentation networks, and a zone that nobody serves."""
+    """Its file is the defaults with overrides for documentation networks, and a zone without a nameserver."""
     demo = load(ROOT / "docs/demo.toml")
     assert {server.host for server in demo.reputation.nameservers} == {"127.0.0.1"}
     standard = Config()
@@ -71,14 +79,14 @@ def test_the_demo_changes_nothing_but_scores_and_where_to_ask() -> None:
     assert dataclasses.replace(demo, overrides=(), reputation=reputation) == standard
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     """Each relative link of a page is to a file or folder of the source tree."""
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_make_targets_exist(page: Path) -> None:
     """Each `make` command of a page is a target of the Makefile."""
     named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", page.read_text(), re.MULTILINE))

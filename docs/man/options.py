@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write policy.toml(5) in scdoc's format, from the comments of the default file: policy_toml.py DEFAULT.TOML."""
+"""Write senderscore-policy.toml(5) in scdoc's format from the comments of the default file: options.py DEFAULT.TOML."""
 
 import re
 import sys
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from scdoc import escaped, literal, paragraph
 
-HEAD = """policy.toml(5)
+HEAD = """senderscore-policy.toml(5)
 
 # NAME
 
-policy.toml - configuration of senderscore-policy(8)
+senderscore-policy.toml - configuration of senderscore-policy(8)
 
 # SYNOPSIS
 
@@ -21,7 +21,8 @@ _/etc/senderscore-policy/policy.toml_
 
 # DESCRIPTION
 
-A TOML file. *senderscore-policy check-config --defaults* prints it with all options, their defaults and these texts."""
+A TOML file. Every option has a default, so the file needs only what differs from the defaults.
+*senderscore-policy check-config --defaults* prints a file with all options, their defaults and these texts."""
 
 FOOT = """# SEE ALSO
 
@@ -32,13 +33,13 @@ NEW_PARAGRAPH = re.compile(r'\n\n|\n(?=Allowed:|Example:|"\w+":)')
 
 
 def prose(lines: list[str], indent: str) -> Iterator[str]:
-    """Paragraphs; what is allowed, the example and each key of a table begin one of their own."""
+    """Yield paragraphs. `Allowed:`, `Example:` and each key of a table begin a new one."""
     for text in NEW_PARAGRAPH.split("\n".join(lines).strip()):
         yield paragraph([text], indent)
 
 
 def blocks(comment: list[str], indent: str) -> Iterator[str]:
-    """The paragraphs of a comment and its examples: indented lines, and from a table's head to the end."""
+    """Yield a comment's paragraphs, and its examples: indented lines, and the lines from a table's head to the end."""
     table = next((index for index, line in enumerate(comment) if line.startswith("[[")), len(comment))
     for is_literal, group in groupby(comment[:table], lambda line: line.startswith("    ")):
         lines = list(group)
@@ -51,7 +52,7 @@ def blocks(comment: list[str], indent: str) -> Iterator[str]:
 
 
 def entries(text: str) -> Iterator[str]:
-    """The parts of the default file in their order: sections, options, tables."""
+    """Yield the sections, options and tables of the default file in their order."""
     for part in re.split(r"\n{2,}", text.strip()):
         lines = part.splitlines()
         comment = [line.removeprefix("#").removeprefix(" ") for line in lines if line.startswith("#")]
@@ -73,7 +74,7 @@ def entries(text: str) -> Iterator[str]:
 
 
 def page(default_file: str) -> str:
-    """The manual page of a commented default file."""
+    """Return the manual page of a commented default file."""
     title, _, text = default_file.partition("\n")
     assert title.startswith("# policy.toml - "), title
     introduction, _, options = text.strip().partition("\n\n")
