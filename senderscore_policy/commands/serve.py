@@ -19,7 +19,8 @@ Under systemd it tells when it is ready, and takes sockets that systemd has open
 
 In Postfix's main.cf:
   smtpd_end_of_data_restrictions =
-      check_policy_service { inet:127.0.0.1:10045, timeout=10s, default_action=DUNNO }"""
+      permit_mynetworks,
+      check_policy_service { inet:127.0.0.1:10045, timeout=5s, try_limit=1, default_action=DUNNO }"""
     add_config(parser)
 
 

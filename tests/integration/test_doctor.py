@@ -138,7 +138,7 @@ class TestDaemon:
         daemon.configure(**changed)
         os.utime(daemon.file, (2e9, 2e9))
         remedies = [f["remedy"] for f in doctor(daemon, *NO_POSTFIX).worst if f["check"] == "configuration"]
-        assert remedies == ["systemctl reload senderscore-policy", "see policy.toml(5)"]
+        assert remedies == ["systemctl reload senderscore-policy", "see senderscore-policy.toml(5)"]
         daemon.reload(**changed)
         details = [f["detail"] for f in doctor(daemon, *NO_POSTFIX).worst if f["check"] == "configuration"]
         assert len(details) == 1

@@ -130,6 +130,12 @@ def test_loki(text: str) -> None:
 class TestFail2ban:
     """Its filter."""
 
+    def test_the_page_shows_the_files_to_install(self) -> None:
+        """The filter and the jail in contrib/ are those of the page."""
+        folder = PAGE.parents[1] / "contrib/fail2ban"
+        files = [folder / kind / "senderscore-policy.conf" for kind in ("filter.d", "jail.d")]
+        assert [file.read_text() for file in files] == blocks("ini")
+
     @pytest.fixture
     def failregex(self) -> str:
         """Its expression with what fail2ban puts in for an address and for the beginning of a line."""

@@ -49,7 +49,7 @@ def examine(config: Config, file: Path | None, address: str, postfix_directory: 
     else:
         yield from daemon_findings(running, file)
     for warning in warnings_of(config):
-        yield Finding("configuration", Status.WARN, warning, "see policy.toml(5)")
+        yield Finding("configuration", Status.WARN, warning, "see senderscore-policy.toml(5)")
     served = running.served if running else list(config.listen.policy)
     yield from policy_findings(served)
     postfix: Postfix | None = None

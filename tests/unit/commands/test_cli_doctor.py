@@ -123,9 +123,8 @@ def test_warnings_of_the_configuration_are_repeated(run: Run, file: Path) -> Non
     """Those of check-config, as they may explain what is seen."""
     file.write_text(f'mode = "observe"\n{file.read_text()}')
     _, found = report(run, file)
-    assert found["configuration"] == [
-        'WARN mode is "observe": everything is decided and logged, and every message passes; see policy.toml(5)'
-    ]
+    warning = 'mode is "observe": everything is decided and logged, and every message passes'
+    assert found["configuration"] == [f"WARN {warning}; see senderscore-policy.toml(5)"]
 
 
 def test_a_host_without_postfix(run: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
