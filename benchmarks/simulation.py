@@ -4,7 +4,6 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final
 
 from senderscore_policy.config.load import parse
@@ -99,7 +98,7 @@ class _Source:
 
 
 class _Message:
-    """A message that is asked about again and again (`message.Question`)."""
+    """A message that is asked about again and again (`requests.PendingRequest`)."""
 
     def __init__(self) -> None:
         self.request = Request(f"\nrequest=smtpd_access_policy\nclient_address={CLIENT}\n".encode())
@@ -108,12 +107,8 @@ class _Message:
     def answer(self, action: str) -> None:
         self.passed = action == "DUNNO"
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        return False
+    def fail(self, error: Exception) -> None:
+        raise error
 
 
 class _Counts:
@@ -122,7 +117,7 @@ class _Counts:
     last = 0
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        self.last = decisions[-1].messages
+        self.last = decisions[-1].count
 
 
 def simulate(algorithm: str, buckets: int, limit: int, times: Iterable[float]) -> Outcome:

@@ -90,8 +90,7 @@ class Service:
         self._state = StateDirectory(state_directory(config), {"counters": self._counting, "scores": self._source})
         connections = connections_possible(config.listen.max_connections)
         self._server = PolicyServer(self._engine.submit, self._metrics.latency, connections, config.listen.idle_timeout)
-        # First, so that no reply waits for the log.
-        observers.insert(0, self._server)
+        self._engine.answered = self._server.send_replies
         shared = config.counters.store == "memcached"
         self._desk = ClientAdmin(self._engine, self._source, self._seen, clock, self.health, shared=shared)
         self._parts = Parts(

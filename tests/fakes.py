@@ -69,12 +69,8 @@ class FakeRequest:
         assert self.action is None
         self.action = action
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+    def fail(self, error: Exception) -> None:
         self.error = error
-        return isinstance(error, Exception)
 
 
 class FakeStore:

@@ -1,64 +1,85 @@
 """The engine: takes requests in batches, counts them, and answers.
 
-A batch is everything that arrived while the one before it was being counted. It is planned (which
-requests count, under which key), charged to the counters in one await, and concluded. A request
-whose score matters and is not at hand leaves its batch and finishes by itself.
+A batch is everything that arrived while the one before it was being counted. The engine admits its
+requests (which of them count, under which key), charges them to the counters in one await, and decides
+each by `verdict`. A request that needs a score that is not known yet leaves its batch and joins a later one.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from senderscore_policy.policy.bounded import BoundedCache, RepeatTable
 from senderscore_policy.policy.clients import Client, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
-from senderscore_policy.policy.message import NOBODY, CachedClient, CountedRequest, PendingRequest
 from senderscore_policy.policy.policy import Policy, within
 from senderscore_policy.policy.ports import Clock, CounterStore, Observer, ReputationSource
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Reputation
+from senderscore_policy.policy.requests import NO_CLIENT, CachedClient, CountedRequest, PendingRequest
 from senderscore_policy.policy.tiers import UNLIMITED, Limit
+from senderscore_policy.policy.verdict import verdict
 
 MAX_BATCH: Final = 1000
-"""Requests decided together at most, so that a flood on one connection does not hold up the others."""
+"""Requests decided together at most; between two batches the event loop serves everything else."""
 MAX_CLIENTS: Final = 40_000
 """Clients whose parsed address is kept; the others are parsed again."""
 LONGEST_ADDRESS: Final = 45
-"""Characters of an IPv6 address that ends in an IPv4 one (RFC 4291, 2.2); nothing longer is looked at."""
-RULE_FOR: Final = 60.0
-"""Seconds for which a client is held to the limit of its score before the score is looked at again."""
+"""Characters of an IPv6 address that ends in an IPv4 one (RFC 4291, 2.2); a longer text is not an address."""
+LIMIT_FOR: Final = 60.0
+"""Seconds for which the limit of a client's score is kept before the engine looks at the score again."""
+
+
+class _Fallible(Protocol):
+    def fail(self, error: Exception) -> None: ...
+
+
+F = TypeVar("F", bound=_Fallible)
+R = TypeVar("R")
 
 
 class Engine:
-    """Decides requests. `stopped` tells whether it has been asked to stop.
+    """Decides requests.
 
     Args:
-        policy: the site's policy; assign anew to change it.
-        store: the counters; assign anew to change them.
+        policy: the site's policy; assign another one to change it.
+        store: the counters; assign others to change them.
         source: the reputations.
         clock: time.
-        observers: told of every batch of decisions.
+        observers: receive every batch of decisions.
+
+    Attributes:
+        answered: called once a batch is answered, before the observers: its replies may be sent.
+        stopped: whether `stop` was called.
     """
 
     def __init__(
-        self, policy: Policy, store: CounterStore, source: ReputationSource, clock: Clock, observers: Sequence[Observer]
+        self,
+        policy: Policy,
+        store: CounterStore,
+        source: ReputationSource,
+        clock: Clock,
+        observers: Sequence[Observer],
     ) -> None:
         self._policy = policy
         self.store = store
         self._source = source
         self._clock = clock
         self._observers = observers
-        self._senders: BoundedCache[bytes, CachedClient] = BoundedCache(MAX_CLIENTS)
+        self.answered: Callable[[], None] = lambda: None
+        self._clients: BoundedCache[bytes, CachedClient] = BoundedCache(MAX_CLIENTS)
         self._repeats: RepeatTable[CountedRequest] = RepeatTable()
         self._arrived: list[PendingRequest] = []
+        self._waiting: dict[str, list[CountedRequest]] = {}
+        self._scored: list[tuple[CountedRequest, Reputation]] = []
         self._refunds: list[CountedRequest] = []
         self._decisions: list[Decision] = []
-        self._waiting: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self.stopped = False
-        self._time = self._monotonic = 0.0
+        self._time = self._monotonic = self._valid_after = 0.0
 
     @property
     def policy(self) -> Policy:
@@ -68,13 +89,13 @@ class Engine:
     @policy.setter
     def policy(self, policy: Policy) -> None:
         self._policy = policy
-        self._senders.clear()
+        self._clients.clear()
 
-    def submit(self, question: PendingRequest) -> None:
+    def submit(self, pending: PendingRequest) -> None:
         """Take a request into the next batch."""
         if not self._arrived:
             self._wake.set()
-        self._arrived.append(question)
+        self._arrived.append(pending)
 
     def stop(self) -> None:
         """Let `run` return once everything in hand is answered."""
@@ -82,166 +103,178 @@ class Engine:
         self._wake.set()
 
     def forget_messages(self) -> None:
-        """Forget who has asked: a batch failed as a whole, and no repeat is to wait for its answer."""
+        """Forget the messages of the last minute: a batch failed as a whole, and no repeat may wait for its answer."""
         self._repeats = RepeatTable()
 
     async def run(self) -> None:
         """Decide batch after batch, until `stop` and everything in hand is answered."""
-        while not self.stopped or self._arrived or self._refunds or self._waiting:
+        while not self.stopped or self._work or self._waiting:
             await self._wake.wait()
             self._wake.clear()
-            while self._arrived or self._refunds:
+            while self._work:
                 await self._next_batch()
-                if self._refunds and not self._arrived:
-                    # What arrives now joins the refunds of this batch in one round trip.
+                if self._work:
+                    # Signals, the watchdog and HTTP have their turn. What arrives now joins the refunds of this batch.
                     await asyncio.sleep(0)
-            if self.stopped and self._waiting:
-                # Lookups end by their deadline.
-                await asyncio.wait(self._waiting)
-                self._wake.set()
+
+    @property
+    def _work(self) -> bool:
+        return bool(self._arrived or self._scored or self._refunds)
 
     async def _next_batch(self) -> None:
         batch, self._arrived = self._arrived[:MAX_BATCH], self._arrived[MAX_BATCH:]
+        scored, self._scored = self._scored[:MAX_BATCH], self._scored[MAX_BATCH:]
         refunds, self._refunds = self._refunds, []
         self._time, self._monotonic = self._clock.time(), self._clock.monotonic()
-        messages = self._plan(batch)
-        # Who is not counted need not wait for the counters.
+        attempt, admit, conclude = self._try, self._admit, self._conclude
+        admitted = [attempt(admit, pending) for pending in batch]
+        counted = [request for request in admitted if request is not None]
+        for request, reputation in scored:
+            attempt(partial(self._decide_scored, reputation), request)
+        # What is not counted does not wait for the counters.
         self._report()
-        if messages or refunds:
+        if counted or refunds:
             policy = self._policy
-            await self.store.charge(messages, refunds)
-            # After a reload meanwhile nobody is held to a limit of the old policy.
-            now = self._monotonic if policy is self._policy else inf
-            for message in messages:
-                with message:
-                    sender = message.sender
-                    if sender.limit is not None and sender.until > now:
-                        self._decide(message, sender.limit, sender.reputation)
-                    else:
-                        self._conclude(message)
+            await self.store.charge(counted, refunds)
+            # After a reload meanwhile no message is decided by a limit of the old policy.
+            self._valid_after = self._monotonic if policy is self._policy else inf
+            for request in counted:
+                attempt(conclude, request)
         self._report()
 
-    def _plan(self, batch: Sequence[PendingRequest]) -> list[CountedRequest]:
-        """Answer each request at once, or make a message of it that is to be counted."""
-        messages = []
-        known = self._senders.young.get
-        exempt_authenticated, count_recipients = self._policy.exempt_authenticated, self._policy.count_recipients
-        for question in batch:
-            with question:
-                request = question.request
-                address = request.after(b"\nclient_address=")
-                sender = known(address) or self._sender(address)
-                if sender.uncounted is not None:
-                    client = None if sender is NOBODY else sender.client
-                    self._uncounted(question, client, sender.uncounted)
-                elif exempt_authenticated and request.after(b"\nsasl_username="):
-                    self._uncounted(question, sender.client, Reason.AUTHENTICATED)
-                else:
-                    amount = _recipients(request) if count_recipients else 1
-                    message = CountedRequest(question, sender, amount, self._monotonic)
-                    instance = request.after(b"\ninstance=")
-                    first = self._repeats.first(instance + b" " + address, message) if instance else None
-                    if first is None:
-                        messages.append(message)
-                    else:
-                        self._repeat(question, first)
-        return messages
+    @staticmethod
+    def _try(work: Callable[[F], R], request: F) -> R | None:
+        """Do one step of the work on a request; an error that the program did not foresee ends this request alone."""
+        try:
+            return work(request)
+        except Exception as error:  # noqa: BLE001 - the broad except of the program
+            request.fail(error)
+            return None
 
-    def _sender(self, address: bytes) -> CachedClient:
-        """Who is behind a client_address."""
-        sender = self._senders.get(address)
-        if sender is None:
+    def _admit(self, pending: PendingRequest) -> CountedRequest | None:
+        """Answer a request that is not counted, or that repeats another; return one that is to be counted."""
+        request, policy = pending.request, self._policy
+        address = request.after(b"\nclient_address=")
+        cached = self._clients.young.get(address) or self._client(address)
+        if cached.uncounted is not None:
+            self._uncounted(pending, None if cached is NO_CLIENT else cached.client, cached.uncounted)
+            return None
+        if policy.exempt_authenticated and request.after(b"\nsasl_username="):
+            self._uncounted(pending, cached.client, Reason.AUTHENTICATED)
+            return None
+        amount = _recipients(request) if policy.count_recipients else 1
+        counted = CountedRequest(pending, cached, amount, self._monotonic)
+        instance = request.after(b"\ninstance=")
+        first = self._repeats.first(instance + b" " + address, counted) if instance else None
+        if first is None:
+            return counted
+        if first.action is None:
+            first.pending += (pending,)
+        else:
+            self._uncounted(pending, first.cached.client, Reason.REPEAT, first.action)
+        return None
+
+    def _client(self, address: bytes) -> CachedClient:
+        """The client behind a client_address."""
+        cached = self._clients.get(address)
+        if cached is None:
             if len(address) > LONGEST_ADDRESS:
-                return NOBODY
-            sender = self._new_sender(address.decode("ascii", "replace"))
-            self._senders.put(address, sender)
-        return sender
+                return NO_CLIENT
+            cached = self._new_client(address.decode("ascii", "replace"))
+            self._clients.put(address, cached)
+        return cached
 
-    def _new_sender(self, address: str) -> CachedClient:
+    def _new_client(self, address: str) -> CachedClient:
         parsed = parse_address(address)
         if parsed is None:
-            return NOBODY
+            return NO_CLIENT
         client = self._policy.directory.client(parsed)
-        sender = CachedClient(client, Reason.EXEMPT if client.exempt else None)
-        if client.limit is not None:
-            sender.hold_to(client.limit, client.reputation, inf)
-        elif client.reputation is not None:
-            sender.hold_to(self._policy.tiers.limit_for(client.reputation), client.reputation, inf)
-        return sender
+        cached = CachedClient(client, Reason.EXEMPT if client.exempt else None)
+        if client.limit is not None or client.reputation is not None:
+            cached.cache_limit(self._policy.limit_for(client, client.reputation), client.reputation, inf)
+        return cached
 
-    def _repeat(self, question: PendingRequest, first: CountedRequest) -> None:
-        """Answer as the first request for the message was answered, or will be."""
-        if first.action is None:
-            first.questions += (question,)
-        else:
-            self._uncounted(question, first.sender.client, Reason.REPEAT, first.action)
-
-    def _uncounted(self, question: PendingRequest, client: Client | None, reason: Reason, action: str = PERMIT) -> None:
+    def _uncounted(self, pending: PendingRequest, client: Client | None, reason: Reason, action: str = PERMIT) -> None:
         """Answer a request that is not counted."""
-        decision = Decision(question.request, client, reason, action, 0, "none", UNLIMITED, None, self._time)
+        decision = Decision(pending.request, client, reason, action, 0, "none", UNLIMITED, None, self._time)
         self._decisions.append(decision)
-        question.answer(action)
+        pending.answer(action)
 
-    def _conclude(self, message: CountedRequest) -> None:
-        """Decide a counted message by what is known of its sender, unless its score matters and must be waited for."""
-        sender, policy = message.sender, self._policy
-        address, reputation = sender.client.address, sender.client.reputation
-        if sender.client.limit is not None:
-            self._decide(message, sender.client.limit, reputation)
+    def _conclude(self, request: CountedRequest) -> None:
+        """Decide a counted request by its client's score, or let it wait for the score."""
+        cached = request.cached
+        if cached.limit is not None and cached.until > self._valid_after:
+            self._decide(request, cached.limit, cached.reputation)
             return
-        if reputation is None and address is not None:
-            known = self._source.known(address)
-            fresh_for = 0.0 if known is None else known.fresh_until - self._time
-            if fresh_for <= 0 and message.count >= policy.ask_from:
-                self._source.start(address)
-            if known is not None:
-                reputation = known.reputation
-                sender.hold_to(
-                    policy.tiers.limit_for(reputation), reputation, self._monotonic + min(fresh_for, RULE_FOR)
-                )
-        if reputation is not None:
-            self._decide(message, policy.tiers.limit_for(reputation), reputation)
-        elif within(policy.tiers.not_asked.messages, message.count, message.amount):
-            self._decide(message, policy.tiers.not_asked, None)
-        elif address is not None:
-            task = asyncio.create_task(self._await_score(message, address))
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
+        client = cached.client
+        known = None if client.address is None else self._source.known(client.address)
+        limit, reputation, refresh, wait = verdict(
+            self._policy, client, known, request.count, request.amount, now=self._time
+        )
+        if client.address is not None and refresh:
+            self._source.start(client.address)
+        if client.address is not None and wait:
+            self._wait_for_score(request, client.address)
+            return
+        if known is not None:
+            fresh_for = known.fresh_until - self._time
+            cached.cache_limit(limit, reputation, self._monotonic + min(fresh_for, LIMIT_FOR))
+        self._decide(request, limit, reputation)
 
-    async def _await_score(self, message: CountedRequest, address: str) -> None:
-        with message:
-            reputation = await self._source.lookup(address)
-            self._decide(message, self._policy.tiers.limit_for(reputation), reputation)
-            self._report()
+    def _wait_for_score(self, request: CountedRequest, address: str) -> None:
+        """Set a request aside until its client's score is known, or the deadline of the client's lookup has passed."""
+        waiting = self._waiting.get(address)
+        if waiting is not None:
+            waiting.append(request)
+            return
+        self._waiting[address] = [request]
+        task = asyncio.create_task(self._source.lookup(address))
+        task.add_done_callback(partial(self._looked_up, address))
 
-    def _decide(self, message: CountedRequest, limit: Limit, reputation: Reputation | None) -> None:
-        """Hold the message to the limit, answer all who asked for it, and record the decision."""
-        questions = message.questions
-        client, count = message.sender.client, message.count
-        request = questions[0].request
-        if within(limit.messages, count, message.amount):
+    def _looked_up(self, address: str, task: asyncio.Task[Reputation]) -> None:
+        requests = self._waiting.pop(address)
+        self._wake.set()
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._scored += [(request, task.result()) for request in requests]
+        elif isinstance(error, Exception):
+            for request in requests:
+                request.fail(error)
+
+    def _decide_scored(self, reputation: Reputation, request: CountedRequest) -> None:
+        self._decide(request, self._policy.limit_for(request.cached.client, reputation), reputation)
+
+    def _decide(self, request: CountedRequest, limit: Limit, reputation: Reputation | None) -> None:
+        """Decide a request by a limit, answer it and its repeats, and record the decision."""
+        pending = request.pending
+        client, count = request.cached.client, request.count
+        first = pending[0].request
+        if within(limit.messages, count, request.amount):
             reason, action = Reason.WITHIN_LIMIT, PERMIT
         else:
             reason = Reason.OVER_LIMIT
-            action = self._policy.action(limit, reputation, count, request)
-            self._refunds.append(message)
+            action = self._policy.action(limit, reputation, count, first)
+            self._refunds.append(request)
             self._wake.set()
-        message.action = action
-        decision = Decision(request, client, reason, action, count, limit.name, limit.messages, reputation, self._time)
+        request.action = action
+        decision = Decision(first, client, reason, action, count, limit.name, limit.messages, reputation, self._time)
         self._decisions.append(decision)
-        questions[0].answer(action)
-        for repeat in questions[1:]:
+        pending[0].answer(action)
+        for repeat in pending[1:]:
             self._uncounted(repeat, client, Reason.REPEAT, action)
-        message.questions = ()
+        request.pending = ()
 
     def _report(self) -> None:
         decisions, self._decisions = self._decisions, []
         if decisions:
+            self.answered()
             for observer in self._observers:
                 observer.decided(decisions)
 
 
 def _recipients(request: Request) -> int:
-    """How often the message counts."""
+    """The number of messages that a message counts as."""
     count = request.after(b"\nrecipient_count=")
     return max(1, int(count)) if count.isdigit() and len(count) < 10 else 1

@@ -1,12 +1,15 @@
 """The site's policy as one value: replaced whole at a reload, so that no request sees half of each."""
 
 from dataclasses import dataclass
+from typing import Final
 
-from senderscore_policy.policy.clients import ClientDirectory
+from senderscore_policy.policy.clients import Client, ClientDirectory
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reply import PERMIT, ReplyTemplate
 from senderscore_policy.policy.reputation import Reputation, Scored
-from senderscore_policy.policy.tiers import Limit, TierTable
+from senderscore_policy.policy.tiers import UNLIMITED, Limit, TierTable
+
+EXEMPT: Final = Limit("exempt", UNLIMITED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,19 @@ class Policy:
     observe: bool
     exempt_authenticated: bool
     count_recipients: bool
+
+    def limit_for(self, client: Client, reputation: Reputation | None) -> Limit:
+        """The limit that holds for a client.
+
+        Args:
+            client: an exemption or a limit of its own goes before its reputation.
+            reputation: as known; None: the zone was not asked.
+        """
+        if client.exempt:
+            return EXEMPT
+        if client.limit is not None:
+            return client.limit
+        return self.tiers.not_asked if reputation is None else self.tiers.limit_for(reputation)
 
     def action(self, limit: Limit, reputation: Reputation | None, messages: int, request: Request) -> str:
         """The answer to a request above the limit of `limit`."""

@@ -4,6 +4,7 @@ A request is lines of `name=value` and an empty line; the reply is `action=…` 
 (Postfix SMTPD_POLICY_README, "Protocol description").
 """
 
+import sys
 from functools import lru_cache
 from typing import Final
 
@@ -20,7 +21,7 @@ _FIRST_LINE: Final = b"request=smtpd_access_policy\n"
 
 
 class Request:
-    """One policy request. Attributes are looked up in its bytes when somebody wants them.
+    """One policy request. An attribute is searched in its bytes when it is needed.
 
     Nearly every request is decided by three of its twenty-odd attributes, and finding those is much
     cheaper than splitting all of them (benchmarks/micro).
@@ -54,13 +55,6 @@ class Request:
         """The value as text, see `printable`."""
         return printable(self.get(name.encode()))
 
-    def items(self) -> list[tuple[str, str]]:
-        """All attributes in the order they came, as text."""
-        names = [
-            line.partition(b"=")[0].decode("utf-8", "backslashreplace") for line in self.raw.strip(b"\n").split(b"\n")
-        ]
-        return [(name, self.text(name)) for name in names]
-
 
 def printable(value: bytes) -> str:
     """A value as text, for people: bytes that are not UTF-8 and control characters are escaped."""
@@ -72,8 +66,10 @@ def _checked(raw: bytes) -> Request:
     """A request from its lines; `raw` begins with a line feed and ends with two.
 
     Raises:
-        ProtocolError: a line without "=", a NUL, an oversized value, or a request of another kind.
+        ProtocolError: an empty request, a line without "=", a NUL, an oversized value, or a request of another kind.
     """
+    if len(raw) == 2:
+        raise ProtocolError("an empty request")
     kind = Request(raw).get(b"request")
     if kind and kind != b"smtpd_access_policy":
         raise ProtocolError(f"request={kind[:64]!r}, not smtpd_access_policy")
@@ -96,8 +92,9 @@ class RequestParser:
     """Cuts a stream of bytes into requests, the same whatever the chunks it arrives in.
 
     Attributes:
-        fault: set once the peer has sent what is no policy request: the requests returned so far
+        fault: set once the peer has sent something that is not a policy request: the requests returned so far
             are sound, nothing after them may be answered.
+        more: whether the buffer holds a complete request.
     """
 
     def __init__(self) -> None:
@@ -105,14 +102,20 @@ class RequestParser:
         self._buffer = bytearray(b"\n")
         self._searched = 0
         self.fault: ProtocolError | None = None
+        self.more = False
 
     @property
     def partial(self) -> bool:
         """Whether a request has begun and its end has not come yet."""
-        return len(self._buffer) > 1
+        return len(self._buffer) > 1 and not self.more
 
-    def feed(self, data: bytes) -> list[Request]:
-        """Take what was received and return the requests that it completes, in order."""
+    def feed(self, data: bytes, most: int = sys.maxsize) -> list[Request]:
+        """Take what was received and return the requests that it completes, in order.
+
+        Args:
+            data: may be empty, to get requests that an earlier call has left.
+            most: the number of requests to return at most, 1 or more; the others stay in the buffer.
+        """
         if self.fault:
             return []
         # What Postfix sends: one request in one piece. It need not go through the buffer.
@@ -122,16 +125,16 @@ class RequestParser:
                 return [Request(b"\n" + data)]
         requests: list[Request] = []
         try:
-            self._cut(data, requests)
+            self._cut(data, requests, most)
         except ProtocolError as fault:
             self.fault = fault
         return requests
 
-    def _cut(self, data: bytes, requests: list[Request]) -> None:
+    def _cut(self, data: bytes, requests: list[Request], most: int) -> None:
         """Add the data to the buffer, and the requests that this completes to the list.
 
         Raises:
-            ProtocolError: what follows the requests in the list is none.
+            ProtocolError: what follows the requests in the list is malformed.
         """
         buffer = self._buffer
         received = len(buffer)
@@ -140,15 +143,16 @@ class RequestParser:
             buffer[received - 1 :] = buffer[received - 1 :].replace(b"\r\n", b"\n")
         start = 0
         end = buffer.find(b"\n\n", self._searched)
-        while end >= 0 and end + 1 - start <= MAX_REQUEST:
+        while end >= 0 and end + 1 - start <= MAX_REQUEST and len(requests) < most:
             requests.append(_checked(bytes(buffer[start : end + 2])))
             start = end + 1
             end = buffer.find(b"\n\n", start)
-        if len(buffer) - 1 - start > MAX_REQUEST:
+        self.more = end >= 0
+        if (end + 1 if self.more else len(buffer) - 1) - start > MAX_REQUEST:
             raise ProtocolError(f"a request of over {MAX_REQUEST} bytes")
         del buffer[:start]
         # The last bytes, "\n" or "\n\r", may be the beginning of the two line ends that end the request.
-        self._searched = max(0, len(buffer) - 2)
+        self._searched = 0 if self.more else max(0, len(buffer) - 2)
 
 
 @lru_cache(4096)

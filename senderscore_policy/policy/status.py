@@ -9,7 +9,6 @@ from senderscore_policy.policy.policy import Policy, within
 from senderscore_policy.policy.reputation import Reputation, Scored
 from senderscore_policy.policy.tiers import UNLIMITED, Limit
 
-EXEMPT = Limit("exempt", UNLIMITED)
 NEAR: Final = 0.8
 """The share of its limit from which a client is near it."""
 
@@ -137,12 +136,5 @@ def status_of(
         deferring: whether there were any of these lately.
     """
     reputation = client.reputation or reputation
-    if client.exempt:
-        limit = EXEMPT
-    elif client.limit is not None:
-        limit = client.limit
-    elif reputation is None:
-        limit = policy.tiers.not_asked
-    else:
-        limit = policy.tiers.limit_for(reputation)
+    limit = policy.limit_for(client, reputation)
     return ClientStatus(client, reputation, limit, count, deferred, deferring)

@@ -4,21 +4,19 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, cast
 
 from senderscore_policy.monitoring.statistics import Histogram
-from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.protocol import Request, RequestParser, reply
 
 REQUEST_TIME: Final = 30.0
 """Seconds in which a request once begun must be complete."""
 SWEEP_INTERVAL: Final = 5.0
 """Seconds between two looks for connections that have been silent too long."""
-MAX_IN_HAND: Final = 1000
-"""Requests of one connection in hand; above it the connection is not read, until half are answered."""
+MAX_IN_HAND: Final = 20
+"""Requests of one connection in hand at most, so that connections are served in turns; Postfix sends one at a time."""
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ class ConnectionCounts:
 
 
 class ConnectionRequest:
-    """One request on a connection and the place of its reply (a `message.PendingRequest`)."""
+    """One request on a connection and its reply (a `requests.PendingRequest`)."""
 
     __slots__ = ("arrived_at", "connection", "reply", "request")
 
@@ -46,24 +44,16 @@ class ConnectionRequest:
         self.reply: bytes | None = None
 
     def answer(self, action: str) -> None:
-        """Keep the reply; it is sent with those of the whole batch (`PolicyServer.decided`)."""
+        """Keep the reply; it is sent with those of the whole batch (`PolicyServer.send_replies`)."""
         self.reply = reply(action)
         connection = self.connection
         # It is due once those to all earlier requests are.
         if connection.in_hand and connection.in_hand[0] is self:
             connection.server.due.append(connection)
 
-    def __enter__(self) -> None:
-        """Begin work on this request."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        """The broad except of the program: what nobody foresaw ends this connection and nothing else."""
-        if not isinstance(error, Exception):
-            return False
+    def fail(self, error: Exception) -> None:
+        """End this connection and nothing else."""
         self.connection.fail(error)
-        return True
 
 
 class PolicyConnection(asyncio.Protocol):
@@ -97,13 +87,14 @@ class PolicyConnection(asyncio.Protocol):
         self.server.enter(self)
 
     def data_received(self, data: bytes) -> None:
-        """Submit the requests that the data completes."""
-        requests = self._parser.feed(data)
+        """Submit the requests that the data completes, as many as may be in hand; the parser keeps the others."""
+        room = MAX_IN_HAND - len(self.in_hand)
+        requests = self._parser.feed(data, room)
         self.active_at = now = self.server.now()
         for request in requests:
-            exchange = ConnectionRequest(self, request, now)
-            self.in_hand.append(exchange)
-            self.server.submit(exchange)
+            pending = ConnectionRequest(self, request, now)
+            self.in_hand.append(pending)
+            self.server.submit(pending)
         if not self._parser.partial:
             self.begun_at = None
         elif requests or self.begun_at is None:
@@ -112,7 +103,7 @@ class PolicyConnection(asyncio.Protocol):
             self.server.counts.malformed += 1
             log.warning("malformed request from %s: %s; disconnected", self.peer, self._parser.fault)
             self._end()
-        elif len(self.in_hand) > MAX_IN_HAND:
+        elif len(self.in_hand) >= MAX_IN_HAND:
             self._pause()
 
     def eof_received(self) -> bool:
@@ -157,7 +148,11 @@ class PolicyConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and self._writable and not self.ending and len(self.in_hand) <= MAX_IN_HAND // 2:
+        if not self._paused or not self._writable or self.ending or len(self.in_hand) > MAX_IN_HAND // 2:
+            return
+        if self._parser.more:
+            self.data_received(b"")
+        if len(self.in_hand) < MAX_IN_HAND and not self.ending:
             self._paused = False
             self._transport.resume_reading()
 
@@ -237,8 +232,8 @@ class PolicyServer:
             self._leaving.add(longest)
             longest.close()
 
-    def decided(self, _decisions: Sequence[Decision]) -> None:
-        """Send the replies of a batch (`ports.Observer`), one after the other.
+    def send_replies(self) -> None:
+        """Send the replies that are due, one connection after the other.
 
         A write that has to wake an idle processor for its reader takes several times as long as one
         in a quick succession of writes.

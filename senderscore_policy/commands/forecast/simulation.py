@@ -4,8 +4,7 @@ from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from senderscore_policy.commands.forecast.scores import Scores
 from senderscore_policy.config.model import Config, policy_of
@@ -65,7 +64,7 @@ class _Clock:
 
 
 class LoggedRequest:
-    """A message for which nobody waits (`message.LoggedRequest`); it may be asked any number of times.
+    """A message for which nobody waits (`requests.PendingRequest`); it may be asked any number of times.
 
     Args:
         address: of the client.
@@ -81,14 +80,9 @@ class LoggedRequest:
     def answer(self, action: str) -> None:
         """Nobody waits for it."""
 
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        """What goes wrong ends the replay."""
-        return False
+    def fail(self, error: Exception) -> None:
+        """End the replay."""
+        raise error
 
 
 def replay(

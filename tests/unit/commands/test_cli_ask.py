@@ -34,7 +34,7 @@ def test_it_asks_about_a_message_at_end_of_data(run: Run) -> None:
     with PolicyServer(b"action=DUNNO\n\n") as server:
         run("ask", "--endpoint", server.endpoint)
     request = parsed(server.request)
-    assert request.items()[0] == ("request", "smtpd_access_policy")
+    assert request.raw.startswith(b"\nrequest=smtpd_access_policy\n")
     for name, value in (
         ("protocol_state", "END-OF-MESSAGE"),
         ("protocol_name", "ESMTP"),

@@ -43,91 +43,67 @@ def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
     ],
 )
 @pytest.mark.parametrize("by_lookup", [False, True])
-def test_default_tiers(reputation: Reputation | None, messages: int, expected: str, *, by_lookup: bool) -> None:
+async def test_default_tiers(reputation: Reputation | None, messages: int, expected: str, *, by_lookup: bool) -> None:
     """The N-th message of a tier of N passes, the next is deferred; without a score nothing is; known or looked up."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        bench.store.counts["192.0.2.75"] = messages - 1
-        if reputation is not None:
-            (bench.source.by_lookup if by_lookup else bench.source.at_hand)["192.0.2.75"] = reputation
-        action = await bench.one()
-        assert action is not None
-        assert action.startswith(expected)
-
-    run(scenario)
+    bench = EngineBench()
+    bench.store.counts["192.0.2.75"] = messages - 1
+    if reputation is not None:
+        (bench.source.by_lookup if by_lookup else bench.source.at_hand)["192.0.2.75"] = reputation
+    action = await bench.one()
+    assert action is not None
+    assert action.startswith(expected)
 
 
-def test_only_accepted_messages_count() -> None:
+async def test_only_accepted_messages_count() -> None:
     """A message above the limit is given back, so that the counter stays at the limit however hard a client retries."""
-
-    async def scenario() -> None:
-        bench = EngineBench(SMALL_TIERS)
-        bench.source.at_hand["192.0.2.75"] = Scored(75)
-        answers = [await bench.one() for _ in range(10)]
-        assert answers.count("DUNNO") == 4
-        assert bench.store.counts == {"192.0.2.75": 4}
-
-    run(scenario)
+    bench = EngineBench(SMALL_TIERS)
+    bench.source.at_hand["192.0.2.75"] = Scored(75)
+    answers = [await bench.one() for _ in range(10)]
+    assert answers.count("DUNNO") == 4
+    assert bench.store.counts == {"192.0.2.75": 4}
 
 
-def test_exactly_the_limit_passes_in_one_batch() -> None:
+async def test_exactly_the_limit_passes_in_one_batch() -> None:
     """Of ten messages that arrive together with a limit of four, the first four pass."""
-
-    async def scenario() -> None:
-        bench = EngineBench(SMALL_TIERS)
-        bench.source.by_lookup["192.0.2.75"] = Scored(75)
-        answers = await bench.ask(*[FakeRequest(client_address="192.0.2.75", instance=f"i.{n}") for n in range(10)])
-        assert answers[:4] == ["DUNNO"] * 4
-        assert all(answer and answer.startswith("421 ") for answer in answers[4:])
-        assert bench.store.batches[0] == 10
-
-    run(scenario)
+    bench = EngineBench(SMALL_TIERS)
+    bench.source.by_lookup["192.0.2.75"] = Scored(75)
+    answers = await bench.ask(*[FakeRequest(client_address="192.0.2.75", instance=f"i.{n}") for n in range(10)])
+    assert answers[:4] == ["DUNNO"] * 4
+    assert all(answer and answer.startswith("421 ") for answer in answers[4:])
+    assert bench.store.batches[0] == 10
 
 
-def test_nobody_asks_for_a_score_that_cannot_matter() -> None:
+async def test_nobody_asks_for_a_score_that_cannot_matter() -> None:
     """Lazy: no lookup below half the smallest limit, in the background from there on, waited for above the limit."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        bench.store.counts["192.0.2.75"] = 48
-        await bench.one()
-        assert bench.source.started == []
-        await bench.one()
-        assert bench.source.started == ["192.0.2.75"]
-        assert bench.seen.decisions[-1].tier == "not-asked"
-        bench.store.counts["192.0.2.75"] = 100
-        await bench.one()
-        assert bench.seen.decisions[-1].tier == "unavailable"
-
-    run(scenario)
+    bench = EngineBench()
+    bench.store.counts["192.0.2.75"] = 48
+    await bench.one()
+    assert bench.source.started == []
+    await bench.one()
+    assert bench.source.started == ["192.0.2.75"]
+    assert bench.seen.decisions[-1].tier == "not-asked"
+    bench.store.counts["192.0.2.75"] = 100
+    await bench.one()
+    assert bench.seen.decisions[-1].tier == "unavailable"
 
 
-def test_eager_asks_at_the_first_message() -> None:
+async def test_eager_asks_at_the_first_message() -> None:
     """With lookup = "eager" the first message starts a lookup, and still does not wait for it."""
-
-    async def scenario() -> None:
-        bench = EngineBench('[reputation]\nlookup = "eager"')
-        assert await bench.one() == "DUNNO"
-        assert bench.source.started == ["192.0.2.75"]
-
-    run(scenario)
+    bench = EngineBench('[reputation]\nlookup = "eager"')
+    assert await bench.one() == "DUNNO"
+    assert bench.source.started == ["192.0.2.75"]
 
 
-def test_a_stale_score_decides_and_is_refreshed() -> None:
+async def test_a_stale_score_decides_and_is_refreshed() -> None:
     """A score past its time is used at once while a new lookup runs."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        bench.source.at_hand["192.0.2.75"] = Scored(75)
-        bench.source.fresh_until = 0
-        bench.store.counts["192.0.2.75"] = 800
-        action = await bench.one()
-        assert action is not None
-        assert action.startswith("421 ")
-        assert bench.source.started == ["192.0.2.75"]
-
-    run(scenario)
+    bench = EngineBench()
+    bench.source.at_hand["192.0.2.75"] = Scored(75)
+    bench.source.fresh_until = 0
+    bench.store.counts["192.0.2.75"] = 800
+    action = await bench.one()
+    assert action is not None
+    assert action.startswith("421 ")
+    assert bench.source.started == ["192.0.2.75"]
 
 
 @pytest.mark.parametrize(
@@ -145,258 +121,198 @@ def test_a_stale_score_decides_and_is_refreshed() -> None:
         ({"client_address": "1" * 10_000}, Reason.NO_ADDRESS),
     ],
 )
-def test_uncounted(attributes: dict[str, str], reason: Reason) -> None:
+async def test_uncounted(attributes: dict[str, str], reason: Reason) -> None:
     """Exempt and authenticated clients and those without an address pass and are not counted."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        assert await bench.ask(FakeRequest(**attributes)) == ["DUNNO"]
-        assert bench.store.counts == {}
-        assert bench.seen.decisions[-1].reason is reason
-
-    run(scenario)
+    bench = EngineBench()
+    assert await bench.ask(FakeRequest(**attributes)) == ["DUNNO"]
+    assert bench.store.counts == {}
+    assert bench.seen.decisions[-1].reason is reason
 
 
-def test_authenticated_clients_count_when_configured() -> None:
+async def test_authenticated_clients_count_when_configured() -> None:
     """With authenticated = false an authenticated client is counted like any other."""
-
-    async def scenario() -> None:
-        bench = EngineBench("[exempt]\nauthenticated = false")
-        await bench.one(sasl_username="anna")
-        assert bench.store.counts == {"192.0.2.75": 1}
-
-    run(scenario)
+    bench = EngineBench("[exempt]\nauthenticated = false")
+    await bench.one(sasl_username="anna")
+    assert bench.store.counts == {"192.0.2.75": 1}
 
 
-def test_overrides() -> None:
+async def test_overrides() -> None:
     """An override gives a score or a limit without a lookup; the longest prefix wins."""
-
-    async def scenario() -> None:
-        bench = EngineBench("""
-            [[override]]
-            networks = ["192.0.2.0/24"]
-            score = 5
-            [[override]]
-            networks = ["192.0.2.128/25"]
-            limit = 3
-            [[override]]
-            networks = ["192.0.2.200/32", "2001:db8::/32"]
-            limit = "unlimited"
-        """)
-        bench.store.counts = {"192.0.2.1": 100, "192.0.2.129": 3, "192.0.2.200": 10**6, "2001:db8::/64": 10**6}
-        assert (await bench.one("192.0.2.1") or "").startswith("421 sender score = 5, you're limited to 100 ")
-        assert (await bench.one("192.0.2.129") or "").startswith("421 sender score = unknown, you're limited to 3 ")
-        assert await bench.one("192.0.2.200") == "DUNNO"
-        assert await bench.one("2001:db8::7") == "DUNNO"
-        assert bench.source.started == []
-
-    run(scenario)
+    bench = EngineBench("""
+        [[override]]
+        networks = ["192.0.2.0/24"]
+        score = 5
+        [[override]]
+        networks = ["192.0.2.128/25"]
+        limit = 3
+        [[override]]
+        networks = ["192.0.2.200/32", "2001:db8::/32"]
+        limit = "unlimited"
+    """)
+    bench.store.counts = {"192.0.2.1": 100, "192.0.2.129": 3, "192.0.2.200": 10**6, "2001:db8::/64": 10**6}
+    assert (await bench.one("192.0.2.1") or "").startswith("421 sender score = 5, you're limited to 100 ")
+    assert (await bench.one("192.0.2.129") or "").startswith("421 sender score = unknown, you're limited to 3 ")
+    assert await bench.one("192.0.2.200") == "DUNNO"
+    assert await bench.one("2001:db8::7") == "DUNNO"
+    assert bench.source.started == []
 
 
-def test_ipv6_is_counted_per_prefix_without_a_query() -> None:
+async def test_ipv6_is_counted_per_prefix_without_a_query() -> None:
     """Two IPv6 clients of one /64 share a counter, and the zone is never asked for them."""
-
-    async def scenario() -> None:
-        bench = EngineBench("[unscored]\nlimit = 1")
-        assert await bench.one("2001:db8::1") == "DUNNO"
-        assert (await bench.one("2001:db8::2") or "").startswith("421 sender score = unknown, you're limited to 1 ")
-        assert await bench.one("2001:db8:0:1::2") == "DUNNO"
-        assert bench.source.started == []
-
-    run(scenario)
+    bench = EngineBench("[unscored]\nlimit = 1")
+    assert await bench.one("2001:db8::1") == "DUNNO"
+    assert (await bench.one("2001:db8::2") or "").startswith("421 sender score = unknown, you're limited to 1 ")
+    assert await bench.one("2001:db8:0:1::2") == "DUNNO"
+    assert bench.source.started == []
 
 
-def test_a_v4_mapped_address_is_the_ipv4_client() -> None:
+async def test_a_v4_mapped_address_is_the_ipv4_client() -> None:
     """::ffff:192.0.2.75 and 192.0.2.75 are one client."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        await bench.one("::ffff:192.0.2.75")
-        await bench.one("192.0.2.75")
-        assert bench.store.counts == {"192.0.2.75": 2}
-
-    run(scenario)
+    bench = EngineBench()
+    await bench.one("::ffff:192.0.2.75")
+    await bench.one("192.0.2.75")
+    assert bench.store.counts == {"192.0.2.75": 2}
 
 
-def test_one_message_counts_once() -> None:
+async def test_one_message_counts_once() -> None:
     """A repeat of instance and client address gets the same answer without a count, in the batch and a minute long."""
+    bench = EngineBench(SMALL_TIERS)
+    bench.source.at_hand["192.0.2.75"] = Scored(0)
+    bench.store.counts["192.0.2.75"] = 2
 
-    async def scenario() -> None:
-        bench = EngineBench(SMALL_TIERS)
-        bench.source.at_hand["192.0.2.75"] = Scored(0)
-        bench.store.counts["192.0.2.75"] = 2
+    def same() -> FakeRequest:
+        return FakeRequest(client_address="192.0.2.75", instance="a.1")
 
-        def same() -> FakeRequest:
-            return FakeRequest(client_address="192.0.2.75", instance="a.1")
-
-        first, second = await bench.ask(same(), same())
-        assert first == second
-        assert first != "DUNNO"
-        bench.store.counts["192.0.2.75"] = 0
-        bench.clock.pass_time(59)
-        assert await bench.ask(same()) == [first]
-        assert bench.seen.decisions[-1].reason is Reason.REPEAT
-        bench.clock.pass_time(2)
-        assert await bench.ask(same()) == ["DUNNO"]
-        assert await bench.one("192.0.2.76", instance="a.1") == "DUNNO"
-        assert bench.store.counts["192.0.2.76"] == 1
-
-    run(scenario)
+    first, second = await bench.ask(same(), same())
+    assert first == second
+    assert first != "DUNNO"
+    bench.store.counts["192.0.2.75"] = 0
+    bench.clock.pass_time(59)
+    assert await bench.ask(same()) == [first]
+    assert bench.seen.decisions[-1].reason is Reason.REPEAT
+    bench.clock.pass_time(2)
+    assert await bench.ask(same()) == ["DUNNO"]
+    assert await bench.one("192.0.2.76", instance="a.1") == "DUNNO"
+    assert bench.store.counts["192.0.2.76"] == 1
 
 
-def test_a_long_instance_is_an_instance() -> None:
+async def test_a_long_instance_is_an_instance() -> None:
     """An instance of any length tells a message, without being kept at its length."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        for instance in ("x" * 9_000, "x" * 9_000, "x" * 9_001):
-            assert await bench.one(instance=instance) == "DUNNO"
-        assert bench.store.counts == {"192.0.2.75": 2}
-
-    run(scenario)
+    bench = EngineBench()
+    for instance in ("x" * 9_000, "x" * 9_000, "x" * 9_001):
+        assert await bench.one(instance=instance) == "DUNNO"
+    assert bench.store.counts == {"192.0.2.75": 2}
 
 
-def test_a_repeat_waits_while_the_first_is_being_decided() -> None:
+async def test_a_repeat_waits_while_the_first_is_being_decided() -> None:
     """A repeat that comes while the first waits for its score gets the answer that the first gets."""
+    bench = EngineBench(SMALL_TIERS)
+    bench.store.counts["192.0.2.75"] = 4
+    release = asyncio.Event()
 
-    async def scenario() -> None:
-        bench = EngineBench(SMALL_TIERS)
-        bench.store.counts["192.0.2.75"] = 4
-        release = asyncio.Event()
+    async def lookup(_: str) -> Reputation:
+        await release.wait()
+        return Scored(75)
 
-        async def lookup(_: str) -> Reputation:
-            await release.wait()
-            return Scored(75)
-
-        bench.source.lookup = lookup  # type: ignore[method-assign]
-        first, repeat = (FakeRequest(client_address="192.0.2.75", instance="a.1") for _ in range(2))
-        deciding = asyncio.create_task(bench.engine.run())
-        bench.engine.submit(first)
-        while not bench.engine._waiting:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        bench.engine.submit(repeat)
-        while bench.engine._arrived:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        assert repeat.action is None
-        release.set()
-        bench.engine.stop()
-        await deciding
-        assert repeat.action == first.action
-        assert first.action is not None
-        assert first.action.startswith("421 ")
-        assert bench.store.counts["192.0.2.75"] == 4
-
-    run(scenario)
+    bench.source.lookup = lookup  # type: ignore[method-assign]
+    first, repeat = (FakeRequest(client_address="192.0.2.75", instance="a.1") for _ in range(2))
+    deciding = asyncio.create_task(bench.engine.run())
+    bench.engine.submit(first)
+    while not bench.engine._waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    bench.engine.submit(repeat)
+    while bench.engine._arrived:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert repeat.action is None
+    release.set()
+    bench.engine.stop()
+    await deciding
+    assert repeat.action == first.action
+    assert first.action is not None
+    assert first.action.startswith("421 ")
+    assert bench.store.counts["192.0.2.75"] == 4
 
 
-def test_without_an_instance_every_request_counts() -> None:
+async def test_without_an_instance_every_request_counts() -> None:
     """An empty or absent instance tells nothing: each request is a message."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        await bench.one(instance="")
-        await bench.one()
-        assert bench.store.counts == {"192.0.2.75": 2}
-
-    run(scenario)
+    bench = EngineBench()
+    await bench.one(instance="")
+    await bench.one()
+    assert bench.store.counts == {"192.0.2.75": 2}
 
 
-def test_observe_mode_permits_and_records() -> None:
+async def test_observe_mode_permits_and_records() -> None:
     """mode = "observe" answers DUNNO, gives the message back all the same, and records that it was over the limit."""
-
-    async def scenario() -> None:
-        bench = EngineBench('mode = "observe"\n' + SMALL_TIERS)
-        bench.source.at_hand["192.0.2.75"] = Scored(0)
-        assert [await bench.one() for _ in range(4)] == ["DUNNO"] * 4
-        assert bench.store.counts == {"192.0.2.75": 2}
-        assert [decision.reason for decision in bench.seen.decisions][-2:] == [Reason.OVER_LIMIT] * 2
-
-    run(scenario)
+    bench = EngineBench('mode = "observe"\n' + SMALL_TIERS)
+    bench.source.at_hand["192.0.2.75"] = Scored(0)
+    assert [await bench.one() for _ in range(4)] == ["DUNNO"] * 4
+    assert bench.store.counts == {"192.0.2.75": 2}
+    assert [decision.reason for decision in bench.seen.decisions][-2:] == [Reason.OVER_LIMIT] * 2
 
 
-def test_recipients_count() -> None:
+async def test_recipients_count() -> None:
     """count = "recipients": a message weighs its recipients; one above the limit passes alone in an empty window."""
-
-    async def scenario() -> None:
-        bench = EngineBench('[counters]\ncount = "recipients"\n' + SMALL_TIERS)
-        bench.source.at_hand["192.0.2.75"] = Scored(75)
-        assert await bench.one(recipient_count=9) == "DUNNO"
-        assert (await bench.one(recipient_count=1) or "").startswith("421 ")
-        assert bench.store.counts["192.0.2.75"] == 9
-        bench.source.at_hand["192.0.2.76"] = Scored(75)
-        assert await bench.one("192.0.2.76", recipient_count=0) == "DUNNO"
-        assert await bench.one("192.0.2.76", recipient_count="junk") == "DUNNO"
-        assert bench.store.counts["192.0.2.76"] == 2
-
-    run(scenario)
+    bench = EngineBench('[counters]\ncount = "recipients"\n' + SMALL_TIERS)
+    bench.source.at_hand["192.0.2.75"] = Scored(75)
+    assert await bench.one(recipient_count=9) == "DUNNO"
+    assert (await bench.one(recipient_count=1) or "").startswith("421 ")
+    assert bench.store.counts["192.0.2.75"] == 9
+    bench.source.at_hand["192.0.2.76"] = Scored(75)
+    assert await bench.one("192.0.2.76", recipient_count=0) == "DUNNO"
+    assert await bench.one("192.0.2.76", recipient_count="junk") == "DUNNO"
+    assert bench.store.counts["192.0.2.76"] == 2
 
 
-def test_a_tier_may_have_its_own_reply() -> None:
+async def test_a_tier_may_have_its_own_reply() -> None:
     """A tier's reply replaces the general one for that tier alone."""
-
-    async def scenario() -> None:
-        bench = EngineBench("""
-            [[tier]]
-            scores = "0-50"
-            limit = 0
-            reply = "550 5.7.1 score {{ score }} of {{ client_address }}: tier {{ tier }}, {{ count }} sent"
-            [[tier]]
-            scores = "51-100"
-            limit = "unlimited"
-        """)
-        bench.source.by_lookup["192.0.2.75"] = Scored(7)
-        assert await bench.one() == "550 5.7.1 score 7 of 192.0.2.75: tier 0-50, 1 sent"
-
-    run(scenario)
+    bench = EngineBench("""
+        [[tier]]
+        scores = "0-50"
+        limit = 0
+        reply = "550 5.7.1 score {{ score }} of {{ client_address }}: tier {{ tier }}, {{ count }} sent"
+        [[tier]]
+        scores = "51-100"
+        limit = "unlimited"
+    """)
+    bench.source.by_lookup["192.0.2.75"] = Scored(7)
+    assert await bench.one() == "550 5.7.1 score 7 of 192.0.2.75: tier 0-50, 1 sent"
 
 
-def test_an_unforeseen_error_ends_one_question_alone() -> None:
+async def test_an_unforeseen_error_ends_one_question_alone() -> None:
     """An exception while one request is decided reaches its question; the others of the batch are answered."""
+    bench = EngineBench()
+    broken, sound = FakeRequest(client_address="192.0.2.1"), FakeRequest(client_address="192.0.2.2")
+    known = bench.source.known
 
-    async def scenario() -> None:
-        bench = EngineBench()
-        broken, sound = FakeRequest(client_address="192.0.2.1"), FakeRequest(client_address="192.0.2.2")
-        known = bench.source.known
-
-        def fail(address: str) -> object:
-            if address == "192.0.2.1":
-                raise ZeroDivisionError
-            return known(address)
-
-        bench.source.known = fail  # type: ignore[method-assign,assignment]
-        assert await bench.ask(broken, sound) == [None, "DUNNO"]
-        assert isinstance(broken.error, ZeroDivisionError)
-
-    run(scenario)
-
-
-def test_no_repeat_waits_for_a_batch_that_failed() -> None:
-    """Counters that raise fail the batch; the same message, asked about once more, is decided."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        charge = bench.engine.store.charge
-
-        async def fail(*_: object) -> None:
+    def fail(address: str) -> object:
+        if address == "192.0.2.1":
             raise ZeroDivisionError
+        return known(address)
 
-        bench.engine.store.charge = fail  # type: ignore[method-assign]
-        with pytest.raises(ZeroDivisionError):
-            await bench.ask(FakeRequest(client_address="192.0.2.75", instance="1.2.0"))
-        bench.engine.store.charge = charge  # type: ignore[method-assign]
-        bench.engine.forget_messages()
-        assert await bench.ask(FakeRequest(client_address="192.0.2.75", instance="1.2.0")) == ["DUNNO"]
-
-    run(scenario)
+    bench.source.known = fail  # type: ignore[method-assign,assignment]
+    assert await bench.ask(broken, sound) == [None, "DUNNO"]
+    assert isinstance(broken.error, ZeroDivisionError)
 
 
-def test_new_rules_hold_from_the_next_request_on() -> None:
+async def test_no_repeat_waits_for_a_batch_that_failed() -> None:
+    """Counters that raise fail the batch; the same message, asked about once more, is decided."""
+    bench = EngineBench()
+    charge = bench.engine.store.charge
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    bench.engine.store.charge = fail  # type: ignore[method-assign]
+    with pytest.raises(ZeroDivisionError):
+        await bench.ask(FakeRequest(client_address="192.0.2.75", instance="1.2.0"))
+    bench.engine.store.charge = charge  # type: ignore[method-assign]
+    bench.engine.forget_messages()
+    assert await bench.ask(FakeRequest(client_address="192.0.2.75", instance="1.2.0")) == ["DUNNO"]
+
+
+async def test_new_rules_hold_from_the_next_request_on() -> None:
     """After a reload the next request is decided by the new rules, remembered clients included."""
-
-    async def scenario() -> None:
-        bench = EngineBench()
-        assert await bench.one() == "DUNNO"
-        bench.engine.policy = EngineBench('[[override]]\nnetworks = ["192.0.2.75/32"]\nlimit = 1').engine.policy
-        assert (await bench.one() or "").startswith("421 ")
-
-    run(scenario)
+    bench = EngineBench()
+    assert await bench.one() == "DUNNO"
+    bench.engine.policy = EngineBench('[[override]]\nnetworks = ["192.0.2.75/32"]\nlimit = 1').engine.policy
+    assert (await bench.one() or "").startswith("421 ")

@@ -91,12 +91,18 @@ class EngineAgainstModel(RuleBasedStateMachine):
         self.engine = Engine(policy_of(self.config), self.store, source, self.clock, [self.seen])
         self.accepted: dict[str, list[CountedRequest]] = defaultdict(list)
         self.count = 0
+        self.runner = asyncio.Runner()
+
+    def teardown(self) -> None:
+        # An example may end before `start`.
+        if hasattr(self, "runner"):
+            self.runner.close()
 
     def submit(self, askers: list[FakeRequest]) -> None:
         for asker in askers:
             self.engine.submit(asker)
         self.engine.stop()
-        asyncio.run(self.engine.run())
+        self.runner.run(self.engine.run())
         assert all(asker.error is None and asker.action is not None for asker in askers)
 
     def amount(self, recipients: int) -> int:
@@ -172,7 +178,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
     @rule(address=WHO)
     def the_administrator_resets(self, address: str) -> None:
         """The client begins anew."""
-        asyncio.run(self.store.reset([self.key(address)]))
+        self.runner.run(self.store.reset([self.key(address)]))
         self.accepted[address].clear()
 
     def key(self, text: str) -> str:
@@ -216,7 +222,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def the_counters_hold_what_was_accepted(self) -> None:
         """After every batch the store has counted exactly the accepted messages that are still in view."""
         view = self.window.view(self.clock.now)
-        usages = asyncio.run(self.store.read([self.key(address) for address in CLIENTS]))
+        usages = self.runner.run(self.store.read([self.key(address) for address in CLIENTS]))
         for address, usage in zip(CLIENTS, usages, strict=True):
             expected: dict[int, int] = defaultdict(int)
             for message in self.accepted[address]:

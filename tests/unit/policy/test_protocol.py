@@ -42,7 +42,6 @@ STREAM = (
     POSTFIX
     + b"request=smtpd_access_policy\r\nclient_address=192.0.2.1\r\n\r\n"
     + b"client_address=192.0.2.2\nhelo_name=a=b==\nunknown=\xff\xfe\n\n"
-    + b"\n"
     + POSTFIX
 )
 PIECES = [b"request=smtpd_access_policy", b"client_address=::1", b"a=b", b"x", b"", b"\n", b"\r\n", b"\r", b"=", b"\0"]
@@ -60,7 +59,7 @@ def test_any_chunks_give_the_same_requests(size: int) -> None:
     """The same stream cut into chunks of any size gives the same requests."""
     requests, fault = parse(STREAM, size)
     assert (requests, fault) == parse(STREAM, len(STREAM))
-    assert len(requests) == 5
+    assert len(requests) == 4
 
 
 @given(st.lists(st.sampled_from(PIECES)), st.data())
@@ -91,7 +90,6 @@ def test_attributes() -> None:
     assert request.get(b"helo_name") == b"a=b"
     assert request.get(b"client") == b""
     assert request.get(b"ame") == b""
-    assert request.items() == [("name", "1"), ("helo_name", "a=b"), ("name", "1"), ("client", "")]
 
 
 def test_text_is_printable() -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine
 
 import pytest
 
@@ -14,17 +13,17 @@ from senderscore_policy.server.connections import MAX_IN_HAND, ConnectionRequest
 REQUEST = b"request=smtpd_access_policy\nclient_address=192.0.2.75\n\n"
 
 
-class ClientAdmin:
-    """A server whose questions lie on a desk until the test answers them."""
+class Desk:
+    """A server whose requests wait until the test answers them."""
 
     def __init__(self, max_connections: int = 10, idle_timeout: float = 1000) -> None:
-        self.questions: asyncio.Queue[ConnectionRequest] = asyncio.Queue()
-        self.server = PolicyServer(self.questions.put_nowait, Histogram((1.0,)), max_connections, idle_timeout)
+        self.pending: asyncio.Queue[ConnectionRequest] = asyncio.Queue()
+        self.server = PolicyServer(self.pending.put_nowait, Histogram((1.0,)), max_connections, idle_timeout)
 
-    def answer(self, question: ConnectionRequest, action: str = "DUNNO") -> None:
-        """Answer a question as a batch of its own."""
-        question.answer(action)
-        self.server.decided([])
+    def answer(self, request: ConnectionRequest, action: str = "DUNNO") -> None:
+        """Answer a request as a batch of its own."""
+        request.answer(action)
+        self.server.send_replies()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A client's end of a new connection."""
@@ -33,67 +32,50 @@ class ClientAdmin:
         return await asyncio.open_connection(sock=theirs)
 
 
-def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Run a scenario to its end."""
-    asyncio.run(asyncio.wait_for(scenario(), 300))
-
-
-def test_replies_keep_their_order() -> None:
+async def test_replies_keep_their_order() -> None:
     """Answers found out of order are sent in the order of the requests."""
-
-    async def scenario() -> None:
-        desk = ClientAdmin()
-        reader, writer = await desk.connect()
-        writer.write(REQUEST * 3)
-        first, second, third = [await desk.questions.get() for _ in range(3)]
-        desk.answer(third, "3")
-        desk.answer(second, "2")
-        desk.answer(first, "1")
-        assert await reader.readexactly(30) == b"action=1\n\naction=2\n\naction=3\n\n"
-        writer.close()
-
-    run(scenario)
+    desk = Desk()
+    reader, writer = await desk.connect()
+    writer.write(REQUEST * 3)
+    first, second, third = [await desk.pending.get() for _ in range(3)]
+    desk.answer(third, "3")
+    desk.answer(second, "2")
+    desk.answer(first, "1")
+    assert await reader.readexactly(30) == b"action=1\n\naction=2\n\naction=3\n\n"
+    writer.close()
 
 
-def test_a_half_closed_connection_gets_its_reply() -> None:
+async def test_a_half_closed_connection_gets_its_reply() -> None:
     """A client that shuts down its sending side still reads the reply, then the end."""
-
-    async def scenario() -> None:
-        desk = ClientAdmin()
-        reader, writer = await desk.connect()
-        writer.write(REQUEST)
-        writer.write_eof()
-        question = await desk.questions.get()
-        while not question.connection.ending:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        desk.answer(question)
-        assert await reader.read() == b"action=DUNNO\n\n"
-        writer.close()
-
-    run(scenario)
+    desk = Desk()
+    reader, writer = await desk.connect()
+    writer.write(REQUEST)
+    writer.write_eof()
+    request = await desk.pending.get()
+    while not request.connection.ending:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    desk.answer(request)
+    assert await reader.read() == b"action=DUNNO\n\n"
+    writer.close()
 
 
-def test_malformed_is_disconnected_without_a_reply() -> None:
+async def test_malformed_is_disconnected_without_a_reply() -> None:
     """After a malformed request comes the end; the sound request before it is still answered."""
-
-    async def scenario() -> None:
-        desk = ClientAdmin()
-        reader, writer = await desk.connect()
-        writer.write(REQUEST + b"nonsense\n\n" + REQUEST)
-        desk.answer(await desk.questions.get())
-        assert await reader.read() == b"action=DUNNO\n\n"
-        assert desk.questions.empty()
-        assert desk.server.counts.malformed == 1
-        writer.close()
-        reader, writer = await desk.connect()
-        writer.write(b"nonsense\n\n")
-        assert await reader.read() == b""
-        writer.close()
-
-    run(scenario)
+    desk = Desk()
+    reader, writer = await desk.connect()
+    writer.write(REQUEST + b"nonsense\n\n" + REQUEST)
+    desk.answer(await desk.pending.get())
+    assert await reader.read() == b"action=DUNNO\n\n"
+    assert desk.pending.empty()
+    assert desk.server.counts.malformed == 1
+    writer.close()
+    reader, writer = await desk.connect()
+    writer.write(b"nonsense\n\n")
+    assert await reader.read() == b""
+    writer.close()
 
 
-async def _stuck(desk: ClientAdmin) -> tuple[socket.socket, PolicyConnection]:
+async def _stuck(desk: Desk) -> tuple[socket.socket, PolicyConnection]:
     """A peer that sends requests and reads no reply."""
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
@@ -103,148 +85,123 @@ async def _stuck(desk: ClientAdmin) -> tuple[socket.socket, PolicyConnection]:
         with contextlib.suppress(BlockingIOError):
             theirs.send(REQUEST * 10)
         await asyncio.sleep(0)
-        while not desk.questions.empty():
-            desk.answer(desk.questions.get_nowait(), "421 " + 400 * "x")
+        while not desk.pending.empty():
+            desk.answer(desk.pending.get_nowait(), "421 " + 400 * "x")
     return theirs, connection
 
 
-def test_who_reads_no_replies_does_not_keep_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_reads_no_replies_does_not_keep_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such a peer is closed at once for a newcomer, and for a request that it does not complete."""
     monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
-
-    async def scenario() -> None:
-        desk = ClientAdmin(max_connections=1)
-        peer, stuck = await _stuck(desk)
-        with peer:
-            _, writer = await desk.connect()
-            assert desk.server.connections == 1
-            assert stuck._transport.is_closing()
-            assert stuck._transport.get_write_buffer_size() == 0
-        writer.close()
-        desk = ClientAdmin()
-        peer, stuck = await _stuck(desk)
-        stuck.begun_at = desk.server.now() - server_module.REQUEST_TIME - 1
-        with peer:
-            sweeping = asyncio.ensure_future(desk.server.sweep())
-            while desk.server.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            sweeping.cancel()
-        assert desk.server.counts.malformed == 1
-
-    run(scenario)
+    desk = Desk(max_connections=1)
+    peer, stuck = await _stuck(desk)
+    with peer:
+        _, writer = await desk.connect()
+        assert desk.server.connections == 1
+        assert stuck._transport.is_closing()
+        assert stuck._transport.get_write_buffer_size() == 0
+    writer.close()
+    desk = Desk()
+    peer, stuck = await _stuck(desk)
+    stuck.begun_at = desk.server.now() - server_module.REQUEST_TIME - 1
+    with peer:
+        sweeping = asyncio.ensure_future(desk.server.sweep())
+        while desk.server.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        sweeping.cancel()
+    assert desk.server.counts.malformed == 1
 
 
-def test_what_a_leaving_peer_does_not_take_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_leaving_peer_does_not_take_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is to end, and whose peer takes nothing for REQUEST_TIME, is closed all the same, and once."""
     monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
-
-    async def scenario() -> None:
-        desk = ClientAdmin()
-        peer, stuck = await _stuck(desk)
-        with peer:
-            stuck.eof_received()
-            sweeping = asyncio.ensure_future(desk.server.sweep())
-            for _ in range(10):
-                await asyncio.sleep(0)
-            assert desk.server.connections == 1
-            stuck.active_at -= server_module.REQUEST_TIME + 1
-            while desk.server.connections:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            sweeping.cancel()
-        assert desk.server.counts == server_module.ConnectionCounts(accepted=1)
-
-    run(scenario)
+    desk = Desk()
+    peer, stuck = await _stuck(desk)
+    with peer:
+        stuck.eof_received()
+        sweeping = asyncio.ensure_future(desk.server.sweep())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert desk.server.connections == 1
+        stuck.active_at -= server_module.REQUEST_TIME + 1
+        while desk.server.connections:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        sweeping.cancel()
+    assert desk.server.counts == server_module.ConnectionCounts(accepted=1)
 
 
-def test_an_unforeseen_error_ends_the_connection_alone() -> None:
-    """An exception in one exchange drops its connection without a reply; another connection is served."""
-
-    async def scenario() -> None:
-        desk = ClientAdmin()
-        reader, writer = await desk.connect()
-        other_reader, other_writer = await desk.connect()
-        writer.write(REQUEST)
-        with await desk.questions.get():
-            raise ZeroDivisionError
-        assert await reader.read() == b""
-        other_writer.write(REQUEST)
-        desk.answer(await desk.questions.get())
-        assert await other_reader.readexactly(14) == b"action=DUNNO\n\n"
-        assert desk.server.counts.failed == 1
-        writer.close()
-        other_writer.close()
-
-    run(scenario)
+async def test_an_unforeseen_error_ends_the_connection_alone() -> None:
+    """An error in one request drops its connection without a reply; another connection is served."""
+    desk = Desk()
+    reader, writer = await desk.connect()
+    other_reader, other_writer = await desk.connect()
+    writer.write(REQUEST)
+    (await desk.pending.get()).fail(ZeroDivisionError())
+    assert await reader.read() == b""
+    other_writer.write(REQUEST)
+    desk.answer(await desk.pending.get())
+    assert await other_reader.readexactly(14) == b"action=DUNNO\n\n"
+    assert desk.server.counts.failed == 1
+    writer.close()
+    other_writer.close()
 
 
-def test_a_newcomer_replaces_the_longest_idle() -> None:
+async def test_a_newcomer_replaces_the_longest_idle() -> None:
     """At max_connections the connection longest without a request in hand is closed: no newcomer, no busy one."""
-
-    async def scenario() -> None:
-        desk = ClientAdmin(max_connections=2)
-        busy_reader, busy_writer = await desk.connect()
-        busy_writer.write(REQUEST)
-        question = await desk.questions.get()
-        idle_reader, idle_writer = await desk.connect()
-        new_reader, new_writer = await desk.connect()
-        assert await idle_reader.read() == b""
-        desk.answer(question)
-        assert await busy_reader.readexactly(14) == b"action=DUNNO\n\n"
-        new_writer.write(REQUEST)
-        desk.answer(await desk.questions.get())
-        assert await new_reader.readexactly(14) == b"action=DUNNO\n\n"
-        assert desk.server.counts.closed_for_newcomer == 1
-        for writer in (busy_writer, idle_writer, new_writer):
-            writer.close()
-
-    run(scenario)
+    desk = Desk(max_connections=2)
+    busy_reader, busy_writer = await desk.connect()
+    busy_writer.write(REQUEST)
+    request = await desk.pending.get()
+    idle_reader, idle_writer = await desk.connect()
+    new_reader, new_writer = await desk.connect()
+    assert await idle_reader.read() == b""
+    desk.answer(request)
+    assert await busy_reader.readexactly(14) == b"action=DUNNO\n\n"
+    new_writer.write(REQUEST)
+    desk.answer(await desk.pending.get())
+    assert await new_reader.readexactly(14) == b"action=DUNNO\n\n"
+    assert desk.server.counts.closed_for_newcomer == 1
+    for writer in (busy_writer, idle_writer, new_writer):
+        writer.close()
 
 
-def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is not completed in 30 s and a connection idle for idle_timeout are closed."""
     monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
-
-    async def scenario() -> None:
-        desk = ClientAdmin(idle_timeout=100)
-        now = 1000.0
-        desk.server.now = lambda: now
-        slow_reader, slow_writer = await desk.connect()
-        slow_writer.write(b"request=smtpd_access_policy\n")
-        (slow,) = desk.server._connections
-        while slow.begun_at is None:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        idle_reader, idle_writer = await desk.connect()
-        sweeping = asyncio.create_task(desk.server.sweep())
-        now += 31
-        assert await slow_reader.read() == b""
-        assert not idle_reader.at_eof()
-        now += 70
-        assert await idle_reader.read() == b""
-        sweeping.cancel()
-        slow_writer.close()
-        idle_writer.close()
-
-    run(scenario)
+    desk = Desk(idle_timeout=100)
+    now = 1000.0
+    desk.server.now = lambda: now
+    slow_reader, slow_writer = await desk.connect()
+    slow_writer.write(b"request=smtpd_access_policy\n")
+    (slow,) = desk.server._connections
+    while slow.begun_at is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    idle_reader, idle_writer = await desk.connect()
+    sweeping = asyncio.create_task(desk.server.sweep())
+    now += 31
+    assert await slow_reader.read() == b""
+    assert not idle_reader.at_eof()
+    now += 70
+    assert await idle_reader.read() == b""
+    sweeping.cancel()
+    slow_writer.close()
+    idle_writer.close()
 
 
-def test_a_flood_on_one_connection_is_bounded() -> None:
+async def test_a_flood_on_one_connection_is_bounded() -> None:
     """A client that sends without end is not read any further while its requests are in hand, and goes on after."""
-
-    async def scenario() -> None:
-        desk = ClientAdmin()
-        reader, writer = await desk.connect()
-        total = 20 * MAX_IN_HAND
-        writer.write(REQUEST * total)
-        answered = 0
-        while answered < total:
-            batch = [await desk.questions.get()]
-            assert len(batch[0].connection.in_hand) < 10 * MAX_IN_HAND
-            batch += [desk.questions.get_nowait() for _ in range(desk.questions.qsize())]
-            for question in batch:
-                question.answer("DUNNO")
-            desk.server.decided([])
-            answered += len(batch)
-        assert await reader.readexactly(total * 14) == b"action=DUNNO\n\n" * total
-        writer.close()
-
-    run(scenario)
+    desk = Desk()
+    reader, writer = await desk.connect()
+    total = 20 * MAX_IN_HAND
+    writer.write(REQUEST * total)
+    answered = 0
+    while answered < total:
+        batch = [await desk.pending.get()]
+        assert len(batch[0].connection.in_hand) <= MAX_IN_HAND
+        batch += [desk.pending.get_nowait() for _ in range(desk.pending.qsize())]
+        for request in batch:
+            request.answer("DUNNO")
+        desk.server.send_replies()
+        answered += len(batch)
+    assert await reader.readexactly(total * 14) == b"action=DUNNO\n\n" * total
+    writer.close()
