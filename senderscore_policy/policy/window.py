@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from senderscore_policy.policy.durations import period
+
 CLOCK_SKEW: Final = 5.0
 """Seconds by which the clocks of hosts that share counters may differ (and a late writer be late)."""
 
@@ -88,9 +90,5 @@ class Window:
         return max(now, bucket * self.bucket_seconds)
 
     def __str__(self) -> str:
-        """The window in words, as a reply shows it: "hour" for 3600, else "10 minutes"."""
-        for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
-            if self.seconds % length == 0:
-                count = self.seconds // length
-                return unit if count == 1 else f"{count} {unit}s"
-        return f"{self.seconds} seconds"
+        """The window as a reply shows it: "hour" for 3600, else "10 minutes"."""
+        return period(self.seconds)

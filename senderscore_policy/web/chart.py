@@ -1,29 +1,31 @@
-"""The chart of decisions per minute: geometry in percent of the drawing, so that it fits any width."""
+"""The bar chart of the status page and of the forecast's report: geometry in percent, so that it fits any width."""
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
-from senderscore_policy.monitoring.statistics import MINUTES, Minute
+from senderscore_policy.policy.durations import period
 
+Column = tuple[float, Mapping[str, int], Mapping[str, int]]
+"""Decisions of one step of time: its start in seconds since the epoch, then passed and deferred ones by tier."""
+PLAIN: Final = ""
+"""The tier in a chart that does not distinguish tiers."""
 UNCOUNTED: Final = "none"
 """The tier of decisions that counted nothing: exempt and authenticated clients, repeats."""
 OTHERS: Final = ("not-asked", "unscored", "unavailable", "override", UNCOUNTED)
-"""What is no tier of scores, in the order of the legend."""
+"""The tiers without a range of scores, in the order of the legend."""
 BAR: Final = 0.78
-"""The part of a minute's width that its bar takes."""
+"""The part of a step's width that its bar takes."""
 TICKS: Final = 5
-"""Lines that the scale has, about."""
-LABELLED: Final = 15
-"""Minutes from one time on the axis to the next."""
+"""The approximate number of lines of the scale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A tier's part of a minute; all numbers in percent of the drawing."""
+    """A tier's part of a column; all numbers in percent of the drawing."""
 
     x: float
     y: float
@@ -34,7 +36,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The whole height of a minute, which says more when one points at it."""
+    """The whole height of a column, which shows its numbers when a pointer hovers over it."""
 
     x: float
     width: float
@@ -51,7 +53,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A tier in the legend, with its decisions of the hour."""
+    """A tier in the legend, with its decisions in the whole chart."""
 
     tier: str
     shade: str
@@ -61,13 +63,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars above a base line for what passed and below it for what was deferred, in one scale.
+    """Bars above a base line for messages that passed and below it for deferred ones, in one scale.
 
     Args:
-        base: where that line is, in percent from above.
-        times: on the time axis, from the left end to the right.
-        passed: decisions of the hour that let a message through.
-        deferred: those that did not.
+        base: the place of that line, in percent from above.
+        times: labels of the time axis, evenly spaced from its left end to its right end.
+        passed: decisions that let a message pass.
+        deferred: decisions that deferred one.
     """
 
     bars: tuple[Bar, ...]
@@ -81,7 +83,7 @@ class Chart:
 
 
 def tier_order(tier: str) -> tuple[int, str]:
-    """Sorts tiers from the worst scores up, then what is no tier of scores."""
+    """Sorts tiers from the worst scores up, then those without a range of scores."""
     if tier in OTHERS:
         return 1000 + OTHERS.index(tier), tier
     low = re.match(r"\d+", tier)
@@ -92,7 +94,7 @@ def shade(tier: str) -> str:
     """The style class of a tier: s0 for the worst scores to s9 for the best, or one of its own."""
     numbers = [int(number) for number in re.findall(r"\d+", tier)]
     if not numbers:
-        return f"t-{tier}"
+        return f"t-{tier or 'plain'}"
     return f"s{min(9, (numbers[0] + numbers[-1]) // 20)}"
 
 
@@ -101,87 +103,146 @@ def name(tier: str) -> str:
     return "not counted" if tier == UNCOUNTED else tier
 
 
-def chart(minutes: Sequence[Minute]) -> Chart:
-    """The chart of up to an hour, oldest minute first, which ends at the right edge.
+def clock(time: float) -> str:
+    """Hours and minutes in the host's time zone."""
+    return f"{datetime.fromtimestamp(time, UTC).astimezone():%H:%M}"
+
+
+def day_and_clock(time: float) -> str:
+    """Day, hours and minutes in the host's time zone."""
+    return f"{datetime.fromtimestamp(time, UTC).astimezone():%d %b %H:%M}"
+
+
+def chart(
+    columns: Sequence[Column], step: float, slots: int, labels: int, label: Callable[[float], str] = clock
+) -> Chart:
+    """The chart of some columns, oldest first; the last one ends at the right edge.
 
     Args:
-        minutes: at least one.
+        columns: at least one, each `step` seconds after the one before.
+        step: seconds of a column.
+        slots: columns for which the chart has room.
+        labels: parts into which the labels divide the time axis.
+        label: writes a time.
     """
-    highest = max(sum(minute.passed.values()) for minute in minutes)
-    lowest = max(sum(minute.deferred.values()) for minute in minutes)
-    step = _step((highest + lowest) / TICKS)
-    above, below = max(1, math.ceil(highest / step)), math.ceil(lowest / step)
-    unit = 100 / ((above + below) * step)
-    base = above * step * unit
-    first = MINUTES - len(minutes)
-    width = 100 / MINUTES
-    bars = [bar for at, minute in enumerate(minutes, first) for bar in _bars(minute, at * width, base, unit)]
-    slots = [Slot(_round(at * width), _round(width), _text(minute)) for at, minute in enumerate(minutes, first)]
-    ticks = [Tick(_round(base - n * step * unit), f"{abs(n) * step:,}") for n in range(-below, above + 1)]
-    series = tuple(_series(minutes))
+    highest = max(sum(passed.values()) for _, passed, _ in columns)
+    lowest = max(sum(deferred.values()) for _, _, deferred in columns)
+    high = _round_number((highest + lowest) / TICKS)
+    above, below = max(1, math.ceil(highest / high)), math.ceil(lowest / high)
+    unit = 100 / ((above + below) * high)
+    base = above * high * unit
+    width = 100 / slots
+    end = columns[-1][0] + step
+    series = tuple(_series(columns))
+    placed = [(at * width, column) for at, column in enumerate(columns, slots - len(columns))]
     return Chart(
-        bars=tuple(bars),
-        slots=tuple(slots),
-        ticks=tuple(ticks),
+        bars=tuple(bar for x, column in placed for bar in _bars(column, x, width, base, unit)),
+        slots=tuple(Slot(_exact(x), _exact(width), _text(column, label)) for x, column in placed),
+        ticks=tuple(Tick(_exact(base - n * high * unit), f"{abs(n) * high:,}") for n in range(-below, above + 1)),
         series=series,
-        base=_round(base),
-        times=tuple(_times(minutes[-1].start)),
+        base=_exact(base),
+        times=tuple(label(end - slots * step * (labels - n) / labels) for n in range(labels + 1)),
         passed=sum(each.passed for each in series),
         deferred=sum(each.deferred for each in series),
     )
 
 
-def _step(least: float) -> int:
-    """A round number that is at least so much: 1, 2 or 5 times a power of ten."""
+def _round_number(least: float) -> int:
+    """The smallest of 1, 2 or 5 times a power of ten that is not below `least`."""
     power: int = 10 ** max(0, math.ceil(math.log10(max(1, least))) - 1)
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
-def _round(percent: float) -> float:
+def _exact(percent: float) -> float:
     return round(percent, 3)
 
 
-def _bars(minute: Minute, x: float, base: float, unit: float) -> Iterable[Bar]:
-    width = 100 / MINUTES
-    x, width = _round(x + width * (1 - BAR) / 2), _round(width * BAR)
+def _bars(column: Column, x: float, width: float, base: float, unit: float) -> Iterable[Bar]:
+    _, passed, deferred = column
+    x, width = _exact(x + width * (1 - BAR) / 2), _exact(width * BAR)
     y = base
-    for tier in sorted(minute.passed, key=tier_order):
-        height = minute.passed[tier] * unit
+    for tier in sorted(passed, key=tier_order):
+        height = passed[tier] * unit
         y -= height
-        yield Bar(x, _round(y), width, _round(height), shade(tier))
+        yield Bar(x, _exact(y), width, _exact(height), shade(tier))
     y = base
-    for tier in sorted(minute.deferred, key=tier_order):
-        height = minute.deferred[tier] * unit
-        yield Bar(x, _round(y), width, _round(height), shade(tier))
+    for tier in sorted(deferred, key=tier_order):
+        height = deferred[tier] * unit
+        yield Bar(x, _exact(y), width, _exact(height), "late" if tier == PLAIN else shade(tier))
         y += height
 
 
-def _text(minute: Minute) -> str:
-    lines = [
-        f"{clock(minute.start)}: {sum(minute.passed.values()):,} passed, {sum(minute.deferred.values()):,} deferred"
-    ]
-    for tier in sorted(minute.passed.keys() | minute.deferred.keys(), key=tier_order):
-        deferred = minute.deferred.get(tier, 0)
-        lines.append(
-            f"{name(tier)}: {minute.passed.get(tier, 0):,}" + (f" + {deferred:,} deferred" if deferred else "")
-        )
+def _text(column: Column, label: Callable[[float], str]) -> str:
+    start, passed, deferred = column
+    lines = [f"{label(start)}: {sum(passed.values()):,} passed, {sum(deferred.values()):,} deferred"]
+    for tier in sorted((passed.keys() | deferred.keys()) - {PLAIN}, key=tier_order):
+        late = deferred.get(tier, 0)
+        lines.append(f"{name(tier)}: {passed.get(tier, 0):,}" + (f" + {late:,} deferred" if late else ""))
     return "\n".join(lines)
 
 
-def _series(minutes: Sequence[Minute]) -> Iterable[Series]:
-    tiers = {tier for minute in minutes for tier in (*minute.passed, *minute.deferred)}
+def _series(columns: Sequence[Column]) -> Iterable[Series]:
+    tiers = {tier for _, passed, deferred in columns for tier in (*passed, *deferred)}
     for tier in sorted(tiers, key=tier_order):
-        passed = sum(minute.passed.get(tier, 0) for minute in minutes)
-        deferred = sum(minute.deferred.get(tier, 0) for minute in minutes)
+        passed = sum(column[1].get(tier, 0) for column in columns)
+        deferred = sum(column[2].get(tier, 0) for column in columns)
         yield Series(name(tier), shade(tier), passed, deferred)
 
 
-def _times(last: int) -> Iterable[str]:
-    """The time at the left edge of the hour and each quarter of it."""
-    for ago in range(MINUTES, 0, -LABELLED):
-        yield clock(last + 60 - 60 * ago)
+HOUR: Final = 3600
+MOST_COLUMNS: Final = 120
+_STEPS: Final = (1, 2, 3, 6, 12, 24, 48, 168, 720, 8760)
+"""Hours that a column of hourly counts may cover."""
 
 
-def clock(time: float) -> str:
-    """Hours and minutes in the host's time zone."""
-    return f"{datetime.fromtimestamp(time).astimezone():%H:%M}"
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time that all charts of a report show.
+
+    Args:
+        begin: seconds since the epoch.
+        step: seconds of a column.
+        columns: their number.
+    """
+
+    begin: int
+    step: int
+    columns: int
+
+    @property
+    def step_text(self) -> str:
+        """The step in words: "hour", "3 hours", "day"."""
+        return period(self.step)
+
+    def chart(self, messages: Mapping[int, int], deferred: Mapping[int, int]) -> Chart:
+        """The chart of counts by the start of their hour.
+
+        Args:
+            messages: all messages.
+            deferred: those that would have been deferred.
+        """
+        sums = [[0, 0] for _ in range(self.columns)]
+        for kind, hourly in enumerate((messages, deferred)):
+            for hour, count in hourly.items():
+                sums[(hour - self.begin) // self.step][kind] += count
+        columns = [
+            (self.begin + at * self.step, {PLAIN: count - late}, {PLAIN: late} if late else {})
+            for at, (count, late) in enumerate(sums)
+        ]
+        labels = next((parts for parts in (4, 5, 6, 3, 2) if self.columns % parts == 0), 1)
+        return chart(columns, self.step, self.columns, labels, day_and_clock)
+
+
+def span_of(hours: Sequence[int]) -> Span:
+    """The time from the first hour to the last, in steps that give at most `MOST_COLUMNS` columns.
+
+    Args:
+        hours: starts of hours with messages, seconds since the epoch; at least one.
+    """
+    begin, end = min(hours), max(hours) + HOUR
+    step = next(hours * HOUR for hours in _STEPS if end - begin <= MOST_COLUMNS * hours * HOUR or hours == _STEPS[-1])
+    if step > HOUR:
+        # Days begin at midnight of the host's time zone, not of UTC.
+        local = datetime.fromtimestamp(begin, UTC).astimezone()
+        begin -= local.hour * HOUR
+    return Span(begin, step, -(-(end - begin) // step))

@@ -1,28 +1,25 @@
 """The status page: an overview as HTML, complete without JavaScript."""
 
-import base64
-import hashlib
 import ipaddress
 import math
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
-from importlib.resources import files
 from typing import Any, Final
 from urllib.parse import urlencode
 
-import jinja2
-from markupsafe import Markup
-
+from senderscore_policy.monitoring.statistics import MINUTES
 from senderscore_policy.policy.clients import parse_address
-from senderscore_policy.policy.durations import span
-from senderscore_policy.policy.status import LimitState, limit_as_json
-from senderscore_policy.web.chart import chart, clock, name, shade, tier_order
+from senderscore_policy.policy.status import LimitState
+from senderscore_policy.web import html
+from senderscore_policy.web.chart import chart, tier_order
+from senderscore_policy.web.html import SCRIPT, STYLE, source_of
 from senderscore_policy.web.status import Row, Status
 
 ROWS: Final = 50
 """Clients that are listed unless all are wanted."""
+LABELLED: Final = 15
+"""Minutes from one time on the axis to the next."""
 LONGEST_QUERY: Final = 100
 """Characters of a filter."""
 _PLACES: Final = {LimitState.LIMITED: 0, LimitState.NEAR: 1, LimitState.WITHIN: 2, LimitState.UNLIMITED: 3}
@@ -154,35 +151,11 @@ def rows(overview: Status, wanted: View) -> list[Row]:
     return sorted(sorted(found, key=_nearest), key=key, reverse=wanted.reverse)
 
 
-def duration(seconds: float | None) -> str:
-    """A short duration for people: "0.25 ms", "2.5 s"."""
-    if seconds is None:
-        return "–"
-    return f"{seconds * 1000:g} ms" if seconds < 1 else f"{seconds:g} s"
-
-
-def moment(time: float) -> str:
-    """A time of day in the host's time zone; of another day with its date."""
-    then = datetime.fromtimestamp(time).astimezone()
-    return f"{then:%H:%M:%S}" if then.date() == datetime.now().astimezone().date() else f"{then:%Y-%m-%d %H:%M}"
-
-
-def _asset(file: str) -> Markup:
-    return Markup((files(__package__) / "templates" / file).read_text(encoding="utf-8"))  # noqa: S704 - our own file
-
-
-def _hash(text: str) -> str:
-    """A source expression that allows just this text inline (CSP level 3, section 2.3.1)."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-_STYLE: Final = _asset("status.css")
-_SCRIPT: Final = _asset("status.js")
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
-        f"style-src {_hash(_STYLE)}",
-        f"script-src {_hash(_SCRIPT)}",
+        f"style-src {source_of(STYLE)}",
+        f"script-src {source_of(SCRIPT)}",
         "connect-src 'self'",
         "img-src data:",
         "base-uri 'none'",
@@ -191,25 +164,6 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
     )
 )
 """The page's own style and script, its own address for the refresh, and nothing else."""
-
-_ENVIRONMENT: Final = jinja2.Environment(
-    loader=jinja2.PackageLoader(__package__),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.filters |= {
-    "span": span,
-    "duration": duration,
-    "moment": moment,
-    "clock": clock,
-    "shade": shade,
-    "tier": name,
-    "number": lambda number: f"{number:,}",
-    "limit": lambda limit: "∞" if limit == math.inf else f"{limit_as_json(limit):,}",
-}
-_TEMPLATE: Final = _ENVIRONMENT.get_template("status.html")
 
 
 def render(overview: Status, wanted: View) -> str:
@@ -220,16 +174,15 @@ def render(overview: Status, wanted: View) -> str:
         wanted: which part of the list.
     """
     found = rows(overview, wanted)
-    return _TEMPLATE.render(
+    return html.render(
+        "status.html",
         overview=overview,
         host=socket.gethostname(),
-        chart=chart(overview.minutes),
+        chart=chart(overview.minutes, 60, MINUTES, MINUTES // LABELLED),
         columns=COLUMNS,
         shown={show: sum(selected(row, show) for row in overview.rows) for show in SHOWN},
         titles=SHOWN,
         view=wanted,
         found=len(found),
         rows=found if wanted.whole else found[:ROWS],
-        style=_STYLE,
-        script=_SCRIPT,
     )

@@ -163,7 +163,7 @@ def test_a_page_of_nothing(forecast: Forecast) -> None:
     Path("empty.log").touch()
     status, out, _ = forecast("--html", "out.html", "empty.log")
     assert (status, "0 of 0 messages" in out) == (0, True)
-    assert "Nobody." in Path("out.html").read_text()
+    assert "No client." in Path("out.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from senderscore_policy.monitoring.statistics import MINUTES, Minute
-from senderscore_policy.web import page
+from senderscore_policy.policy.durations import span
+from senderscore_policy.web import html, page
 from senderscore_policy.web.chart import Chart, chart, shade, tier_order
-from senderscore_policy.web.page import View, render, rows, span, view
+from senderscore_policy.web.page import View, render, rows, view
 from senderscore_policy.web.status import Status
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
@@ -195,7 +196,7 @@ COUNTS = st.dictionaries(TIERS, st.integers(1, 10**6), max_size=4)
 def test_the_chart_is_true(decided: list[tuple[dict[str, int], dict[str, int]]]) -> None:
     """Bars stay within the drawing, do not overlap, and are as high as their numbers, in one scale."""
     minutes = [Minute(60 * number, *counts) for number, counts in enumerate(decided)]
-    drawn = chart(minutes)
+    drawn = chart(minutes, 60, MINUTES, 4)
     assert drawn.passed == sum(sum(minute.passed.values()) for minute in minutes)
     assert drawn.deferred == sum(sum(minute.deferred.values()) for minute in minutes)
     for bar in drawn.bars:
@@ -228,7 +229,8 @@ def test_the_tiers_have_an_order_and_colours() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(-1, "0 s"), (0, "0 s"), (0.2, "1 s"), (59, "59 s"), (60, "1 min"), (61, "2 min"), (3600, "1 h"),
+    [(-1, "0 s"), (0, "0 s"), (0.00025, "0.25 ms"), (0.2, "200 ms"), (1.5, "2 s"),
+     (59, "59 s"), (60, "1 min"), (61, "2 min"), (3600, "1 h"),
      (3660, "1 h 1 min"), (86400, "1 d"), (90000, "1 d 1 h"), (90060, "1 d 1 h")],
 )  # fmt: skip
 def test_times_in_words(seconds: float, words: str) -> None:
@@ -239,7 +241,7 @@ def test_times_in_words(seconds: float, words: str) -> None:
 def test_the_policy_allows_this_style_and_script_alone(overview: Status) -> None:
     """The hashes of the Content-Security-Policy are those of what is in the page."""
     text = render(overview, View())
-    hashed: Callable[[str], str] = page._hash
+    hashed: Callable[[str], str] = html.source_of
     for kind in ("style", "script"):
         (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
         assert f"{kind}-src {hashed(inline)};" in page.CONTENT_SECURITY_POLICY
@@ -248,4 +250,4 @@ def test_the_policy_allows_this_style_and_script_alone(overview: Status) -> None
 def test_no_limit_is_a_sign(overview: Status) -> None:
     """A client without a limit has one that is never reached."""
     assert "30 <small>of ∞</small>" in render(overview, View())
-    assert page._ENVIRONMENT.filters["limit"](math.inf) == "∞"
+    assert html._FILTERS["limit"](math.inf) == "∞"
