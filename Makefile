@@ -15,7 +15,7 @@ RUNTIME := $(or $(XDG_RUNTIME_DIR),$(HOME)/.local/state)/senderscore-policy
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos fuzz bench accuracy soak lint deb deb-test molecule clean
+.PHONY: help run test chaos fuzz bench accuracy soak lint deb release deb-test molecule clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | expand -t 14
@@ -54,6 +54,9 @@ lint: $(VENV)/.lint ## ruff, mypy and the import rules
 
 deb: ## build the Debian package in a clean Debian 12, check it, put it into dist/
 	.ci/deb
+
+release: ## build wheel, sdist, Debian package, collection and SHA256SUMS into dist/, and install each in a clean Debian 13
+	.ci/release
 
 deb-test: ## try the package in dist/ on Debian 12 and 13: life cycle, autopkgtest, piuparts; and the container image
 	.ci/deb-test

@@ -109,7 +109,7 @@ def test_the_other_units_are_those_of_the_package(file: str) -> None:
 
 
 def test_systemd_starts_the_daemon_again_unless_a_file_must_change_first() -> None:
-    """A port that is taken may come free; wrong usage, a denied file and a wrong configuration stay as they are."""
+    """A taken port may come free. Wrong usage, a denied file and a wrong configuration need an administrator."""
     unit = configparser.RawConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[method-assign,assignment] # keys keep their capital letters
     unit.read_string((DEBIAN / "senderscore-policy.service").read_text())

@@ -24,7 +24,7 @@ DEFAULT_FILE = Path(str(importlib.resources.files(senderscore_policy) / "config/
 
 
 def page(script: str, source: Path) -> str:
-    """A page in scdoc's format, as the package build makes it."""
+    """Return a page in scdoc's format, as the package build makes it."""
     environment = os.environ | {"PYTHONPATH": str(Path(senderscore_policy.__path__[0]).parent)}
     command: list[str | Path] = [sys.executable, "-B", MAN / script, source]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -44,13 +44,13 @@ def file_page() -> str:
 
 
 def plain(text: str) -> str:
-    """Text without scdoc's escapes."""
+    """Return text without scdoc's escapes."""
     return text.replace("\\", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_is_described_with_all_its_arguments(program_page: str, command: str) -> None:
-    """Who reads the page finds every command, and under it every option and its help."""
+    """The page has every command, and under it every option and its help."""
     parser = argparse.ArgumentParser()
     cli.command(command)[0](parser)
     section = re.search(rf"^## {command}\n(.*?)(?=^##? )", program_page, re.MULTILINE | re.DOTALL)
@@ -64,7 +64,7 @@ def test_each_command_is_described_with_all_its_arguments(program_page: str, com
 
 
 def test_the_synopsis_names_each_command(program_page: str) -> None:
-    """The head of the page shows what there is."""
+    """The head of the page lists all commands."""
     synopsis = program_page.partition("# SYNOPSIS")[2].partition("# DESCRIPTION")[0]
     assert re.findall(r"^\*senderscore-policy ([a-z-]+)\*", synopsis, re.MULTILINE) == list(COMMANDS)
 
@@ -83,13 +83,13 @@ def test_the_pages_name_the_configuration_file(program_page: str, file_page: str
 
 
 def options(table: dict[str, Any], section: str = "") -> list[tuple[str, str]]:
-    """Each option of the default file with its section; tables that repeat are left out."""
+    """Return each option of the default file with its section, without the tables that repeat."""
     found = [(section, key) for key, value in table.items() if not isinstance(value, dict) and key != "tier"]
     return found + [item for key, value in table.items() if isinstance(value, dict) for item in options(value, key)]
 
 
 def test_each_option_is_described_in_its_section(file_page: str) -> None:
-    """Who looks for an option of the default file finds it, under the head of its section."""
+    """The page has each option of the default file under the head of its section."""
     described, section = [], ""
     for line in plain(file_page).splitlines():
         if head := re.match(r"## \[(\w+)\]", line):
