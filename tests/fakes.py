@@ -164,6 +164,7 @@ class FakeZone:
         self.otherwise: Reputation = UNKNOWN
         self.asked: list[str] = []
         self.zone = ""
+        self.moved = False
         self._open = asyncio.Event()
         self._open.set()
 
@@ -189,6 +190,11 @@ class FakeZone:
     def reconfigure(self, settings: ReputationSettings) -> None:
         """Ask another zone from now on."""
         self.zone = settings.zone
+
+    def changed(self, _now: float) -> bool:
+        """Whether a test has given the system other nameservers since the last call."""
+        changed, self.moved = self.moved, False
+        return changed
 
 
 @dataclass

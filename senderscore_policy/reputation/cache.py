@@ -1,4 +1,4 @@
-"""Scores at hand, with their lifetimes; and a score as the text that daemons share."""
+"""The cache of scores, and their texts for other daemons (memcached) and for the next start (state file)."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,16 +12,24 @@ from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Reputatio
 from senderscore_policy.policy.window import CLOCK_SKEW
 
 MAX_ENTRIES: Final = 100_000
-"""Entries kept: some 30 MB, and a third of a second for a start that finds all of them saved."""
+"""Entries kept: some 30 MB, and a third of a second at a start that restores all of them."""
 LONGEST_STALE: Final = 7 * 86400.0
-"""Seconds after which a score is no longer served, even while no new one can be had."""
+"""Seconds after which a score is no longer served, even if the zone does not give a new one."""
 _CLOCK_STEP: Final = 86400.0
-"""Seconds by which the clock may have been set back before a score from the future is dropped: asking again for
-every client would cost more than scores that live a little longer."""
+"""Seconds by which the clock may go back before a score from the future is dropped: to ask again for every client
+would cost more than scores that live a little longer."""
+_SCORES_PER_LINE: Final = 500
+"""The daemon's start reads few long lines three times as fast as many short ones."""
+_END_OF_TIME: Final = 1e12
+"""Seconds since the epoch; a larger number is not a time."""
+FORMAT: Final = 1
+
+SavedScore = tuple[str, int | None, float]
+"""Address, score (None: the zone has none), and when the zone said so (seconds since the epoch)."""
 
 
 class ScoreCache:
-    """Outcomes of lookups by client address, bounded. All times in seconds since the epoch.
+    """Outcomes of lookups by client address, bounded. All times are seconds since the epoch.
 
     Args:
         settings: the lifetimes.
@@ -29,53 +37,56 @@ class ScoreCache:
 
     def __init__(self, settings: ReputationSettings) -> None:
         self.settings = settings
-        self._entries: BoundedCache[str, CachedScore] = BoundedCache(MAX_ENTRIES)
+        self._scores: BoundedCache[str, CachedScore] = BoundedCache(MAX_ENTRIES)
+        self._failures: BoundedCache[str, CachedScore] = BoundedCache(MAX_ENTRIES)
 
     def get(self, address: str, now: float) -> CachedScore | None:
-        """A score or its known absence, fresh or stale; or a failure that is still fresh."""
-        entry = self._entries.get(address)
-        if entry is None:
-            return None
-        if isinstance(entry.reputation, Scored | Unknown):
-            return entry if -_CLOCK_STEP < now - entry.fetched_at < LONGEST_STALE else None
-        return entry if entry.fetched_at - CLOCK_SKEW <= now < entry.fresh_until else None
+        """Return a score or its known absence, fresh or stale, else a fresh failure.
+
+        A stale score whose refresh failed counts as fresh until the next try.
+        """
+        score = self._scores.get(address)
+        if score is not None and not -_CLOCK_STEP < now - score.fetched_at < LONGEST_STALE:
+            score = None
+        if score is not None and now < score.fresh_until:
+            return score
+        failure = self._failures.get(address)
+        if failure is None or not failure.fetched_at - CLOCK_SKEW <= now < failure.fresh_until:
+            return score
+        return failure if score is None else score._replace(fresh_until=failure.fresh_until)
 
     def keep(
         self, address: str, reputation: Scored | Unknown, fetched_at: float, source: Literal["dns", "cache"]
     ) -> CachedScore:
         """Keep what the zone said at `fetched_at`."""
         entry = CachedScore(reputation, fetched_at, fetched_at + self.lifetime(reputation), source)
-        self._entries.put(address, entry)
+        self._scores.put(address, entry)
         return entry
 
     def keep_failure(self, address: str, failure: Reputation, now: float) -> None:
-        """Keep a failed lookup, so that the next one waits; a score at hand stays and is served until then."""
-        entry = self.get(address, now)
-        until = now + self.settings.failure_ttl
-        if entry is not None and isinstance(entry.reputation, Scored | Unknown):
-            entry = entry._replace(fresh_until=max(entry.fresh_until, until))
-        else:
-            entry = CachedScore(failure, now, until, "dns")
-        self._entries.put(address, entry)
+        """Keep a failed lookup, so that the next try waits; a score stays and is served until then."""
+        self._failures.put(address, CachedScore(failure, now, now + self.settings.failure_ttl, "dns"))
+
+    def forget_failures(self) -> None:
+        """Allow each client whose lookup failed to be looked up again at once."""
+        self._failures.clear()
 
     def lifetime(self, reputation: Scored | Unknown) -> float:
-        """Seconds for which it is fresh."""
+        """Return the seconds for which a reputation is fresh."""
         return self.settings.scored_ttl if isinstance(reputation, Scored) else self.settings.unknown_ttl
 
-    def scores(self) -> Iterator[tuple[str, int | None, float]]:
-        """Address, score (None: the zone has none) and time of all that outlives a restart.
+    def scores(self) -> Iterator[SavedScore]:
+        """Return all that outlives a restart.
 
-        The entries are copied by the call; the iterator may be used in another thread.
+        The call copies the entries; another thread may use the iterator.
         """
-        entries = self._entries.items()
         return (
-            (address, reputation.score if isinstance(reputation, Scored) else None, entry.fetched_at)
-            for address, entry in entries
-            if isinstance(reputation := entry.reputation, Scored | Unknown)
+            (address, entry.reputation.score if isinstance(entry.reputation, Scored) else None, entry.fetched_at)
+            for address, entry in self._scores.items()
         )
 
-    def restore(self, scores: Iterable[tuple[str, int | None, float]], now: float) -> None:
-        """Keep what an earlier process had, as far as it may still be served."""
+    def restore(self, scores: Iterable[SavedScore], now: float) -> None:
+        """Keep what an earlier process had, unless it is too old to be served."""
         by_score: dict[int | None, Scored | Unknown] = {score: Scored(score) for score in range(101)}
         by_score[None] = UNKNOWN
         for address, score, fetched_at in scores:
@@ -84,18 +95,19 @@ class ScoreCache:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
+        self._scores.clear()
+        self._failures.clear()
 
 
 def as_text(known: CachedScore, zone: str) -> str:
-    """A score for other daemons: "75:1700000000:score.example.org", or "unknown:1700000000:…"."""
+    """Return a score for other daemons: "75:1700000000:score.example.org", or "unknown:1700000000:…"."""
     reputation = known.reputation
     score = reputation.score if isinstance(reputation, Scored) else reputation.name
     return f"{score}:{int(known.fetched_at)}:{zone}"
 
 
 def from_text(text: str, zone: str) -> tuple[Scored | Unknown, int] | None:
-    """What another daemon shared, and when the zone said so; None if it is garbage or of another zone."""
+    """Read what another daemon shared, with the time of the zone's answer; None: garbage, or another zone."""
     score, _, rest = text.partition(":")
     fetched_at, _, its_zone = rest.partition(":")
     if its_zone != zone or not _is_number(fetched_at):
@@ -111,27 +123,16 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 12
 
 
-FORMAT: Final = 1
-_SCORES_PER_LINE: Final = 500
-"""Few long lines are read three times as fast as many short ones, and the daemon's start waits for it."""
-
-_END_OF_TIME: Final = 1e12
-"""Seconds since the epoch; a number above is none, and would not fit where times are reckoned with."""
-
-SavedScore = tuple[str, int | None, float]
-"""Address, score (None: the zone has none), and when the zone said so (seconds since the epoch)."""
-
-
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line.
+    """The first line of the state file.
 
     Args:
-        zone: which the scores are from.
-        nameservers: who was asked, as text; empty: the system's.
+        zone: the origin of the scores.
+        nameservers: which were asked, as text; empty: the system's.
         saved_at: seconds since the epoch.
-        budget: of `QueryBudget.snapshot`.
-        refusal: of `Breaker.snapshot`.
+        budget: the value of `QueryBudget.snapshot`.
+        refusal: the value of `Breaker.snapshot`.
     """
 
     zone: str
@@ -142,7 +143,7 @@ class Header:
 
 
 def to_lines(header: Header, scores: Iterable[SavedScore]) -> Iterator[str]:
-    """The lines that `from_lines` reads."""
+    """Return the lines that `from_lines` reads."""
     yield json.dumps({"format": FORMAT} | {name: getattr(header, name) for name in Header.__slots__})
     remaining = iter(scores)
     while line := [
@@ -152,10 +153,10 @@ def to_lines(header: Header, scores: Iterable[SavedScore]) -> Iterator[str]:
 
 
 def from_lines(lines: Iterable[str]) -> tuple[Header, list[SavedScore]]:
-    """What `to_lines` wrote.
+    """Read what `to_lines` returned.
 
     Raises:
-        ValueError: somebody else wrote it, or it is damaged.
+        ValueError: the lines are damaged, or of another program.
     """
     rest = iter(lines)
     header = _read_header(_parse(next(rest, "")))
@@ -163,7 +164,7 @@ def from_lines(lines: Iterable[str]) -> tuple[Header, list[SavedScore]]:
     for number, line in enumerate(rest, 2):
         entries = _parse(line)
         if not isinstance(entries, list) or not all(map(_is_score, entries)):
-            raise ValueError(f"line {number} holds something else than scores")
+            raise ValueError(f"line {number} does not hold scores")
         scores += map(tuple, entries)
     return header, scores
 
@@ -184,9 +185,9 @@ def _read_header(header: Any) -> Header:
     )
     for name, kind in types:
         if not isinstance(getattr(result, name), kind):
-            raise ValueError(f"header: {name} is {getattr(result, name)!r}")  # noqa: TRY004 - it is the file's fault
+            raise ValueError(f"header: {name} is {getattr(result, name)!r}")  # noqa: TRY004 - the file is wrong
     if not 0 <= result.saved_at < _END_OF_TIME:
-        raise ValueError("header: saved_at is no time")
+        raise ValueError("header: saved_at is not a time")
     return result
 
 

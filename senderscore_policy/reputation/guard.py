@@ -1,10 +1,10 @@
-"""Whether the zone may be asked now: the breaker and the query budget, and what the log says of them."""
+"""Whether the score zone may be asked now (breaker and query budget), and the state of the zone for people."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Any, Final, Literal
+from enum import Enum, StrEnum
+from typing import Any, Final
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.ports import Clock
@@ -13,34 +13,51 @@ from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.lookup import LookupResult
 
 FIRST_PERIOD: Final = 300.0
-"""Seconds without a question after the first refusal; each further one doubles them."""
+"""Seconds without a question after the first refusal; each further refusal doubles them."""
 LONGEST_PERIOD: Final = 6 * 3600.0
+FAILURES_SHOWN: Final = 3
+"""Failures in a row from which on people see that the zone fails; one suffices until a lookup has succeeded."""
 FAILURES_IN_A_ROW: Final = 10
+"""Failures in a row after which no request waits for a score. With lazy lookups that may take days."""
 LONGEST_PROBE_PERIOD: Final = 600.0
-"""Seconds between two probes of a zone that does not answer, at most; before that a tenth of the time for which it
-has not. At one probe a minute, each of two questions, an outage of a few days would spend a month's query budget."""
+"""Longest time between two probes of a zone that does not answer, in seconds; before, it is a tenth of the outage.
+At one probe a minute, each of two questions, an outage of a few days would spend a month's query budget."""
+MAX_NAMES: Final = 1000
+"""Clients remembered whose lookups failed during an outage."""
+
+log = logging.getLogger(__name__)
+
+
+class ZoneState(StrEnum):
+    """State of the score zone, in the words of the page, the metric, /healthz and `doctor`."""
+
+    NOT_ASKED = "not asked yet"
+    ANSWERS = "answers"
+    FAILING = "failing"
+    REFUSES = "refuses"
+    BUDGET_SPENT = "budget spent"
 
 
 class Permit(Enum):
-    """On what terms a question is asked."""
+    """Why a question may be asked."""
 
     QUESTION = "the zone answers"
-    PROBE = "the one question that finds out whether it answers again"
+    PROBE = "this one question finds out whether the zone answers again"
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The zone answers, as far as is known: everybody may ask."""
+    """The zone answers, as far as is known: every question is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusing:
-    """The zone refuses us, whichever client is asked about.
+    """The zone refuses this resolver, for every client.
 
     Args:
         detail: its raw answer.
         period: seconds from a refusal to the next question.
-        until: the time of the next question, by the monotonic clock.
+        until: time of the next question, by the monotonic clock.
     """
 
     detail: str
@@ -50,84 +67,107 @@ class Refusing:
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """Lookup after lookup failed.
+    """Ten lookups in a row failed.
 
     Args:
-        detail: how the last of them failed.
-        since: the time when it began, by the monotonic clock.
-        until: the time of the next question, by the monotonic clock.
+        since: time of the tenth failure, by the monotonic clock.
+        until: time of the next probe, by the monotonic clock.
     """
 
-    detail: str
     since: float
     until: float
 
 
-State = Closed | Refusing | Failing
+BreakerState = Closed | Refusing | Failing
 CLOSED: Final = Closed()
 
 
 class Breaker:
-    """Lets questions through while they are answered, and single probes while they are not.
+    """Allows every question while the zone answers, and single probes while it does not.
+
+    Failures of one client count once until another client's lookup fails too: they say nothing about the zone.
+    A probe goes to a client whose lookup has not failed during the outage; if none comes for `failure_ttl`, to any.
 
     Args:
-        failure_ttl: seconds from one probe to the next, at least.
+        failure_ttl: shortest time between two probes, in seconds.
+
+    Attributes:
+        failures: lookups that failed in a row.
+        detail: reason of the last failure.
+        answered: whether the zone has answered since the start, or since `reset`.
     """
 
     def __init__(self, failure_ttl: float) -> None:
         self.failure_ttl = failure_ttl
-        self.state: State = CLOSED
-        self._failures = 0
+        self.reset()
 
-    def admits(self, now: float) -> bool:
-        """Whether `enter` would let a question through."""
-        return isinstance(self.state, Closed) or now >= self.state.until
+    def reset(self) -> None:
+        """Forget what the lookups so far said about the zone."""
+        self.state: BreakerState = CLOSED
+        self.failures = 0
+        self.detail = ""
+        self.answered = False
+        self._failed: set[str] = set()
 
-    def enter(self, now: float) -> Permit | None:
-        """Ask for a question; None: it would be pointless. What comes of it goes to `record`."""
+    def admits(self, address: str, now: float) -> bool:
+        """Whether `enter` would allow a question."""
+        if isinstance(self.state, Closed):
+            return True
+        return now >= self.state.until + (self.failure_ttl if address in self._failed else 0)
+
+    def enter(self, address: str, now: float) -> Permit | None:
+        """Ask for a permit, whose outcome goes to `record`; None: the question would be pointless."""
         if isinstance(self.state, Closed):
             return Permit.QUESTION
-        if now < self.state.until:
+        if not self.admits(address, now):
             return None
-        # Should the probe never return, the next one is due after the same time as if it had failed.
+        # If the probe never returns, the next one is due after the same time as if it had failed.
         self.state = replace(self.state, until=now + self.failure_ttl)
         return Permit.PROBE
 
-    def record(self, permit: Permit, outcome: Reputation, now: float) -> None:
-        """Take in what came of a question."""
+    def record(self, permit: Permit, address: str, outcome: Reputation, now: float) -> None:
+        """Learn from the outcome of a question about an address."""
         if isinstance(outcome, Refused):
-            self._refused(permit, outcome.detail, now)
+            self._record_refusal(permit, outcome.detail, now)
         elif isinstance(outcome, Unavailable):
-            self._failures += 1
-            if isinstance(self.state, Closed) and self._failures >= FAILURES_IN_A_ROW:
-                self.state = Failing(outcome.detail, now, now + self.failure_ttl)
-            elif isinstance(self.state, Failing) and permit is Permit.PROBE:
-                period = max(self.failure_ttl, min(0.1 * (now - self.state.since), LONGEST_PROBE_PERIOD))
-                self.state = Failing(outcome.detail, self.state.since, now + period)
+            self._record_failure(permit, address, outcome.detail, now)
         elif permit is Permit.PROBE or not isinstance(self.state, Refusing):
             self.reset()
+            self.answered = True
 
-    def _refused(self, permit: Permit, detail: str, now: float) -> None:
+    def _record_failure(self, permit: Permit, address: str, detail: str, now: float) -> None:
+        if self._failed != {address}:
+            self.failures += 1
+        if len(self._failed) >= MAX_NAMES:
+            self._failed.clear()
+        self._failed.add(address)
+        self.detail = detail
+        if isinstance(self.state, Closed) and self.failures >= FAILURES_IN_A_ROW:
+            self.state = Failing(now, now + self.failure_ttl)
+        elif isinstance(self.state, Failing) and permit is Permit.PROBE:
+            period = max(self.failure_ttl, min(0.1 * (now - self.state.since), LONGEST_PROBE_PERIOD))
+            self.state = Failing(self.state.since, now + period)
+
+    def _record_refusal(self, permit: Permit, detail: str, now: float) -> None:
         period = FIRST_PERIOD
         if isinstance(self.state, Refusing):
             if permit is Permit.QUESTION:
-                return  # one of many that were under way when the first of them was refused
+                return  # one of many lookups that were under way when the first of them was refused
             period = min(2 * self.state.period, LONGEST_PERIOD)
-        self._failures = 0
+        self.failures = 0
+        self._failed.clear()
         self.state = Refusing(detail, period, now + period)
 
-    def probe_now(self, now: float) -> None:
-        """Let the next question through as a probe, whatever its time is."""
-        if not isinstance(self.state, Closed):
+    def retry(self, now: float) -> None:
+        """Forget failures, and allow a probe of a refusing zone now, for an administrator who fixed the cause."""
+        if isinstance(self.state, Refusing):
             self.state = replace(self.state, until=now)
-
-    def reset(self) -> None:
-        """Take it that the zone answers."""
-        self.state = CLOSED
-        self._failures = 0
+            self._failed.clear()
+        elif self.failures:
+            self.reset()
 
     def snapshot(self, now: float) -> dict[str, object] | None:
-        """What `parse_refusal` reads; None unless the zone refuses: only that is worth keeping over a restart."""
+        """Return what `parse_refusal` reads; None unless the zone refuses: failures do not outlive a restart."""
         if not isinstance(self.state, Refusing):
             return None
         remaining = max(0.0, self.state.until - now)
@@ -135,15 +175,15 @@ class Breaker:
 
 
 def parse_refusal(saved: Mapping[str, Any], away: float, now: float) -> Refusing:
-    """The refusal that an earlier process had met.
+    """Read the refusal that an earlier process saved.
 
     Args:
-        saved: what `Breaker.snapshot` gave.
+        saved: the value of `Breaker.snapshot`.
         away: seconds since then, at least 0.
         now: the time by this process's monotonic clock.
 
     Raises:
-        ValueError: it is no snapshot.
+        ValueError: the value is damaged.
     """
     try:
         period, remaining = float(saved["period"]), float(saved["remaining"])
@@ -155,17 +195,11 @@ def parse_refusal(saved: Mapping[str, Any], away: float, now: float) -> Refusing
     return Refusing(detail, period, now + max(0.0, remaining - away))
 
 
-log = logging.getLogger(__name__)
-
-Obstacle = Refused | Unavailable
-ZoneState = Literal["answers", "refuses", "fails"]
-
-
 class QueryGuard:
-    """Lets questions through that are worth their price.
+    """Allows the questions that the breaker and the query budget allow; the log reports each change of the state.
 
     Attributes:
-        clear: nothing stands in the way of a first question about a client. The hot path reads this alone.
+        open: whether a first question about a client is allowed. The hot path reads this alone.
 
     Args:
         settings: the zone and the time between probes.
@@ -174,134 +208,143 @@ class QueryGuard:
     """
 
     def __init__(self, settings: ReputationSettings, budget: QueryBudget, clock: Clock) -> None:
-        self.clear = True
+        self.open = True
         self._zone = settings.zone
         self._budget = budget
         self._clock = clock
         self._breaker = Breaker(settings.failure_ttl)
-        self._logged: type[State] = Closed
-        self._spent_logged = False
-        self._obstacle: Obstacle | None = None
+        self._logged = ZoneState.NOT_ASKED
+        self._reason: Refused | Unavailable | None = None
 
-    def obstacle(self) -> Obstacle | None:
-        """Why nobody should wait for the zone; None: it may be asked."""
-        if not self.clear and self._budget.spent != self._spent_logged:
-            self._notice()  # only the budget changes by time alone
-        return self._obstacle
+    def reason(self) -> Refused | Unavailable | None:
+        """Why no request should wait for the zone; None: it may be asked."""
+        if not self.open:
+            self._update()  # a spent budget has questions again after some time
+        return self._reason
 
-    def admits(self, *, refresh: bool) -> bool:
-        """Whether `enter` would let a question through."""
+    def admits(self, address: str, *, refresh: bool) -> bool:
+        """Whether `enter` would allow a question."""
         affordable = self._budget.refresh_allowed if refresh else not self._budget.spent
-        return affordable and self._breaker.admits(self._clock.monotonic())
+        return affordable and self._breaker.admits(address, self._clock.monotonic())
 
-    def enter(self, *, refresh: bool) -> Permit | Obstacle:
-        """Ask for a question.
+    def enter(self, address: str, *, refresh: bool) -> Permit | Refused | Unavailable:
+        """Ask for a permit.
 
         Args:
-            refresh: it is about a client whose score is known; such questions stop first.
+            address: the client that the question is about.
+            refresh: the client's score is known but stale; such questions stop first.
 
         Returns:
-            A permit, to be given to `record`; or why the question must not be asked.
+            A permit for `record`, or why the question must not be asked.
         """
         if self._budget.spent or (refresh and not self._budget.refresh_allowed):
             return Refused(f"query budget spent: {self._budget}")
-        permit = self._breaker.enter(self._clock.monotonic())
+        permit = self._breaker.enter(address, self._clock.monotonic())
         if permit is None:
-            assert self._obstacle is not None
-            return self._obstacle
+            assert self._reason is not None
+            return self._reason
         return permit
 
-    def record(self, permit: Permit, probe: LookupResult) -> None:
-        """Take in what came of a question. Our own spent budget says nothing about the zone."""
-        if probe.refused_by_zone or not isinstance(probe.outcome, Refused):
-            self._breaker.record(permit, probe.outcome, self._clock.monotonic())
-        self._notice()
+    def record(self, permit: Permit, address: str, result: LookupResult) -> None:
+        """Learn from a lookup. A refusal by the own query budget says nothing about the zone."""
+        if result.refused_by_zone or not isinstance(result.outcome, Refused):
+            self._breaker.record(permit, address, result.outcome, self._clock.monotonic())
+        self._update()
 
     def reconfigure(self, settings: ReputationSettings, *, moved: bool) -> None:
-        """Go by other settings.
-
-        Args:
-            settings: to go by from now on.
-            moved: another zone or other nameservers: what the breaker learned is void. Otherwise it
-                lets one probe through, for an administrator who has just put things right.
-        """
+        """Apply other settings; `moved`: another zone or other nameservers, about which nothing is known yet."""
         self._zone = settings.zone
         self._breaker.failure_ttl = settings.failure_ttl
         self._budget.reconfigure(settings.query_budget)
         if moved:
             self._breaker.reset()
-        else:
-            self._breaker.probe_now(self._clock.monotonic())
-        self._notice()
+        self.retry()
+
+    def retry(self) -> None:
+        """Ask again at once: the administrator, or a new resolver, may have fixed the cause."""
+        if self.zone_state in {ZoneState.FAILING, ZoneState.REFUSES}:
+            log.info("%s is asked again at once", self._zone)
+        self._breaker.retry(self._clock.monotonic())
+        self._update()
 
     @property
     def zone_state(self) -> ZoneState:
-        """What is known of the zone."""
-        state = self._breaker.state
-        if isinstance(state, Closed):
-            return "answers"
-        return "refuses" if isinstance(state, Refusing) else "fails"
+        """The state of the zone for people."""
+        breaker = self._breaker
+        if isinstance(breaker.state, Refusing):
+            return ZoneState.REFUSES
+        if breaker.failures >= (FAILURES_SHOWN if breaker.answered else 1):
+            return ZoneState.FAILING
+        if self._budget.spent:
+            return ZoneState.BUDGET_SPENT
+        return ZoneState.ANSWERS if breaker.answered else ZoneState.NOT_ASKED
 
     @property
     def state(self) -> str:
-        """For people: "ok", or "degraded: " and the reasons."""
-        self._notice()
+        """The word "ok", or "degraded: " and the reasons."""
+        self._update()
         reasons = []
-        state = self._breaker.state
-        if not isinstance(state, Closed):
-            verb = "refuses to answer" if isinstance(state, Refusing) else "cannot be read"
-            minutes = max(0.0, state.until - self._clock.monotonic()) / 60
-            reasons.append(f"{self._zone} {verb} ({state.detail}), next attempt in {minutes:.0f} min")
+        if self._logged in {ZoneState.FAILING, ZoneState.REFUSES}:
+            reasons.append(f"{self._trouble()}; a reload asks again at once")
         if self._budget.spent:
             reasons.append(f"query budget spent: {self._budget}")
         return f"degraded: {'; '.join(reasons)}" if reasons else "ok"
 
     def snapshot(self) -> dict[str, object] | None:
-        """The refusal that must outlive a restart, if there is one."""
+        """Return the refusal that must outlive a restart, if the zone refuses."""
         return self._breaker.snapshot(self._clock.monotonic())
 
     def restore(self, refusal: Refusing | None) -> None:
-        """Go on with the refusal that an earlier process had met, and with the budget as it is restored."""
+        """Continue with the refusal that an earlier process met, and with the restored budget."""
         if refusal is not None:
             self._breaker.state = refusal
-        self._notice()
+        self._update()
 
-    def _notice(self) -> None:
-        """See what has changed, and tell the log, once."""
+    def _trouble(self) -> str:
+        """Say how the zone fails or refuses, and when it is asked next if not for each new client."""
         state = self._breaker.state
-        if type(state) is not self._logged:
-            self._logged = type(state)
-            self._log_breaker(state)
-        spent = self._budget.spent
-        if spent != self._spent_logged:
-            self._spent_logged = spent
-            if spent:
-                log.warning(
-                    "query budget spent (%s): clients without a cached score fall under [unavailable]", self._budget
-                )
-            else:
-                log.info("query budget: there are questions left again (%s)", self._budget)
-        if isinstance(state, Refusing):
-            self._obstacle = Refused(state.detail)
-        elif isinstance(state, Failing):
-            self._obstacle = Unavailable(state.detail)
-        else:
-            self._obstacle = Refused(f"query budget spent: {self._budget}") if spent else None
-        self.clear = self._obstacle is None
+        what = (
+            f"refuses to answer ({state.detail})"
+            if isinstance(state, Refusing)
+            else f"is failing ({self._breaker.detail})"
+        )
+        when = ""
+        if not isinstance(state, Closed):
+            when = f", next attempt in {max(0.0, state.until - self._clock.monotonic()) / 60:.0f} min"
+        return f"{self._zone} {what}{when}"
 
-    def _log_breaker(self, state: State) -> None:
+    def _update(self) -> None:
+        """Set what the hot path reads, and log a change of the state once."""
+        state, spent = self._breaker.state, self._budget.spent
         if isinstance(state, Refusing):
-            log.warning(
-                "%s refuses to answer (%s): no new scores. Register the address of your resolver at my.validity.com, "
-                "or set zone and nameservers in [reputation]; a reload then asks again at once, else the next "
-                "attempt is in %.0f min",
-                self._zone, state.detail, (state.until - self._clock.monotonic()) / 60,
-            )  # fmt: skip
+            self._reason = Refused(state.detail)
         elif isinstance(state, Failing):
-            log.warning(
-                "%s cannot be read, %d lookups in a row failed (%s): no new scores; one question every %.0f s "
-                "(in a long outage every 10 min) until one is answered",
-                self._zone, FAILURES_IN_A_ROW, state.detail, self._breaker.failure_ttl,
-            )  # fmt: skip
+            self._reason = Unavailable(self._breaker.detail)
         else:
-            log.info("%s: scores are looked up again", self._zone)
+            self._reason = Refused(f"query budget spent: {self._budget}") if spent else None
+        self.open = self._reason is None
+        before, self._logged = self._logged, self.zone_state
+        if before is not self._logged:
+            self._log_change(before)
+
+    def _log_change(self, before: ZoneState) -> None:
+        if before is ZoneState.BUDGET_SPENT:
+            log.info("query budget has queries left again (%s)", self._budget)
+        if self._logged is ZoneState.REFUSES:
+            log.warning(
+                "%s: no new scores. Register the address of your resolver at my.validity.com, or set zone and "
+                "nameservers in [reputation]; a reload then asks again at once",
+                self._trouble(),
+            )
+        elif self._logged is ZoneState.FAILING:
+            log.warning(
+                "%s: clients without a cached score fall under [unavailable]. senderscore-policy doctor helps to find "
+                "the cause; once it is fixed, a reload asks again at once",
+                self._trouble(),
+            )
+        elif self._logged is ZoneState.BUDGET_SPENT:
+            log.warning(
+                "query budget spent (%s): clients without a cached score fall under [unavailable]", self._budget
+            )
+        elif self._logged is ZoneState.ANSWERS and before is not ZoneState.BUDGET_SPENT:
+            log.info("%s answers: scores are looked up", self._zone)

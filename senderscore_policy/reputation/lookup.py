@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from senderscore_policy.config.model import ReputationSettings
@@ -17,18 +18,19 @@ if TYPE_CHECKING:
 _SCORES: Final = IPv4Network("127.0.4.0/24")
 _REFUSALS: Final = IPv4Network("127.255.255.0/24")
 _BEST_SCORE: Final = 100
+RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What came of asking the zone about one client.
+    """What the zone said about one client.
 
     Args:
-        outcome: what it means.
+        outcome: the reputation that follows.
         addresses: the A records of the answer as they came; empty without an answer.
-        rcode: "NOERROR", "NXDOMAIN", "SERVFAIL" …; None: no response that could be read.
+        rcode: "NOERROR", "NXDOMAIN", "SERVFAIL" …; None: no readable response.
         elapsed: seconds.
-        nameserver: the one asked last, "192.0.2.53:53"; None: none was asked.
+        nameserver: the last one asked, "192.0.2.53:53"; None: none was asked.
         questions: how many were sent, retries and TCP included.
     """
 
@@ -41,18 +43,18 @@ class LookupResult:
 
     @property
     def refused_by_zone(self) -> bool:
-        """Whether it was the zone that refused, not our own query budget."""
+        """Whether the zone refused, and not the own query budget."""
         return isinstance(self.outcome, Refused) and bool(self.addresses)
 
 
 def reputation_of(addresses: Sequence[str]) -> Reputation:
-    """The reputation that the A records of an answer stand for.
+    """Return the reputation that the A records of an answer mean.
 
-    Only 127.0.4.0 to 127.0.4.100 is a score: resolvers that rewrite NXDOMAIN, and expired zones with
-    a wildcard, answer for every client. The zone refuses by an address in 127.255.255.0/24.
+    Only 127.0.4.0 to 127.0.4.100 is a score: a resolver that rewrites NXDOMAIN and an expired zone with a wildcard
+    answer for every client. The zone refuses with an address in 127.255.255.0/24.
 
     Args:
-        addresses: IPv4 addresses; none of them means that the name exists without an A record.
+        addresses: IPv4 addresses; none means that the name exists without an A record.
     """
     if not addresses:
         return UNKNOWN
@@ -62,41 +64,69 @@ def reputation_of(addresses: Sequence[str]) -> Reputation:
     scores = [address.packed[3] for address in answer if address in _SCORES and address.packed[3] <= _BEST_SCORE]
     if scores:
         return Scored(min(scores))
-    return Unavailable(f"{', '.join(addresses)} is no score")
+    return Unavailable(f"{', '.join(addresses)} is not a score")
 
 
 class LazyResolver:
-    """A `ScoreResolver` that costs nothing until it is used.
+    """A `ScoreResolver` that is imported by the first lookup; it follows changes of /etc/resolv.conf, as glibc does.
 
-    Importing dnspython takes 30 to 100 ms. That is too long for a daemon that must be ready in half
-    a second, and too long to hold up its event loop later; from a thread it does so for 8 ms at most.
+    Importing dnspython takes 30 to 100 ms: too long for the start, and too long for the event loop later. An import
+    in a thread holds the event loop up for 8 ms at most.
 
     Args:
         settings: the zone and its nameservers.
-        budget: asked before every question.
+        budget: allows each question.
+        file: names the system's nameservers (resolv.conf(5)).
     """
 
-    def __init__(self, settings: ReputationSettings, budget: QueryBudget) -> None:
+    def __init__(self, settings: ReputationSettings, budget: QueryBudget, file: Path = RESOLV_CONF) -> None:
         self._settings = settings
         self._budget = budget
+        self._file = file
+        self._seen = _version(file)
+        self._looked_at = 0.0
         self._loading = asyncio.Lock()
         self._resolver: ScoreResolver | None = None
 
     async def query_raw(self, address: str) -> LookupResult:
-        """What came of asking for an IPv4 address."""
+        """Ask the zone for an IPv4 address."""
         resolver = self._resolver or await self._load()
         return await resolver.query_raw(address)
 
     def reconfigure(self, settings: ReputationSettings) -> None:
-        """Go by other settings from the next lookup on."""
+        """Apply other settings from the next lookup on."""
         self._settings = settings
         if self._resolver is not None:
             self._resolver.reconfigure(settings)
+
+    def changed(self, now: float) -> bool:
+        """Whether the system has other nameservers than at the last call; the next lookup asks them.
+
+        Args:
+            now: the time by the monotonic clock; the file is looked at once a second.
+        """
+        if self._settings.nameservers or now - self._looked_at < 1:
+            return False
+        self._looked_at = now
+        seen, self._seen = self._seen, _version(self._file)
+        if seen == self._seen:
+            return False
+        self.reconfigure(self._settings)
+        return True
 
     async def _load(self) -> "ScoreResolver":
         async with self._loading:
             if self._resolver is None:
                 module = await asyncio.to_thread(importlib.import_module, "senderscore_policy.reputation.resolver")
-                resolver: ScoreResolver = module.ScoreResolver(self._settings, self._budget)
+                resolver: ScoreResolver = module.ScoreResolver(self._settings, self._budget, self._file)
                 self._resolver = resolver
             return self._resolver
+
+
+def _version(file: Path) -> tuple[int, int, int] | None:
+    """Return what differs between two versions of a file; None: it is missing or closed to this process."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

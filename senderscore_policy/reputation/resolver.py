@@ -1,6 +1,7 @@
-"""Asking the score zone through dnspython, the only module that knows it."""
+"""Lookups in the score zone through dnspython; only this module imports it."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Final
 
 import dns.asyncbackend
@@ -17,69 +18,73 @@ from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import LookupResult, reputation_of
+from senderscore_policy.reputation.lookup import RESOLV_CONF, LookupResult, reputation_of
 
 PATIENCE: Final = 5.0
-"""Seconds after which a lookup is given up. Longer than a request waits: a late answer serves the next one."""
+"""Seconds after which a lookup is given up, or `deadline` if that is longer. A request waits less: a late answer
+serves the next one."""
 
 
 class ScoreResolver:
     """Looks scores up: an A record of the absolute reversed name, nothing else.
 
-    Every nameserver is asked once, in order, a lone one twice. Each question sent is taken from the
-    budget, also a repeated one and the one over TCP that follows a truncated answer.
+    Every nameserver is asked once, in order, a single one twice. Each question sent is taken from the budget, a
+    repeated one and the one over TCP after a truncated answer included.
 
     Args:
         settings: the zone and its nameservers.
-        budget: asked before every question.
+        budget: allows each question.
+        file: names the system's nameservers (resolv.conf(5)).
         patience: seconds for a whole lookup.
     """
 
-    def __init__(self, settings: ReputationSettings, budget: QueryBudget, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, settings: ReputationSettings, budget: QueryBudget, file: Path = RESOLV_CONF, patience: float = PATIENCE
+    ) -> None:
         self._settings = settings
         self._budget = budget
+        self._file = file
         self._patience = patience
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     def reconfigure(self, settings: ReputationSettings) -> None:
-        """Go by other settings from the next lookup on; the system's resolver configuration is read again."""
+        """Apply other settings from the next lookup on, which reads the system's resolver configuration again."""
         self._settings = settings
         self._resolver = None
 
-    async def query(self, address: str) -> Reputation:
-        """The reputation of an IPv4 address; a failure is `Refused` or `Unavailable`, never an exception."""
-        return (await self.query_raw(address)).outcome
-
     async def query_raw(self, address: str) -> LookupResult:
-        """What came of asking for an IPv4 address (canonical text), with the raw answer."""
+        """Ask for an IPv4 address (canonical text); a failure is an outcome, never an exception."""
         loop = asyncio.get_running_loop()
         started = loop.time()
+        patience = max(self._patience, self._settings.deadline)
         backend = _MeteredBackend(self._budget)
         addresses: tuple[str, ...] = ()
         rcode = None
         try:
-            # dnspython's own limit comes first, and its error says more; but it goes by the wall clock, which may step.
-            async with asyncio.timeout(self._patience):
-                outcome, addresses, rcode = await self._resolve(address, backend)
+            # dnspython's own limit comes first, and its error says more; but it uses the wall clock, which may step.
+            async with asyncio.timeout(patience):
+                outcome, addresses, rcode = await self._resolve(address, backend, 0.95 * patience)
         except dns.resolver.NXDOMAIN:
             outcome, rcode = UNKNOWN, "NXDOMAIN"
         except (dns.exception.DNSException, OSError, ValueError) as error:
             # ValueError: /etc/resolv.conf names no addresses. Some of dnspython's texts have several lines.
-            detail = " ".join(str(error).split()) or f"no answer within {self._patience:g} s"
+            detail = " ".join(str(error).split()) or f"no answer within {patience:g} s"
             outcome, rcode = Unavailable(detail), _rcode_of(error)
         if backend.refused:
             outcome = Refused(f"query budget spent: {self._budget}")
         return LookupResult(outcome, addresses, rcode, loop.time() - started, backend.nameserver, backend.questions)
 
-    async def _resolve(self, address: str, backend: "_MeteredBackend") -> tuple[Reputation, tuple[str, ...], str]:
-        """Outcome, raw addresses and rcode of an answer.
+    async def _resolve(
+        self, address: str, backend: "_MeteredBackend", lifetime: float
+    ) -> tuple[Reputation, tuple[str, ...], str]:
+        """Return outcome, raw addresses and rcode of an answer.
 
         Raises:
-            dns.exception.DNSException: there is no answer, or NXDOMAIN.
-            OSError, ValueError: there is nobody to ask.
+            dns.exception.DNSException: no answer, or NXDOMAIN.
+            OSError, ValueError: no nameserver is known or reachable.
         """
         if self._resolver is None:
-            self._resolver = _make_resolver(self._settings.nameservers, 0.95 * self._patience)
+            self._resolver = _make_resolver(self._settings.nameservers, self._file, lifetime)
         name = dns.reversename.from_address(address, v4_origin=dns.name.from_text(self._settings.zone))
         answer = await self._resolver.resolve(
             name, dns.rdatatype.A, raise_on_no_answer=False, search=False, backend=backend
@@ -87,25 +92,27 @@ class ScoreResolver:
         addresses = tuple(record.address for record in answer)
         outcome = reputation_of(addresses)
         if not addresses and _is_referral(answer.response):
-            outcome = Unavailable(f"{backend.nameserver} refers to other servers: it resolves no names for us")
+            outcome = Unavailable(
+                f"{backend.nameserver} refers to other servers: it does not resolve names for this host"
+            )
         return outcome, addresses, dns.rcode.to_text(answer.response.rcode())
 
 
 class _Address(str):
-    """A nameserver's address, equal to itself alone: dnspython finds its port by it, and two may share an address."""
+    """A nameserver's address, equal only to itself: dnspython finds the port by it, and two may share an address."""
 
     __slots__ = ()
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
 
-def _make_resolver(nameservers: tuple[Inet, ...], lifetime: float) -> dns.asyncresolver.Resolver:
-    """A resolver that asks these nameservers, or those of the system if there are none.
+def _make_resolver(nameservers: tuple[Inet, ...], file: Path, lifetime: float) -> dns.asyncresolver.Resolver:
+    """Make a resolver that asks these nameservers; without any, those that the file names.
 
     Raises:
-        dns.resolver.NoResolverConfiguration, ValueError: the system has none.
+        dns.resolver.NoResolverConfiguration, ValueError: the file does not name any.
     """
-    resolver = dns.asyncresolver.Resolver(configure=not nameservers)
+    resolver = dns.asyncresolver.Resolver(str(file), configure=not nameservers)
     if nameservers:
         ports: dict[str, int] = {_Address(server.host): server.port for server in nameservers}
         resolver.nameservers = list(ports)
@@ -122,23 +129,23 @@ def _is_referral(response: dns.message.Message) -> bool:
 
 
 def _rcode_of(error: Exception) -> str | None:
-    """The rcode of the last nameserver that responded, but with no answer."""
+    """Return the rcode of the last nameserver that responded without an answer."""
     errors = (getattr(error, "kwargs", None) or {}).get("errors", [])
     rcodes = [cause for _, _, _, cause, _ in errors if isinstance(cause, str)]
     return rcodes[-1] if rcodes else None
 
 
 class _BudgetSpentError(OSError):
-    """Instead of a socket. Of an OSError dnspython concludes that this nameserver needs no second try."""
+    """Raised in place of a socket; after an OSError dnspython does not try this nameserver again."""
 
 
 class _MeteredBackend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc]  # its types hide a public name
-    """Opens the sockets of one lookup: each is for one question, which the budget must allow first.
+    """Opens the sockets of one lookup, each for one question that the budget allows.
 
     Attributes:
-        questions: sent so far.
-        refused: the budget did not allow one.
-        nameserver: who was asked last.
+        questions: how many were sent.
+        refused: whether the budget refused one.
+        nameserver: the one asked last.
     """
 
     def __init__(self, budget: QueryBudget) -> None:
@@ -149,15 +156,15 @@ class _MeteredBackend(dns.asyncbackend.Backend):  # type: ignore[name-defined,mi
         self._asyncio = dns.asyncbackend.get_backend("asyncio")
 
     def name(self) -> str:
-        """For dnspython: which event loop this is for."""
+        """Return the event loop's name for dnspython."""
         return self._asyncio.name()
 
     def datagram_connection_required(self) -> bool:
-        """Yes: on a connected socket a nameserver that is down is noticed at once (ICMP, port unreachable)."""
+        """Yes: a connected socket reports at once that a nameserver is down (ICMP, port unreachable)."""
         return True
 
     async def sleep(self, interval: float) -> None:
-        """Wait between two rounds."""
+        """Wait between two tries."""
         await asyncio.sleep(interval)
 
     async def make_socket(  # noqa: PLR0917 - dnspython's signature
@@ -171,7 +178,7 @@ class _MeteredBackend(dns.asyncbackend.Backend):  # type: ignore[name-defined,mi
         ssl_context: Any = None,
         server_hostname: str | None = None,
     ) -> Any:
-        """A socket for one question.
+        """Open a socket for one question.
 
         Raises:
             _BudgetSpentError: the question must not be sent.

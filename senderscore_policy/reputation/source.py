@@ -1,4 +1,4 @@
-"""Where the engine gets scores: a cache in front of other daemons' cache in front of the zone."""
+"""The score source of the engine: its own cache, the cache shared by daemons, then the zone."""
 
 import asyncio
 import contextlib
@@ -18,21 +18,27 @@ from senderscore_policy.reputation.guard import Permit, QueryGuard, ZoneState, p
 from senderscore_policy.reputation.lookup import LazyResolver, LookupResult
 
 ROUNDS: Final = 50
-"""In each round of the event loop one in so many of those that wait may begin, and one more."""
+"""One of 50 waiting lookups may begin in a round of the event loop, and one more."""
+MAX_LOOKUPS: Final = 1000
+"""Lookups under way at most; each may hold a socket, and about as many end within a second."""
+SHARED_CACHE_PATIENCE: Final = 0.25
+"""Seconds that the shared cache may take before the zone is asked instead."""
+
+log = logging.getLogger(__name__)
 
 
 class StartThrottle:
-    """Spreads what would begin in one round of the event loop over several rounds, first come first served.
+    """Spreads lookups that would begin in one round of the event loop over several rounds, in their order.
 
-    A lookup takes most of a millisecond of processor time, ten times as much as a decision. With a
-    thousand of them going on in step, each round would hold up every request for half a second.
+    A lookup takes most of a millisecond of processor time, ten times as much as a decision. If a thousand of them
+    went on in step, each round would hold up every request for half a second.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Return when it is the caller's turn."""
+        """Return when the caller may begin."""
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         if not self._waiting:
@@ -49,22 +55,17 @@ class StartThrottle:
             asyncio.get_running_loop().call_soon(self._next_round)
 
 
-MAX_LOOKUPS: Final = 1000
-"""Lookups under way at most; each may hold a socket, and about as many end within a second."""
-SHARED_CACHE_PATIENCE: Final = 0.25
-"""Seconds that the shared cache may take before the zone is asked instead."""
-
-log = logging.getLogger(__name__)
-
-
 class Resolver(Protocol):
-    """Who asks the zone."""
+    """Asks the zone."""
 
     async def query_raw(self, address: str) -> LookupResult:
-        """What came of asking for an IPv4 address; a failure is an outcome, never an exception."""
+        """Ask for an IPv4 address; a failure is an outcome, never an exception."""
 
     def reconfigure(self, settings: ReputationSettings) -> None:
-        """Go by other settings from the next lookup on."""
+        """Apply other settings from the next lookup on."""
+
+    def changed(self, now: float) -> bool:
+        """Whether the system has other nameservers than at the last call; cheap."""
 
 
 class ScoreSource:
@@ -75,11 +76,11 @@ class ScoreSource:
         resolver: asks the zone, within the budget.
         budget: the questions left.
         clock: the time.
-        observer: told of lookups.
-        shared: scores that other daemons looked up; None: there are no others.
+        observer: counts lookups.
+        shared: scores that other daemons looked up; None: this daemon is alone.
     """
 
-    def __init__(  # noqa: PLR0917 - the parts in the order of a question's way
+    def __init__(  # noqa: PLR0917 - the parts in the order in which a lookup uses them
         self,
         settings: ReputationSettings,
         resolver: Resolver,
@@ -95,97 +96,109 @@ class ScoreSource:
         self._observer = observer
         self._shared = shared
         self._cache = ScoreCache(settings)
-        self._gate = QueryGuard(settings, budget, clock)
-        self._moves = 0
+        self._guard = QueryGuard(settings, budget, clock)
+        self._epoch = 0
         self._under_way: dict[str, asyncio.Future[Reputation]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns = StartThrottle()
+        self._throttle = StartThrottle()
+
+    @property
+    def zone(self) -> str:
+        """The name of the zone."""
+        return self._settings.zone
 
     @property
     def state(self) -> str:
-        """For people: "ok", or "degraded: " and why there are no new scores."""
-        return self._gate.state
+        """The word "ok", or "degraded: " and why the zone gives no new scores."""
+        return self._guard.state
 
     @property
     def zone_state(self) -> ZoneState:
-        """What is known of the zone."""
-        return self._gate.zone_state
+        """The state of the zone for people."""
+        return self._guard.zone_state
 
     def known(self, address: str) -> CachedScore | None:
-        """What can be said at once: a fresh or stale score, a fresh failure, or why asking is pointless."""
+        """Return a fresh or stale score, a fresh failure, or why asking is pointless; None: ask."""
         now = self._clock.time()
         entry = self._cache.get(address, now)
         if entry is not None:
             self._observer.cache("hit" if now < entry.fresh_until else "stale")
             return entry
-        return None if self._gate.clear else self._hopeless(now)
+        return None if self._guard.open else self._pointless(now)
 
     def peek(self, address: str) -> CachedScore | None:
-        """As `known`, for who only watches: not counted as a look into the cache."""
+        """Return the same as `known`, for display: the metrics do not count it."""
         now = self._clock.time()
-        return self._cache.get(address, now) or self._hopeless(now)
+        return self._cache.get(address, now) or self._pointless(now)
 
-    def _hopeless(self, now: float) -> CachedScore | None:
-        """Why asking is pointless, if it is."""
-        obstacle = self._gate.obstacle()
-        # Stale since ever: so the caller goes on calling `start`, which sees to probes and to the shared cache.
-        return None if obstacle is None else CachedScore(obstacle, now, 0.0, "dns")
+    def _pointless(self, now: float) -> CachedScore | None:
+        reason = self._guard.reason()
+        # Never fresh: the caller goes on calling `start`, which begins probes and asks the shared cache.
+        return None if reason is None else CachedScore(reason, now, 0.0, "dns")
 
     def start(self, address: str) -> None:
-        """Begin a lookup in the background, unless one is under way, or asking is pointless, or too many are."""
+        """Begin a lookup in the background, unless one is under way, asking is pointless, or too many are."""
         self._begin(address)
 
     async def lookup(self, address: str) -> Reputation:
-        """The reputation, waited for at most the configured deadline.
+        """Return the reputation after at most the configured deadline.
 
-        When that passes, or the lookup fails, a stale score if there is one, else the failure. The
-        lookup goes on, for those who ask later.
+        After the deadline or a failure: a stale score if the cache has one, else the failure. The lookup goes on
+        and serves later requests.
         """
         now = self._clock.time()
         entry = self._cache.get(address, now)
         if entry is not None and now < entry.fresh_until:
             return entry.reputation
-        obstacle = self._gate.obstacle()
         lookup = self._begin(address)
-        if obstacle is None and lookup is not None:
+        reason = self._guard.reason()
+        if reason is None and lookup is not None:
             deadline = self._settings.deadline
             await asyncio.wait([lookup], timeout=deadline)
             outcome = lookup.result() if lookup.done() else Unavailable(f"no answer within {deadline:g} s")
         else:
-            outcome = obstacle or Unavailable(f"{MAX_LOOKUPS} lookups are under way")
+            outcome = reason or Unavailable(f"{MAX_LOOKUPS} lookups are under way")
         if entry is not None and not isinstance(outcome, Scored | Unknown):
             return entry.reputation
         return outcome
 
     def reconfigure(self, settings: ReputationSettings) -> None:
-        """Go by other settings. Scores of another zone are forgotten; what was asked stays asked."""
+        """Apply other settings, and ask again for every client whose lookup failed.
+
+        Scores of another zone are forgotten; the query budget counts on.
+        """
         old, self._settings = self._settings, settings
         self._resolver.reconfigure(settings)
         self._cache.settings = settings
+        self._cache.forget_failures()
         moved = (settings.zone, settings.nameservers) != (old.zone, old.nameservers)
-        self._gate.reconfigure(settings, moved=moved)
+        self._guard.reconfigure(settings, moved=moved)
         if moved:
-            self._moves += 1
-            self._under_way = {}
+            self._disown_lookups()
         if settings.zone != old.zone:
             self._cache.clear()
 
+    def _disown_lookups(self) -> None:
+        """Ignore the outcomes of lookups under way: they asked another zone or other nameservers."""
+        self._epoch += 1
+        self._under_way = {}
+
     def snapshot(self) -> Iterator[str]:
-        """The lines that `restore` takes up; they may be consumed in another thread."""
+        """Return the lines that `restore` reads; another thread may consume them."""
         header = Header(
             zone=self._settings.zone,
             nameservers=[str(server) for server in self._settings.nameservers],
             saved_at=self._clock.time(),
             budget=self.budget.snapshot(),
-            refusal=self._gate.snapshot(),
+            refusal=self._guard.snapshot(),
         )
         return to_lines(header, self._cache.scores())
 
     def restore(self, lines: Iterable[str]) -> None:
-        """Take up the budget's use; of the same zone the scores; of the same nameservers, too, a refusal.
+        """Restore the use of the budget; of the same zone the scores; of the same nameservers also a refusal.
 
         Raises:
-            ValueError: the lines are malformed; nothing is taken up.
+            ValueError: the lines are malformed; nothing is restored.
         """
         header, scores = from_lines(lines)
         now = self._clock.time()
@@ -196,18 +209,24 @@ class ScoreSource:
             refusal, scores = None, []
         if header.nameservers != [str(server) for server in self._settings.nameservers]:
             refusal = None
-        self._gate.restore(refusal)
+        self._guard.restore(refusal)
         self._cache.restore(scores, now)
 
     async def close(self) -> None:
-        """End all lookups; who still waits for one gets `Unavailable`."""
+        """End all lookups; the requests that wait for one get `Unavailable`."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, address: str) -> asyncio.Future[Reputation] | None:
-        """The lookup of the address, under way already or from now on; None: there is no use in one, or no room."""
+        """Return the lookup of the address, under way or new; None: asking is pointless, or too many are under way."""
+        monotonic = self._clock.monotonic()
+        if self._resolver.changed(monotonic):
+            log.info("the system's nameservers have changed")
+            self._disown_lookups()
+            self._cache.forget_failures()
+            self._guard.retry()
         under_way = self._under_way.get(address)
         if under_way is not None:
             return under_way
@@ -216,7 +235,7 @@ class ScoreSource:
         if (entry is not None and now < entry.fresh_until) or len(self._tasks) >= MAX_LOOKUPS:
             return None
         refresh = entry is not None
-        if self._shared is None and not self._gate.admits(refresh=refresh):
+        if self._shared is None and not self._guard.admits(address, refresh=refresh):
             return None
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Reputation] = loop.create_future()
@@ -232,21 +251,21 @@ class ScoreSource:
             del self._under_way[address]
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            log.error("the lookup of %s failed by a fault of this program", address, exc_info=error)
+            log.error("internal error in the lookup of %s", address, exc_info=error)
         if not result.done():
             result.set_result(Unavailable("the lookup was given up"))
 
     async def _look_up(self, address: str, result: asyncio.Future[Reputation], *, refresh: bool) -> None:
-        """Ask the other daemons' cache, then the zone; keep the outcome and give it to all who wait."""
-        await self._turns.wait()
-        moves = self._moves
+        """Ask the shared cache, then the zone; keep the outcome and give it to all requests that wait."""
+        await self._throttle.wait()
+        epoch = self._epoch
         entry = await self._from_shared(address)
         self._observer.cache("miss" if entry is None else "shared")
         if entry is not None:
             result.set_result(entry.reputation)
             return
         outcome = await self._from_zone(address, refresh=refresh)
-        if moves == self._moves:
+        if epoch == self._epoch:
             now = self._clock.time()
             if isinstance(outcome, Scored | Unknown):
                 entry = self._cache.keep(address, outcome, now, "dns")
@@ -257,18 +276,18 @@ class ScoreSource:
             await self._share(address, entry)
 
     async def _from_zone(self, address: str, *, refresh: bool) -> Reputation:
-        moves = self._moves
-        permit = self._gate.enter(refresh=refresh)
+        epoch = self._epoch
+        permit = self._guard.enter(address, refresh=refresh)
         if not isinstance(permit, Permit):
             return permit
-        probe = await self._resolver.query_raw(address)
-        if moves == self._moves:
-            self._gate.record(permit, probe)
-        self._observer.looked_up(probe.outcome.name, probe.elapsed)
-        return probe.outcome
+        looked_up = await self._resolver.query_raw(address)
+        if epoch == self._epoch:
+            self._guard.record(permit, address, looked_up)
+        self._observer.looked_up(looked_up.outcome.name, looked_up.elapsed)
+        return looked_up.outcome
 
     async def _from_shared(self, address: str) -> CachedScore | None:
-        """What another daemon looked up, kept here too if it is fresh."""
+        """Return what another daemon looked up, and keep it here too if it is fresh."""
         if self._shared is None:
             return None
         try:
@@ -284,7 +303,7 @@ class ScoreSource:
         return self._cache.keep(address, reputation, fetched_at, "cache") if fresh else None
 
     async def _share(self, address: str, entry: CachedScore) -> None:
-        """Let the other daemons have a score."""
+        """Give a score to the other daemons."""
         ttl = int(entry.fresh_until - self._clock.time())
         if self._shared is not None and ttl > 0:
             with contextlib.suppress(TimeoutError):
@@ -295,6 +314,6 @@ class ScoreSource:
 def open_source(
     settings: ReputationSettings, clock: Clock, observer: LookupObserver, shared: SharedCache | None
 ) -> ScoreSource:
-    """A source that asks the zone through dnspython, within its own query budget."""
+    """Open a source that asks the zone through dnspython, within its own query budget."""
     budget = QueryBudget(settings.query_budget, clock)
     return ScoreSource(settings, LazyResolver(settings, budget), budget, clock, observer, shared)

@@ -21,12 +21,12 @@ from senderscore_policy import __version__
 from senderscore_policy.monitoring.statistics import Histogram
 from senderscore_policy.policy.decision import Reason
 from senderscore_policy.policy.reply import PERMIT
+from senderscore_policy.reputation.guard import ZoneState
 from senderscore_policy.web.status import Parts
 
 PREFIX: Final = "senderscore_policy_"
 OUTCOMES: Final = ("scored", "unknown", "refused", "unavailable")
 CACHE_RESULTS: Final = ("hit", "stale", "shared", "miss")
-ZONE_STATES: Final = ("answers", "refuses", "fails")
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -128,8 +128,8 @@ class Exposition:
         if budget.limit:
             limits = {"month": budget.limit, "day": budget.daily_limit}
             yield _gauges("query_budget_limit", "Most queries in 30 days and in 24 hours.", "period", limits)
-        states = {state: float(source.zone_state == state) for state in ZONE_STATES}
-        yield _gauges("zone_state", "What is known of the score zone; one state is 1.", "state", states)
+        states = {str(state): float(source.zone_state is state) for state in ZoneState}
+        yield _gauges("zone_state", "State of the score zone; one state is 1.", "state", states)
 
     def _counters(self) -> Iterator[Metric]:
         metrics, servers = self._parts.metrics, self._parts.counting.servers

@@ -56,7 +56,7 @@ class Scores:
 
     Args:
         zone: its name.
-        zone_state: "answers", "refuses" or "fails".
+        zone_state: the value of a `ZoneState`.
         state: "ok", or "degraded: " and why.
         used: queries sent in 30 days.
         limit: most of them; 0: no budget.

@@ -2,13 +2,12 @@
 
 import itertools
 import socket
-import time
 from collections.abc import Iterator
 from typing import Final
 
 import dns.message
 from load import GREEDY
-from nameserver import Nameserver, Reply, addresses, garbage, rcode, referral, silence, truncated, wrong_id
+from nameserver import Nameserver, Reply, addresses, garbage, late, rcode, referral, silence, truncated, wrong_id
 from target import Site
 
 from senderscore_policy.reputation.resolver import PATIENCE
@@ -55,22 +54,14 @@ def silent(site: Site, seconds: float) -> None:
     _answering(site, max(seconds, PATIENCE + 1.5), silence)
 
 
-def _late(seconds: float) -> Reply:
-    def reply(query: dns.message.Message, transport: str) -> bytes | None:
-        time.sleep(seconds)
-        return GOOD(query, transport)
-
-    return reply
-
-
 def slow(site: Site, seconds: float) -> None:
     """Every answer takes 0.6 s, within the deadline of 1 s."""
-    _answering(site, seconds, _late(0.6))
+    _answering(site, seconds, late(GOOD, 0.6))
 
 
 def too_slow(site: Site, seconds: float) -> None:
     """Every answer takes 2 s."""
-    _answering(site, seconds, _late(2))
+    _answering(site, seconds, late(GOOD, 2))
 
 
 def refuses(site: Site, seconds: float) -> None:

@@ -22,7 +22,7 @@ SAME_QUESTION = 2
 """The answer repeats the question; without it a fuzzer would hardly come past dnspython's check."""
 _HEADER = 12
 _QUESTION = len(dns.name.from_text("75.2.0.192.score.test").to_wire()) + 4
-_SETTINGS = ReputationSettings(zone="score.test", nameservers=(Inet("192.0.2.53", 53),))
+_SETTINGS = ReputationSettings(zone="score.test", nameservers=(Inet("192.0.2.53", 53),), deadline=0.1)
 
 
 def check(data: bytes) -> None:

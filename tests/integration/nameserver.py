@@ -13,6 +13,7 @@ import socket
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Self
 
@@ -110,6 +111,16 @@ def wrong_id(reply: Reply) -> Reply:
     return stray
 
 
+def late(reply: Reply, seconds: float) -> Reply:
+    """The same answer after some time."""
+
+    def delayed(query: dns.message.Message, transport: str) -> bytes | None:
+        time.sleep(seconds)
+        return reply(query, transport)
+
+    return delayed
+
+
 def garbage(_query: dns.message.Message, _transport: str) -> bytes:
     """Bytes that are no DNS message."""
     return b"\x00garbage\xff" * 9
@@ -145,6 +156,7 @@ class Nameserver:
 
     Args:
         host: a loopback address.
+        port: 0 lets the system choose one.
 
     Attributes:
         host, port: where it listens.
@@ -155,13 +167,13 @@ class Nameserver:
             own or (None) the server's.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.host = host
         self.answers: dict[str, Reply] = {}
         self.otherwise: Reply = rcode("NXDOMAIN")
         self.questions: list[Question] = []
         self.forgeries: Forgeries = lambda _: ()
-        self._udp, self._tcp = self._bind()
+        self._udp, self._tcp = self._bind(port)
         self.port: int = self._udp.socket.getsockname()[1]
         self._arrived = threading.Condition()
 
@@ -181,10 +193,10 @@ class Nameserver:
             self._arrived.wait_for(lambda: len(self.questions) >= count, timeout=30)
             return list(self.questions)
 
-    def _bind(self) -> tuple["_UdpServer", "_TcpServer"]:
+    def _bind(self, port: int) -> tuple["_UdpServer", "_TcpServer"]:
         """Sockets for UDP and TCP with the same port, one that the system has free for both."""
         for _ in range(20):
-            udp = _UdpServer((self.host, 0), self._handler(_UdpHandler))
+            udp = _UdpServer((self.host, port), self._handler(_UdpHandler))
             try:
                 return udp, _TcpServer((self.host, udp.server_address[1]), self._handler(_TcpHandler))
             except OSError:

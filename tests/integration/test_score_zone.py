@@ -1,12 +1,15 @@
 """Scores over DNS: every answer that a zone, a resolver or a liar can give."""
 
 import asyncio
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import dns.resolver
 import pytest
+from daemon_process import Daemon
 from nameserver import (
     ZONE,
     Held,
@@ -16,6 +19,7 @@ from nameserver import (
     addresses,
     alias,
     garbage,
+    late,
     rcode,
     referral,
     silence,
@@ -23,6 +27,7 @@ from nameserver import (
     wrong_id,
 )
 from rbldnsd_server import EVERYBODY, RBLDNSD, Rbldnsd, rbldnsd
+from waiting import eventually
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
@@ -30,7 +35,7 @@ from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unava
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.lookup import LazyResolver, LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
-from senderscore_policy.reputation.source import ScoreSource
+from senderscore_policy.reputation.source import open_source
 
 CLIENT = "192.0.2.75"
 NAME = f"75.2.0.192.{ZONE}."
@@ -78,7 +83,7 @@ def ask(
     settings: ReputationSettings, budget: QueryBudget | None = None, address: str = CLIENT, patience: float = PATIENCE
 ) -> LookupResult:
     """What a lookup comes to."""
-    resolver = ScoreResolver(settings, budget or QueryBudget(0, SystemClock()), patience)
+    resolver = ScoreResolver(settings, budget or QueryBudget(0, SystemClock()), patience=patience)
     return asyncio.run(resolver.query_raw(address))
 
 
@@ -224,49 +229,77 @@ def test_without_a_resolver_configuration_lookups_fail_and_nothing_else(monkeypa
     assert probe.questions == 0
 
 
-def source_for(settings: ReputationSettings, patience: float = 5) -> ScoreSource:
-    """A score source that asks the settings' nameservers."""
-    clock = SystemClock()
-    budget = QueryBudget(settings.query_budget, clock)
-    return ScoreSource(settings, ScoreResolver(settings, budget, patience), budget, clock, NoObserver(), None)
-
-
-def test_an_answer_after_the_deadline_serves_the_next_request(nameserver: Nameserver) -> None:
+async def test_an_answer_after_the_deadline_serves_the_next_request(nameserver: Nameserver) -> None:
     """The request goes on without the score; the lookup goes on too, and costs no second question."""
-    late = nameserver.answers[CLIENT] = Held(addresses("127.0.4.75"))
-
-    async def two_requests() -> None:
-        source = source_for(replace(settings_for(nameserver), deadline=0.05), patience=60)
-        assert isinstance(await source.lookup(CLIENT), Unavailable)
-        late.release()
-        source.reconfigure(replace(settings_for(nameserver), deadline=30))
-        assert await source.lookup(CLIENT) == Scored(75)
-        known = source.known(CLIENT)
-        assert known is not None
-        assert known.reputation == Scored(75)
-        await source.close()
-
-    asyncio.run(two_requests())
+    held = nameserver.answers[CLIENT] = Held(addresses("127.0.4.75"))
+    source = open_source(replace(settings_for(nameserver), deadline=0.05), SystemClock(), NoObserver(), None)
+    assert isinstance(await source.lookup(CLIENT), Unavailable)
+    held.release()
+    source.reconfigure(replace(settings_for(nameserver), deadline=30))
+    assert await source.lookup(CLIENT) == Scored(75)
+    known = source.known(CLIENT)
+    assert known is not None
+    assert known.reputation == Scored(75)
+    await source.close()
     assert len(nameserver.questions) == 1
+
+
+def test_a_lookup_goes_on_as_long_as_a_request_waits(nameserver: Nameserver) -> None:
+    """With a long deadline an answer that comes after the usual patience still counts."""
+    nameserver.answers[CLIENT] = late(addresses("127.0.4.75"), 1.5)
+    assert ask(replace(settings_for(nameserver), deadline=30), patience=0.1).outcome == Scored(75)
 
 
 def test_a_lookup_given_up_before_its_answer_is_over(nameserver: Nameserver) -> None:
     """An answer that comes after the last second of patience is not waited for."""
-    late = nameserver.answers[CLIENT] = Held(addresses("127.0.4.75"))
+    held = nameserver.answers[CLIENT] = Held(addresses("127.0.4.75"))
     assert isinstance(ask(settings_for(nameserver), patience=LITTLE_PATIENCE).outcome, Unavailable)
-    late.release()
+    held.release()
 
 
-def test_dnspython_is_loaded_by_the_first_lookup(nameserver: Nameserver) -> None:
+async def test_dnspython_is_loaded_by_the_first_lookup(nameserver: Nameserver) -> None:
     """Concurrent first lookups share it."""
     nameserver.otherwise = addresses("127.0.4.75")
-    settings = settings_for(nameserver)
+    resolver = LazyResolver(settings_for(nameserver), QueryBudget(0, SystemClock()))
+    results = await asyncio.gather(*(resolver.query_raw(f"192.0.2.{n}") for n in range(3)))
+    assert [result.outcome for result in results] == [Scored(75)] * 3
 
-    async def three_at_once() -> list[LookupResult]:
-        resolver = LazyResolver(settings, QueryBudget(0, SystemClock()))
-        return await asyncio.gather(*(resolver.query_raw(f"192.0.2.{n}") for n in range(3)))
 
-    assert [probe.outcome for probe in asyncio.run(three_at_once())] == [Scored(75)] * 3
+def test_a_change_of_resolv_conf_is_noticed(tmp_path: Path) -> None:
+    """The file is looked at once a second; a change, its removal and its return all count, another look does not."""
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 127.0.0.2\n")
+    resolver = LazyResolver(ReputationSettings(zone=ZONE), QueryBudget(0, SystemClock()), file)
+    assert not resolver.changed(1)
+    file.write_text("nameserver 127.0.0.22\n")
+    assert [resolver.changed(now) for now in (1.5, 2, 2.5, 4)] == [False, True, False, False]
+    file.unlink()
+    assert [resolver.changed(now) for now in (5, 6)] == [True, False]
+    file.write_text("nameserver 127.0.0.3\n")
+    assert resolver.changed(7)
+    resolver.reconfigure(ReputationSettings(zone=ZONE, nameservers=(Inet("127.0.0.1", 53),)))
+    file.unlink()
+    assert not resolver.changed(8), "configured nameservers count, not the system's"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a nameserver at port 53, a mount")
+def test_the_daemon_follows_a_change_of_resolv_conf(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
+    """After ten failed lookups the daemon asks the new nameservers at once, without a reload."""
+    file = tmp_path / "resolv.conf"
+    file.write_text("nameserver 127.0.0.8\n")  # not even a port is open there
+    daemon = make_daemon(reputation={"zone": ZONE, "nameservers": []})
+    isolate = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(file)]
+    daemon.command = isolate + daemon.command
+    daemon.start()
+    failed = daemon.json("score", *(f"192.0.2.{number}" for number in range(12)))
+    assert {answer["reputation"] for answer in failed} == {"unavailable"}
+    with Nameserver("127.0.0.9", 53) as nameserver:
+        nameserver.otherwise = addresses("127.0.4.5")
+        file.write_text("nameserver 127.0.0.9\n")
+        eventually(lambda: daemon.json("score", CLIENT)[0]["score"] == 5, "a score from the new nameserver")
+        assert daemon.json("score", "192.0.2.1")[0]["score"] == 5
+    assert "nameservers have changed" in daemon.log
 
 
 @pytest.mark.real

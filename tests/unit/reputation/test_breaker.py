@@ -1,5 +1,6 @@
 """When asking the zone is pointless."""
 
+import itertools
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from senderscore_policy.reputation.guard import (
     FIRST_PERIOD,
     LONGEST_PERIOD,
     LONGEST_PROBE_PERIOD,
+    MAX_NAMES,
     Breaker,
     Closed,
     Failing,
@@ -18,24 +20,31 @@ from senderscore_policy.reputation.guard import (
     parse_refusal,
 )
 
+CLIENT = "192.0.2.75"
 TTL = 60.0
 REFUSED = Refused("127.255.255.255")
 FAILED = Unavailable("timeout")
 
 
-def ask(breaker: Breaker, outcome: Reputation, now: float) -> bool:
-    """One question, if it is let through."""
-    permit = breaker.enter(now)
+FRESH = itertools.count()
+"""Numbers of clients that were not asked about before."""
+
+
+def ask(breaker: Breaker, outcome: Reputation, now: float, client: str = "") -> bool:
+    """Ask one question, about another client each time unless one is given, if it is allowed."""
+    client = client or f"client {next(FRESH)}"
+    permit = breaker.enter(client, now)
     if permit is not None:
-        breaker.record(permit, outcome, now)
+        breaker.record(permit, client, outcome, now)
     return permit is not None
 
 
-def failing() -> Breaker:
-    """A breaker after ten failures at time 0."""
+def failing(*clients: str) -> Breaker:
+    """Make a breaker that has seen ten failures at time 0, of these clients in turns."""
     breaker = Breaker(TTL)
+    turns = itertools.cycle(clients or [""])
     for _ in range(FAILURES_IN_A_ROW):
-        assert ask(breaker, FAILED, 0)
+        assert ask(breaker, FAILED, 0, next(turns))
     return breaker
 
 
@@ -44,9 +53,9 @@ def test_a_refusal_stops_all_questions_for_five_minutes() -> None:
     breaker = Breaker(TTL)
     ask(breaker, REFUSED, 0)
     assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, FIRST_PERIOD)
-    assert not breaker.admits(FIRST_PERIOD - 1)
+    assert not breaker.admits(CLIENT, FIRST_PERIOD - 1)
     assert not ask(breaker, Scored(75), FIRST_PERIOD - 1)
-    assert breaker.admits(FIRST_PERIOD)
+    assert breaker.admits(CLIENT, FIRST_PERIOD)
 
 
 def test_each_further_refusal_doubles_the_pause_up_to_six_hours() -> None:
@@ -63,10 +72,10 @@ def test_each_further_refusal_doubles_the_pause_up_to_six_hours() -> None:
 def test_many_lookups_refused_at_once_count_as_one_refusal() -> None:
     """Those under way when the first is refused do not double anything."""
     breaker = Breaker(TTL)
-    permits = [breaker.enter(0) for _ in range(50)]
+    permits = [breaker.enter(CLIENT, 0) for _ in range(50)]
     for permit in permits:
         assert permit is Permit.QUESTION
-        breaker.record(permit, REFUSED, 0)
+        breaker.record(permit, CLIENT, REFUSED, 0)
     assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, FIRST_PERIOD)
 
 
@@ -84,17 +93,17 @@ def test_an_answer_to_the_probe_ends_the_refusal(answer: Reputation) -> None:
 def test_an_answer_to_an_older_question_does_not_end_a_refusal() -> None:
     """It says nothing about now."""
     breaker = Breaker(TTL)
-    old = breaker.enter(0)
+    old = breaker.enter(CLIENT, 0)
     assert old is Permit.QUESTION
     ask(breaker, REFUSED, 1)
-    breaker.record(old, Scored(75), 2)
+    breaker.record(old, CLIENT, Scored(75), 2)
     assert isinstance(breaker.state, Refusing)
 
 
 def test_ten_failures_in_a_row_leave_one_probe_for_each_failure_ttl() -> None:
     """Nobody else is let through."""
     breaker = failing()
-    assert breaker.state == Failing("timeout", 0, TTL)
+    assert breaker.state == Failing(0, TTL)
     assert not ask(breaker, FAILED, TTL - 1)
     assert [ask(breaker, FAILED, TTL + second) for second in range(61)] == [True] + [False] * 59 + [True]
 
@@ -125,16 +134,16 @@ def test_any_answer_ends_the_failing() -> None:
     ask(breaker, Scored(50), TTL)
     assert isinstance(breaker.state, Closed)
     breaker = failing()
-    breaker.record(Permit.QUESTION, Scored(50), 1)
+    breaker.record(Permit.QUESTION, CLIENT, Scored(50), 1)
     assert isinstance(breaker.state, Closed)
 
 
 def test_a_probe_that_never_comes_back_is_followed_by_another() -> None:
     """A lookup that was cancelled must not close the zone for ever."""
     breaker = failing()
-    assert breaker.enter(TTL) is Permit.PROBE
-    assert breaker.enter(TTL + 1) is None
-    assert breaker.enter(2 * TTL) is Permit.PROBE
+    assert breaker.enter(CLIENT, TTL) is Permit.PROBE
+    assert breaker.enter(CLIENT, TTL + 1) is None
+    assert breaker.enter(CLIENT, 2 * TTL) is Permit.PROBE
 
 
 def test_a_failed_probe_of_a_refusing_zone_is_tried_again_soon() -> None:
@@ -156,7 +165,7 @@ def test_an_administrator_may_have_it_probed_at_once() -> None:
     """One question, and the pause goes on growing if it is refused."""
     breaker = Breaker(TTL)
     ask(breaker, REFUSED, 0)
-    breaker.probe_now(10)
+    breaker.retry(10)
     assert ask(breaker, REFUSED, 10)
     assert breaker.state == Refusing("127.255.255.255", 2 * FIRST_PERIOD, 10 + 2 * FIRST_PERIOD)
     assert not ask(breaker, REFUSED, 11)
@@ -187,3 +196,30 @@ def test_a_damaged_refusal_is_refused(key: str, value: object) -> None:
     del saved[key]
     with pytest.raises(ValueError, match="refusal"):
         parse_refusal(saved, away=0, now=0)
+
+
+def test_failures_of_one_client_count_once_until_another_client_fails() -> None:
+    """One doomed name does not stop the lookups of all clients; two may be the zone's fault."""
+    breaker = Breaker(TTL)
+    for _ in range(100):
+        assert ask(breaker, FAILED, 0, "doomed")
+    assert breaker.failures == 1
+    for _ in range(FAILURES_IN_A_ROW - 1):
+        assert isinstance(breaker.state, Closed)
+        ask(breaker, FAILED, 0, "other")
+    assert isinstance(breaker.state, Failing)
+
+
+def test_a_probe_goes_to_a_client_that_has_not_failed() -> None:
+    """A client that failed in this outage waits one more `failure_ttl` for its turn."""
+    breaker = failing("a", "b")
+    assert [breaker.admits(client, TTL) for client in "abc"] == [False, False, True]
+    assert [breaker.admits(client, 2 * TTL) for client in "abc"] == [True, True, True]
+
+
+def test_the_clients_remembered_are_bounded() -> None:
+    """An outage of years does not fill the memory."""
+    breaker = Breaker(TTL)
+    for _ in range(3 * MAX_NAMES):
+        breaker.record(Permit.QUESTION, f"client {next(FRESH)}", FAILED, 0)
+    assert len(breaker._failed) <= MAX_NAMES

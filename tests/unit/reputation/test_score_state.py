@@ -82,24 +82,20 @@ def test_thousands_of_scores_come_back() -> None:
     assert all(source.known(f"10.0.{number >> 8}.{number & 255}") for number in range(1234))
 
 
-def test_a_refusal_outlives_a_restart() -> None:
+async def test_a_refusal_outlives_a_restart() -> None:
     """Restarting burns no quota while the zone refuses; when the pause is over it is probed."""
-
-    async def scenario() -> None:
-        site = score_site()
-        site.zone.otherwise = REFUSED
-        await site.source.lookup(CLIENT)
-        lines = list(site.source.snapshot())
-        known = restarted(lines, after=100).source.known(CLIENT)
-        assert known is not None
-        assert known.reputation == REFUSED
-        later = restarted(lines, after=300)
-        later.source.start(CLIENT)
-        await later.settle()
-        assert later.zone.asked == [CLIENT]
-        assert later.source.state == "ok"
-
-    asyncio.run(scenario())
+    site = score_site()
+    site.zone.otherwise = REFUSED
+    await site.source.lookup(CLIENT)
+    lines = list(site.source.snapshot())
+    known = restarted(lines, after=100).source.known(CLIENT)
+    assert known is not None
+    assert known.reputation == REFUSED
+    later = restarted(lines, after=300)
+    later.source.start(CLIENT)
+    await later.settle()
+    assert later.zone.asked == [CLIENT]
+    assert later.source.state == "ok"
 
 
 def test_a_restart_with_other_nameservers_asks_them() -> None:
