@@ -18,7 +18,7 @@ class Client:
     """A client as the engine sees it.
 
     Args:
-        key: what it is counted under: "192.0.2.75", or "2001:db8::/64" for a whole IPv6 prefix.
+        key: what it is counted under: "192.0.2.75", or "2001:db8::/64" for an IPv6 network.
         address: IPv4 text to look up; None when the score is not asked of the zone (IPv6).
         exempt: never counted, never limited.
         reputation: given by an override, or `Unknown` for IPv6; None: the zone decides.
@@ -91,25 +91,29 @@ class ClientDirectory:
     Args:
         exempt: networks that are never counted.
         overrides: networks with a score or a limit of their own.
-        ipv6_prefix: IPv6 clients are counted together per prefix of this length, 1 to 128.
+        ipv6_prefix: IPv6 clients are counted together per prefix of this length, 1 to 128; a longer network of
+            `exempt` or `overrides` is counted on its own.
     """
 
     def __init__(self, exempt: Sequence[Network], overrides: Sequence[Override], ipv6_prefix: int) -> None:
-        self._exempt = NetworkTable((network, True) for network in exempt)
-        self._overrides = NetworkTable((network, o) for o in overrides for network in o.networks)
+        self._exempt = NetworkTable((network, network.prefixlen) for network in exempt)
+        self._overrides = NetworkTable((network, (network.prefixlen, o)) for o in overrides for network in o.networks)
         self._ipv6_prefix = ipv6_prefix
 
     def client(self, address: Address) -> Client:
         """The client behind the address."""
+        exempt = self._exempt.match(address)
+        length, override = self._overrides.match(address) or (0, None)
+        reputation: Reputation | None = None
+        lookup: str | None = None
         if address.version == 4:
-            key, reputation = str(address), None
-            lookup: str | None = key
+            key = lookup = str(address)
         else:
-            network = ipaddress.IPv6Network((address, self._ipv6_prefix), strict=False)
-            key, lookup, reputation = str(network), None, UNKNOWN
-        if self._exempt.match(address):
+            # A network with a rule of its own must not share a counter with its neighbours.
+            longest = max(self._ipv6_prefix, length, 0 if exempt is None else exempt)
+            key, reputation = str(ipaddress.IPv6Network((address, longest), strict=False)), UNKNOWN
+        if exempt is not None:
             return Client(key, lookup, exempt=True)
-        override = self._overrides.match(address)
         if override is None:
             return Client(key, lookup, reputation=reputation)
         if override.score is not None:

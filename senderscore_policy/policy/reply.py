@@ -15,13 +15,17 @@ INDIVIDUAL: Final = frozenset({"count", "client_address"})
 LONGEST_REPLY: Final = 512
 """Bytes of an action; an SMTP reply line holds 512 (RFC 5321, 4.5.3.1.5)."""
 
-_NUMERIC = re.compile(r"[45]\d\d( [45]\.\d{1,3}\.\d{1,3})?( .+)?")
-# access(5), ACCEPT/REJECT/OTHER ACTIONS: the words that an action may begin with, and whether text must follow.
-_ACTIONS: Final = {
-    "OK": False, "DUNNO": False, "REJECT": False, "DEFER": False, "DEFER_IF_REJECT": False,
-    "DEFER_IF_PERMIT": False, "HOLD": False, "DISCARD": False, "WARN": False, "INFO": False,
-    "BCC": True, "FILTER": True, "PREPEND": True, "REDIRECT": True,
-}  # fmt: skip
+# access(5), ACCEPT/REJECT/OTHER ACTIONS. A bare number is the same as OK, so a code needs a text.
+_CODE = re.compile(r"[45][0-9]{2}( [45]\.[0-9]{1,3}\.[0-9]{1,3})? .*\S.*")
+_WORDS: Final = frozenset({"REJECT", "DEFER", "DEFER_IF_PERMIT", "HOLD", "DISCARD"})
+_PASSES: Final = frozenset({"OK", "DUNNO", "WARN", "INFO", "PREPEND", "DEFER_IF_REJECT"})
+"""Actions with which the message passes at end of data."""
+_TARGETS: Final = {
+    "BCC": (re.compile(r"[^\s@]+@[^\s@]+"), "an address, user@domain"),
+    "REDIRECT": (re.compile(r"[^\s@]+@[^\s@]+"), "an address, user@domain"),
+    "FILTER": (re.compile(r"[\w.-]+:\S*"), "a transport and a destination, transport:destination"),
+}
+"""Actions that Postfix ignores, with a warning in its log, if their target is invalid."""
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 # What jinja2's own code, the Python it compiles to, and its filters raise on odd templates, TemplateError aside.
 _FAILURES: Final = (
@@ -34,17 +38,21 @@ _ENVIRONMENT.globals.clear()
 
 
 def action_problem(action: str) -> str | None:
-    """Why access(5) does not allow this text as an action; None if it does."""
+    """The reason why this text does not keep a message out at end of data; None if it does."""
     word, _, text = action.partition(" ")
-    if _NUMERIC.fullmatch(action):
+    name = word.upper()
+    if name in _WORDS or _CODE.fullmatch(action):
         return None
-    if word.upper() not in _ACTIONS:
+    if word.isascii() and word.isdecimal():
+        return f"{action!r} is not a code from 400 to 599 with a text after it; Postfix lets the message pass then"
+    if name in _PASSES:
         return (
-            f"{word!r} is no action of access(5); begin with a code such as 421 or 550, or with DEFER, REJECT, HOLD …"
+            f'{word} lets the message pass at end of data; to let all pass, set mode = "observe" or limit = "unlimited"'
         )
-    if _ACTIONS[word.upper()] and not text.strip():
-        return f"{word} needs a text behind it, see access(5)"
-    return None
+    if name in _TARGETS:
+        pattern, example = _TARGETS[name]
+        return None if pattern.fullmatch(text.strip()) else f"{word} needs {example} after it, see access(5)"
+    return f"{word!r} is not an action of access(5); begin with a code such as 421 or with DEFER, REJECT, HOLD …"
 
 
 class ReplyTemplate:
@@ -54,7 +62,7 @@ class ReplyTemplate:
     ("hour", "10 minutes") and `client_address`.
 
     Attributes:
-        individual: it differs from message to message, not only by score and tier.
+        individual: whether it differs from message to message, not only by score, tier and limit.
         rendered: replies by score, tier and limit, unless it is individual: rendering takes longer
             than all the rest of a decision.
 
@@ -62,7 +70,7 @@ class ReplyTemplate:
         source: jinja2 text that renders to an access(5) action.
 
     Raises:
-        ConfigError: it is no template, uses another variable, or renders to no valid action.
+        ConfigError: it is not a template, uses another variable, or renders to an invalid action.
     """
 
     def __init__(self, source: str) -> None:
@@ -85,7 +93,7 @@ class ReplyTemplate:
                 raise ConfigError([problem])
 
     def problem(self, score: int | None, tier: str, limit: float) -> str | None:
-        """Why such a client would get no valid action; None if it gets one. The limit is a number."""
+        """The reason why such a client would get an invalid action, or None; the limit is a number."""
         try:
             return action_problem(self.render(score, tier, limit, int(limit) + 1, "hour", "192.0.2.75"))
         except (TemplateError, *_FAILURES) as error:

@@ -104,6 +104,35 @@ def test_an_ipv6_client_without_a_score_has_no_limit(site: Site) -> None:
     assert (client["client"], client["count"]) == ("2001:db8::/64", 3)
 
 
+REPLIES = {
+    "421 4.7.1 later": "421", "450 later": "450", "550 5.7.1 no": "550", "499 5.7.1 mixed": "499", "550 5.7.1": "550",
+    "REJECT": "554", "reject 5.7.9 not you": "554", "DEFER": "450", "DEFER_IF_PERMIT later": "450",
+    "HOLD": "250", "DISCARD": "250", "REDIRECT postmaster@example.org": "250", "FILTER discard:": "250",
+    "BCC postmaster@example.org": "250",
+}  # fmt: skip
+"""Replies that the configuration accepts, and the code that Postfix gives a client then."""
+
+
+def test_postfix_understands_every_reply(
+    start_daemon: Callable[..., Daemon], start_postfix: Callable[[int], Postfix]
+) -> None:
+    """Each form of reply that a configuration may have keeps the message out, or does what it says."""
+    port = free_port()
+    start_daemon(
+        listen={"policy": [f"inet:127.0.0.1:{port}"]},
+        tier=[{"scores": f"{n}-{n}", "limit": 0, "reply": reply} for n, reply in enumerate(REPLIES)]
+        + [{"scores": f"{len(REPLIES)}-100", "limit": 0}],
+        override=[{"networks": [f"198.51.100.{n}"], "score": n} for n in range(len(REPLIES))],
+    )
+    postfix = start_postfix(port)
+    codes = {}
+    for number, reply in enumerate(REPLIES):
+        with postfix.client(f"198.51.100.{number}") as client:
+            codes[reply] = client.deliver()[:3]
+    assert codes == REPLIES
+    assert not re.search(r"smtpd.*warning", postfix.log)
+
+
 def test_mail_flows_while_the_daemon_is_away(site: Site) -> None:
     """Stopped, killed and back again: with default_action=DUNNO no message is deferred, on any connection."""
     with site.postfix.client("192.0.2.95") as client:

@@ -144,33 +144,33 @@ ONE_MISTAKE = [
     (TIERS.replace('"0-50"', "50"), "2: tier[1].scores", "must be a text in quotes"),
     (TIERS.replace("limit = 2", ""), "4: tier[2].limit", "must be given, for example limit = 100"),
     (TIERS.replace('scores = "0-50"', ""), "1: tier[1].scores", 'must be given, for example scores = "0-10"'),
-    (TIERS + 'reply = "HELLO"', "7: tier[2].reply", "'HELLO' is no action of access(5)"),
+    (TIERS + 'reply = "HELLO"', "7: tier[2].reply", "'HELLO' is not an action of access(5)"),
     # replies
     (REPLY + 'over_limit = "421 {{ scores }}"', "2: reply.over_limit", "unknown variable scores; there are"),
     (REPLY + 'over_limit = "421 {{ score"', "2: reply.over_limit", "not a valid jinja2 template"),
     (REPLY + "over_limit = '421 {{ \"%(a)s\"|format(b=1) }}'", "2: reply.over_limit", "fails when it is rendered"),
     (
-        REPLY + 'over_limit = "421 {{ 100 // score if score is number }}"',
+        REPLY + 'over_limit = "421 later {{ 100 // score if score is number }}"',
         "2: reply.over_limit",
         "score 0, tier 0-10: the template fails when it is rendered",
     ),
     (
-        TIERS + "reply = \"{{ 'wait' if score == 51 else 421 }}\"",
+        TIERS + "reply = \"{{ 'wait' if score == 51 else '421 later' }}\"",
         "7: tier[2].reply",
-        "score 51, tier 51-100: 'wait' is no action of access(5)",
+        "score 51, tier 51-100: 'wait' is not an action of access(5)",
     ),
     (
-        REPLY + "over_limit = \"{{ 'wait' if limit == 5 else 421 }}\"\n[unscored]\nlimit = 5",
+        REPLY + "over_limit = \"{{ 'wait' if limit == 5 else '421 later' }}\"\n[unscored]\nlimit = 5",
         "2: reply.over_limit",
-        "score unknown, tier unscored: 'wait' is no action of access(5)",
+        "score unknown, tier unscored: 'wait' is not an action of access(5)",
     ),
     (
-        REPLY + "over_limit = \"{{ 'wait' if tier == 'override' else 421 }}\"\n"
+        REPLY + "over_limit = \"{{ 'wait' if tier == 'override' else '421 later' }}\"\n"
         '[[override]]\nnetworks = ["192.0.2.1"]\nlimit = 5',
         "2: reply.over_limit",
-        "score unknown, tier override: 'wait' is no action of access(5)",
+        "score unknown, tier override: 'wait' is not an action of access(5)",
     ),
-    (REPLY + 'over_limit = "Try later"', "2: reply.over_limit", "'Try' is no action of access(5)"),
+    (REPLY + 'over_limit = "Try later"', "2: reply.over_limit", "'Try' is not an action of access(5)"),
     # unknown keys
     ('moed = "observe"', "1: moed", "unknown key; did you mean mode?"),
     ('[log]\nmode = "observe"', "2: log.mode", "mode belongs at the top of the file, before the first [section]"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senderscore_policy.policy.clients import NetworkTable, parse_address
+from senderscore_policy.policy.clients import ClientDirectory, NetworkTable, Override, parse_address
 
 ADDRESSES = st.ip_addresses()
 
@@ -48,3 +48,19 @@ def test_longest_prefix(
     for address in addresses + [network[-1] for network in networks]:
         holding = [n for n in networks if n.version == address.version and address in n]
         assert table.match(address) == max(holding, key=lambda network: network.prefixlen, default=None)
+
+
+def key_of(directory: ClientDirectory, address: str) -> str:
+    """The key that an address is counted under."""
+    return directory.client(ipaddress.ip_address(address)).key
+
+
+def test_an_ipv6_network_with_a_limit_of_its_own_is_counted_on_its_own() -> None:
+    """A host with an override or an exemption does not use up its neighbours' limit, and they do not use up its own."""
+    own = Override((ipaddress.ip_network("2001:db8::25/128"),), limit=5000)
+    wide = Override((ipaddress.ip_network("2001:db8:1::/48"),), limit=100)
+    directory = ClientDirectory([ipaddress.ip_network("2001:db8::30/127")], [own, wide], 64)
+    assert key_of(directory, "2001:db8::25") == "2001:db8::25/128"
+    assert key_of(directory, "2001:db8::30") == key_of(directory, "2001:db8::31") == "2001:db8::30/127"
+    assert key_of(directory, "2001:db8::99") == "2001:db8::/64"
+    assert key_of(directory, "2001:db8:1:2::3") == "2001:db8:1:2::/64"

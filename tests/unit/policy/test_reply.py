@@ -24,20 +24,22 @@ def test_the_default_reply() -> None:
     "source",
     [
         "550 5.7.1 no",
-        "421",
         "450 4.7.1 later",
+        "499 {{ score }}",
         "DEFER_IF_PERMIT later",
+        "DEFER",
         "REJECT",
         "reject with text",
         "HOLD",
-        "DUNNO",
-        "WARN {{ score }}",
-        "PREPEND X-Score: {{ score }}",
+        "DISCARD",
+        "REDIRECT postmaster@example.org",
+        "BCC postmaster@example.org",
+        "FILTER smtp:[192.0.2.1]",
         "421 {% if score is number %}score {{ score }}{% else %}no score{% endif %}",
     ],
 )
 def test_sound(source: str) -> None:
-    """Every kind of access(5) action is taken."""
+    """Every action of access(5) that keeps a message out, or does something with it, is accepted."""
     ReplyTemplate(source)
 
 
@@ -46,10 +48,22 @@ def test_sound(source: str) -> None:
     [
         ("{{ score", "not a valid jinja2 template"),
         ("421 {{ scor }}", "unknown variable scor"),
-        ("go away", "no action of access(5)"),
-        ("221 bye", "no action of access(5)"),
-        ("", "no action of access(5)"),
-        ("PREPEND", "needs a text"),
+        ("go away", "not an action of access(5)"),
+        ("221 bye", "not a code from 400 to 599"),
+        ("421", "not a code from 400 to 599 with a text"),
+        ("550 ", "not a code from 400 to 599 with a text"),
+        ("600 no", "not a code from 400 to 599"),
+        ("４21 4.7.1 later", "not an action of access(5)"),
+        ("", "not an action of access(5)"),
+        ("DUNNO", "lets the message pass"),
+        ("ok", "lets the message pass"),
+        ("WARN {{ score }}", "lets the message pass"),
+        ("PREPEND X-Score: {{ score }}", "lets the message pass"),
+        ("DEFER_IF_REJECT later", "lets the message pass"),
+        ("REDIRECT nobody", "needs an address"),
+        ("BCC x", "needs an address"),
+        ("FILTER nonsense", "needs a transport"),
+        ("FILTER", "needs a transport"),
         ("421 {{ score.__class__.__mro__ }}", "template"),
         ("421 {{ score.__init__.__globals__ }}", "template"),
         ("421 {{ 1 / 0 }}", "fails when it is rendered"),
@@ -58,7 +72,7 @@ def test_sound(source: str) -> None:
     ],
 )
 def test_refused(source: str, problem: str) -> None:
-    """What is no template, or renders to no action, is refused when it is loaded."""
+    """A text that is not a template, or that lets the message pass, is refused when it is loaded."""
     with pytest.raises(ConfigError) as error:
         ReplyTemplate(source)
     assert problem in str(error.value)
