@@ -109,7 +109,7 @@ class Bench:
             mix.write(build / "mix.txt")
             zones = work / "zones"
             zones.mkdir()
-            with score_zones(zones, {WARM_ZONE: {"10.0.0.0/8": workloads.WARM_SCORE}, MIX_ZONE: mix.scores}) as dns:
+            with score_zones(zones, {WARM_ZONE: {"11.0.0.0/8": workloads.WARM_SCORE}, MIX_ZONE: mix.scores}) as dns:
                 yield cls(build, work, plan, dns)
 
     @contextlib.contextmanager

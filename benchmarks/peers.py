@@ -33,7 +33,7 @@ limits_by_id: {{}}
 limit_by_sasl: False
 limit_by_sender: False
 limit_by_ip: True
-limited_networks: ["10.0.0.0/8"]
+limited_networks: ["11.0.0.0/8"]
 report: False
 delay_to_close: 3600
 """

@@ -1,6 +1,6 @@
 """The clients that the benchmarks send as: the same in every run, from fixed seeds.
 
-All addresses are of 10.0.0.0/8; they are values in requests, nothing is sent to them. The recipe of
+All addresses are of 11.0.0.0/8; they are values in requests, nothing is sent to them. The recipe of
 the mix follows what studies of mail traffic report: most mail comes from a few thousand stable
 servers, a churning tail of addresses sends a handful of messages each, and now and then one source
 sends tens of times its normal rate.
@@ -45,8 +45,8 @@ class Workload:
 
 
 def address(block: int, number: int) -> str:
-    """An address of 10.0.0.0/8: `block` (0 to 15) keeps kinds of clients apart, `number` is below 2**20."""
-    return f"10.{block << 4 | number >> 16}.{number >> 8 & 255}.{number & 255}"
+    """An address of 11.0.0.0/8: `block` (0 to 15) keeps kinds of clients apart, `number` is below 2**20."""
+    return f"11.{block << 4 | number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
 def zipf(requests: int, exponent: float = 1.0) -> Workload:

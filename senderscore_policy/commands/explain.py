@@ -77,8 +77,8 @@ def _origin_of_limit(decision: Mapping[str, Any], unit: str) -> str:
             cause = f"An [[override]] gives the client the score {score}, tier {tier}"
         case "scored":
             cause = f"The client's score was {score}{_source(decision)}, tier {tier}"
-        case "unknown" if ":" in decision["client"]:
-            cause = "The zone holds no IPv6 addresses, so the client falls under [unscored]"
+        case "unknown" if decision["source"] == "none":
+            cause = "The zone has no IPv6 and no private addresses, so the client falls under [unscored]"
         case "unknown":
             cause = f"The zone has no score for the client{_source(decision)}, it falls under [unscored]"
         case "refused" | "unavailable":

@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from senderscore_policy.policy.reputation import UNKNOWN, Reputation, Scored
 from senderscore_policy.policy.tiers import Limit
@@ -18,10 +18,21 @@ class Client:
     """A client as the engine sees it.
 
     Args:
-        key: what it is counted under: "192.0.2.75", or "2001:db8::/64" for an IPv6 network.
-        address: IPv4 text to look up; None when the score is not asked of the zone (IPv6).
+        exempt = self._exempt.match(address)
+        length, override = self._overrides.match(address) or (0, None)
+        reputation: Reputation | None = UNKNOWN
+        lookup: str | None = None
+        if address.version == 4:
+            key = str(address)
+            if not _WITHOUT_SCORE.match(address):
+                lookup, reputation = key, None
+        else:
+            # A network with a rule of its own must not share a counter with its neighbours.
+            longest = max(self._ipv6_prefix, length, 0 if exempt is None else exempt)
+            key = str(ipaddress.IPv6Network((address, longest), strict=False))
+        if exempt is not None:
         exempt: never counted, never limited.
-        reputation: given by an override, or `Unknown` for IPv6; None: the zone decides.
+        reputation: given by an override, or `Unknown` where the zone is not asked; None: the zone decides.
         limit: that an override gives, whatever the score.
     """
 
@@ -85,6 +96,17 @@ class NetworkTable(Generic[V]):
         return None
 
 
+_WITHOUT_SCORE: Final = NetworkTable(
+    (ipaddress.ip_network(network), True)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+        "192.168.0.0/16", "224.0.0.0/4", "240.0.0.0/4",
+    )
+)  # fmt: skip
+"""Private, shared, loopback, link-local, multicast and reserved networks (RFC 6890): a query would cost budget and show
+internal addresses to others. The networks for documentation and benchmarks are missing: tests ask for them."""
+
+
 class ClientDirectory:
     """Makes `Client` values from addresses, by the configured networks.
 
@@ -104,14 +126,16 @@ class ClientDirectory:
         """The client behind the address."""
         exempt = self._exempt.match(address)
         length, override = self._overrides.match(address) or (0, None)
-        reputation: Reputation | None = None
+        reputation: Reputation | None = UNKNOWN
         lookup: str | None = None
         if address.version == 4:
-            key = lookup = str(address)
+            key = str(address)
+            if not _WITHOUT_SCORE.match(address):
+                lookup, reputation = key, None
         else:
             # A network with a rule of its own must not share a counter with its neighbours.
             longest = max(self._ipv6_prefix, length, 0 if exempt is None else exempt)
-            key, reputation = str(ipaddress.IPv6Network((address, longest), strict=False)), UNKNOWN
+            key = str(ipaddress.IPv6Network((address, longest), strict=False))
         if exempt is not None:
             return Client(key, lookup, exempt=True)
         if override is None:

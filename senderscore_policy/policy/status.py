@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.policy import Policy, within
-from senderscore_policy.policy.reputation import Reputation, Scored
+from senderscore_policy.policy.reputation import Refused, Reputation, Scored, Unavailable
 from senderscore_policy.policy.tiers import UNLIMITED, Limit
 
 NEAR: Final = 0.8
@@ -113,6 +113,7 @@ class ClientStatus:
             "limit": limit_as_json(self.limit.messages),
             "source": source,
             "age": max(0, round(age)),
+            "detail": self.reputation.detail if isinstance(self.reputation, Refused | Unavailable) else "",
         }
 
 

@@ -1,11 +1,13 @@
 """Scores over DNS: every answer that a zone, a resolver or a liar can give."""
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dns.resolver
 import pytest
@@ -282,6 +284,29 @@ def test_a_change_of_resolv_conf_is_noticed(tmp_path: Path) -> None:
     assert not resolver.changed(8), "configured nameservers count, not the system's"
 
 
+def scores(daemon: Daemon, *clients: str) -> list[dict[str, Any]]:
+    """Return what `score --json` prints, whether the lookups succeed or fail."""
+    objects: list[dict[str, Any]] = json.loads(daemon.run("score", "--json", *clients).stdout)
+    return objects
+
+
+def test_private_addresses_are_never_asked_for(start_daemon: Callable[..., Daemon], nameserver: Nameserver) -> None:
+    """They have no score, and internal addresses are not shown to the zone; neighbours in public networks are asked."""
+    reputation = {"zone": ZONE, "nameservers": [f"127.0.0.1:{nameserver.port}"], "lookup": "eager"}
+    daemon = start_daemon(reputation=reputation, exempt={"networks": []})
+    private = (
+        *("0.0.0.0", "10.0.0.5", "100.64.0.1", "127.0.0.1", "169.254.1.1", "172.31.255.255", "192.0.0.1"),
+        *("192.168.1.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::ffff:10.0.0.5"),
+    )
+    public = ("9.255.255.255", "100.128.0.1", "172.32.0.1", "198.51.100.1", "192.169.0.1")
+    with daemon.client() as postfix:
+        assert {postfix.ask(client) for client in (*private, *public)} == {"DUNNO"}
+    found = scores(daemon, *private, *public)
+    assert {score["reputation"] for score in found} == {"unknown"}
+    assert {score["source"] for score in found[: len(private)]} == {"none"}
+    assert len(nameserver.wait_for_questions(len(public))) == len(public)
+
+
 @pytest.mark.real
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a nameserver at port 53, a mount")
 def test_the_daemon_follows_a_change_of_resolv_conf(make_daemon: Callable[..., Daemon], tmp_path: Path) -> None:
@@ -292,13 +317,13 @@ def test_the_daemon_follows_a_change_of_resolv_conf(make_daemon: Callable[..., D
     isolate = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(file)]
     daemon.command = isolate + daemon.command
     daemon.start()
-    failed = daemon.json("score", *(f"192.0.2.{number}" for number in range(12)))
-    assert {answer["reputation"] for answer in failed} == {"unavailable"}
+    failed = scores(daemon, *(f"192.0.2.{number}" for number in range(12)))
+    assert {score["reputation"] for score in failed} == {"unavailable"}
     with Nameserver("127.0.0.9", 53) as nameserver:
         nameserver.otherwise = addresses("127.0.4.5")
         file.write_text("nameserver 127.0.0.9\n")
-        eventually(lambda: daemon.json("score", CLIENT)[0]["score"] == 5, "a score from the new nameserver")
-        assert daemon.json("score", "192.0.2.1")[0]["score"] == 5
+        eventually(lambda: scores(daemon, CLIENT)[0]["score"] == 5, "a score from the new nameserver")
+        assert scores(daemon, "192.0.2.1")[0]["score"] == 5
     assert "nameservers have changed" in daemon.log
 
 
