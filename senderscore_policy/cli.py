@@ -1,24 +1,28 @@
 """The command line: one module for each command, imported when it runs; errors become exit codes."""
 
 import argparse
+import errno
 import importlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
 from senderscore_policy import __version__
-from senderscore_policy.errors import BackendError, ConfigError
+from senderscore_policy.errors import BackendError, ConfigError, InputError
 
 PROGRAM: Final = "senderscore-policy"
 INTERRUPTED: Final = 130
 """The exit status of a program that Ctrl-C ended, by the shells' convention."""
+USAGE: Final = f"{PROGRAM} [-c FILE] COMMAND ..."
+_OUTPUT_ERRORS: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 COMMANDS: Final = {
     "serve": "run the daemon in the foreground",
-    "check-config": "show every mistake in the configuration, or its tiers and warnings",
+    "check-config": "show every mistake in the configuration, or what it changes",
     "get": "show how many messages a client sent, and its limit",
     "score": "look up a client's score",
     "increment": "count messages for a client",
@@ -27,7 +31,7 @@ COMMANDS: Final = {
     "doctor": "check everything that limiting mail depends on",
     "explain": "show recent decisions about a message or a client, and their reasons",
     "forecast": "replay mail logs against the limits",
-    "top": "show the busiest clients, kept up to date",
+    "top": "show the busiest clients, and update the list",
 }
 _MODULES: Final = {
     **dict.fromkeys(("get", "score", "increment", "reset"), "clients"),
@@ -41,10 +45,10 @@ Run = Callable[[argparse.Namespace], int]
 
 _EPILOG: Final = f"""commands:
 {"".join(f"  {name:<14}{summary}{os.linesep}" for name, summary in COMMANDS.items())}
-Each command has its own --help with an example, and takes -c FILE.
+Each command has its own --help with an example.
 
-exit status: 0 done, 64 wrong usage, 69 daemon or back end not reachable, 77 no permission,
-78 mistake in the configuration
+exit status: 0 done, 64 wrong usage, 69 daemon or back end not reachable,
+74 output not written, 77 no permission, 78 mistake in the configuration
 """
 
 
@@ -54,6 +58,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program."""
         self.exit(os.EX_USAGE, f"{PROGRAM}: {message}; see {self.prog} --help\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help; argparse would ignore a full disk."""
+        (file or sys.stderr).write(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,18 +76,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: wrong usage, --help or --version.
     """
+    for name in ("stdout", "stderr"):
+        # Python leaves None in the place of a closed descriptor.
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - until the end
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A reply may hold what the terminal's encoding has no sign for.
         sys.stdout.reconfigure(errors="backslashreplace")
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    name = _first_argument(arguments)
-    if name == "serve":
+    try:
+        try:
+            return _main(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        # The reader of the output (head, less) has closed it, or the disk is full.
+        if error.errno not in _OUTPUT_ERRORS:
+            raise
+        # The rest of the output must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return os.EX_OK
+        return _fail(os.EX_IOERR, f"cannot write the output: {error.strerror}")
+
+
+def _main(arguments: list[str]) -> int:
+    general = _general(arguments)
+    if general.command == "serve":
         # SIGHUP would end the process before the daemon handles it; blocked, it becomes a reload after the start.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    register, run = command(name)
-    parser = Parser(f"{PROGRAM} {name}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    register, run = command(general.command)
+    parser = Parser(
+        f"{PROGRAM} {general.command}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     register(parser)
-    return _run(run, parser.parse_intermixed_args(arguments[1:]))
+    return _run(run, parser.parse_intermixed_args(general.arguments, argparse.Namespace(config=general.config)))
 
 
 def command(name: str) -> tuple[Register, Run]:
@@ -93,42 +125,37 @@ def command(name: str) -> tuple[Register, Run]:
     return getattr(module, f"register{suffix}"), getattr(module, f"run{suffix}")
 
 
-def _first_argument(arguments: Sequence[str]) -> str:
+def _general(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options before the command, the command and its arguments."""
     parser = Parser(
         PROGRAM,
-        usage=f"{PROGRAM} COMMAND [-c FILE] ...",
+        usage=USAGE,
         description="Limits how many messages a client may send to Postfix by its SenderScore.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("-c", "--config", metavar="FILE", type=Path, help="the configuration file, for any command")
     parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS, metavar="COMMAND")
-    name: str = parser.parse_args(arguments[:1]).command
-    return name
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
 
 
 def _run(run: Run, args: argparse.Namespace) -> int:
     try:
-        status = run(args)
-        sys.stdout.flush()
+        return run(args)
     except ConfigError as error:
         denied = isinstance(error.__cause__, PermissionError)
-        return _fail(os.EX_NOPERM if denied else os.EX_CONFIG, *error.problems)
-    except BackendError as error:
-        return _fail(os.EX_UNAVAILABLE, str(error))
+        return _fail(os.EX_NOPERM if denied else os.EX_CONFIG, *error.problems, excerpt=error.excerpt)
+    except (BackendError, InputError) as error:
+        return _fail(os.EX_UNAVAILABLE if isinstance(error, BackendError) else os.EX_USAGE, str(error))
     except PermissionError as error:
-        return _fail(os.EX_NOPERM, str(error))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output (head, less) had enough. What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return os.EX_OK
-    return status
+        return _fail(os.EX_NOPERM, f"{error.filename}: {error.strerror}" if error.errno else str(error))
 
 
-def _fail(status: int, *problems: str) -> int:
+def _fail(status: int, *problems: str, excerpt: str = "") -> int:
     for problem in problems:
         sys.stderr.write(f"{PROGRAM}: {problem}\n")
+    sys.stderr.write(excerpt and f"{excerpt}\n")
     return status

@@ -37,6 +37,7 @@ SCORE = {
     "limit": 800,
     "source": "cache",
     "age": 330,
+    "detail": "",
 }
 
 

@@ -2,17 +2,22 @@
 
 import argparse
 import contextlib
+import re
+import sys
 from collections.abc import Callable
 from ipaddress import IPv6Network
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
-from senderscore_policy.config.load import load
+from senderscore_policy.config.load import read
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import CONFIG_FILE, config_file
 from senderscore_policy.policy.clients import parse_address
 
 V = TypeVar("V")
+
+_IN_BRACKETS: Final = re.compile(r"[^\s\[\]]*\[(?:IPv6:)?([^\[\]]+)\](?::[0-9]+)?", re.IGNORECASE)
+_LABEL: Final = re.compile(r"(?:client|client_address|address|ip)=", re.IGNORECASE)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +27,32 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "--config",
         metavar="FILE",
         type=Path,
-        help=f"the configuration file (default: {CONFIG_FILE}, and if there is none the built-in defaults)",
+        # Absent, it leaves the value of a -c before the command.
+        default=argparse.SUPPRESS,
+        help=f"the configuration file (default: {CONFIG_FILE}, and without it the built-in defaults)",
     )
 
 
+def given_file(args: argparse.Namespace) -> Path | None:
+    """The file that -c names; None without -c."""
+    file: Path | None = getattr(args, "config", None)
+    return file
+
+
 def configuration(args: argparse.Namespace) -> Config:
-    """The configuration that -c names.
+    """The valid part of the configuration; a line on stderr says that there are mistakes.
 
     Raises:
-        ConfigError: it cannot be read, or has mistakes.
+        ConfigError: the file that -c names cannot be read.
     """
-    return load(config_file(args.config))
+    reading = read(config_file(given_file(args)))
+    if reading.error:
+        if reading.error.__cause__ and given_file(args):
+            raise reading.error
+        first, *more = reading.error.problems
+        count = f" (and {len(more)} more mistakes)" if more else ""
+        sys.stderr.write(f"senderscore-policy: going on without what is wrong in the configuration: {first}{count}\n")
+    return reading.config
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -43,30 +63,37 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_clients(parser: argparse.ArgumentParser) -> None:
     """Add one or more client addresses."""
     parser.add_argument(
-        "clients", metavar="IP", nargs="+", type=checked(client), help="the client's address; several are allowed"
+        "clients",
+        metavar="IP",
+        nargs="+",
+        type=checked(client),
+        help="the client's address, also as logs write it: mx.example.net[192.0.2.75]",
     )
 
 
 def client(text: str) -> str:
-    """A client's address in its canonical form.
+    """A client's address, or an IPv6 network that is counted as one client, in its canonical form.
 
     Args:
-        text: an address, or an IPv6 network in the form that `get` shows for a client.
+        text: as people write it, or copy it from logs: `[192.0.2.75]`, `client=mx.example.net[192.0.2.75],`.
 
     Raises:
         ValueError: it is neither.
     """
-    address = parse_address(text)
-    if address is None and "/" in text:
+    bare = _LABEL.sub("", text.strip().rstrip(",;"), count=1)
+    if found := _IN_BRACKETS.fullmatch(bare):
+        bare = found[1]
+    address = parse_address(bare)
+    if address is not None:
+        return str(address)
+    if "/" in bare and "%" not in bare:
         with contextlib.suppress(ValueError):
-            address = IPv6Network(text).network_address
-    if address is None:
-        raise ValueError(f"{text!r} is not an IP address")
-    return str(address)
+            return str(IPv6Network(bare))
+    raise ValueError(f"{text!r} is not an IP address")
 
 
 def checked(read: Callable[[str], V]) -> Callable[[str], V]:
-    """For argparse: a reader of texts whose ValueError is shown to the user as it is."""
+    """For argparse: a reader of texts whose ValueError is shown to the user."""
 
     def convert(text: str) -> V:
         try:

@@ -1,26 +1,36 @@
-"""Asks a running daemon as Postfix does (SMTPD_POLICY_README): one request, one action."""
+"""The command `ask`: one policy request, as Postfix sends it (SMTPD_POLICY_README), and its action."""
 
 import argparse
 import contextlib
+import difflib
 import secrets
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_config, add_json, checked, configuration
+from senderscore_policy.commands.arguments import add_config, add_json, checked, client, configuration
 from senderscore_policy.commands.output import say, say_json
 from senderscore_policy.config.endpoints import Endpoint, Unix, endpoint
 from senderscore_policy.errors import BackendError
 from senderscore_policy.monitoring.decisions import TRIAL
 
 LARGEST_REPLY: Final = 64 * 1024
+DEFAULT_CLIENT: Final = "192.0.2.1"
+ATTRIBUTES: Final = frozenset(
+    """request protocol_state protocol_name helo_name queue_id sender recipient recipient_count client_address
+    client_name reverse_client_name instance sasl_method sasl_username sasl_sender size ccert_subject ccert_issuer
+    ccert_fingerprint ccert_pubkey_fingerprint encryption_protocol encryption_cipher encryption_keysize etrn_domain
+    stress client_port policy_context server_address server_port compatibility_level mail_version""".split()  # noqa: SIM905 - words of a text fit on four lines
+)
+"""All that SMTPD_POLICY_README describes, up to Postfix 3.9."""
 
 
 def request(attributes: Mapping[str, str]) -> bytes:
     """A policy request on the wire.
 
     Args:
-        attributes: go before the defaults: a message of one recipient at end of data, each a new one.
+        attributes: replace the defaults, which are those of a new message with one recipient at end of data.
     """
     defaults = {
         "request": "smtpd_access_policy",
@@ -29,7 +39,7 @@ def request(attributes: Mapping[str, str]) -> bytes:
         "helo_name": "mail.example.org",
         "queue_id": "ASK" + secrets.token_hex(4).upper(),
         "instance": TRIAL + secrets.token_hex(8),
-        "client_address": "192.0.2.1",
+        "client_address": DEFAULT_CLIENT,
         "client_name": "unknown",
         "reverse_client_name": "unknown",
         "sender": "sender@example.org",
@@ -51,7 +61,7 @@ def ask(endpoint: Endpoint, attributes: Mapping[str, str], timeout: float) -> st
 
     Raises:
         PermissionError: the unix socket denies access.
-        BackendError: nobody listens there, or there is no reply.
+        BackendError: no daemon listens there, or there is no reply.
     """
     where = str(endpoint) if isinstance(endpoint, Unix) else f"inet:{endpoint}"
     try:
@@ -95,7 +105,7 @@ def _action(reply: bytes, where: str) -> str:
     if not reply:
         raise BackendError(f"{where}: the connection was closed without a reply; the daemon's log says why")
     if not end or not equals or name != "action" or not action.isprintable():
-        raise BackendError(f"{where}: answered what is no policy reply: {reply[:60]!r}")
+        raise BackendError(f"{where}: the answer is not a policy reply: {reply[:60]!r}")
     return action
 
 
@@ -105,7 +115,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 It counts like a message: each call sends a new instance, unless one is given."""
     parser.epilog = """examples:
-  senderscore-policy ask client_address=192.0.2.75
+  senderscore-policy ask 192.0.2.75
   senderscore-policy ask client_address=2001:db8::25 recipient_count=50 sasl_username=joe
   senderscore-policy ask --endpoint unix:/run/senderscore-policy/policy.sock"""
     add_config(parser)
@@ -121,31 +131,42 @@ It counts like a message: each call sends a new instance, unless one is given.""
     )
     parser.add_argument(
         "attributes",
-        metavar="key=value",
+        metavar="IP|key=value",
         nargs="*",
         type=checked(_attribute),
-        help="attributes of the request, see SMTPD_POLICY_README of Postfix; the rest has sensible values",
+        help="the client's address, and attributes of the request (see Postfix's SMTPD_POLICY_README); the others "
+        "have sensible values",
     )
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise ValueError(f"{text!r} is no number of seconds above 0 and up to 3600")
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 < (seconds := float(text)) <= 3600:
+            return seconds
+    raise ValueError(f"{text!r} is not a number of seconds above 0 and up to 3600")
 
 
 def _attribute(text: str) -> tuple[str, str]:
+    """An attribute; an address alone is the client's."""
     name, equals, value = text.partition("=")
-    if not name or not equals or set("\n\r\0") & set(text):
-        raise ValueError(f"{text!r} is not of the form key=value, on one line")
+    if set("\n\r\0") & set(text):
+        raise ValueError(f"{text!r} is not one line")
+    if not equals or name in {"client", "client_address"}:
+        return "client_address", client(text) if value or not equals else ""
+    if name not in ATTRIBUTES:
+        close = difflib.get_close_matches(name, ATTRIBUTES, 1)
+        hint = f"did you mean {close[0]}?" if close else "SMTPD_POLICY_README lists them"
+        raise ValueError(f"{name!r} is not an attribute of a policy request; {hint}")
     return name, value
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask."""
+    attributes = dict(args.attributes)
     where = args.endpoint or configuration(args).listen.policy[0]
-    action = ask(where, dict(args.attributes), args.timeout)
+    action = ask(where, attributes, args.timeout)
+    if "client_address" not in attributes:
+        sys.stderr.write(f"senderscore-policy: no address is given, so the client is {DEFAULT_CLIENT}\n")
     if args.json:
         say_json({"action": action})
     else:

@@ -1,22 +1,25 @@
 """The commands about clients: `get`, `increment`, `reset` and `score`."""
 
 import argparse
+import os
 from typing import Any, Final
 
 from senderscore_policy.commands.arguments import add_clients, add_config, add_json, checked, configuration
 from senderscore_policy.commands.control import open_access
-from senderscore_policy.commands.output import say, say_json, show, table
+from senderscore_policy.commands.output import say, say_json, say_paragraph, show, table
 
 
 def register_get(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     parser.description = """Show what is counted for a client, and what it may still send.
 
-count       messages in the window that were let in
-deferred    messages in the window that were not, as the daemon on this host has seen them
-score       as known; it is not looked up for this ("score" does)
-reputation  scored, unknown (no score), refused, unavailable, not-asked (not needed yet) or override
-tier        the tier, or another rule, that the limit comes from
+count       messages in the window that were accepted
+deferred    messages in the window that were not; the daemon on this host
+            counts them
+score       as far as it is known; only "score" looks it up
+reputation  scored, unknown (no score), refused, unavailable, not-asked (not
+            needed yet) or override
+tier        the tier or the other limit that is in force
 left        messages until the limit"""
     parser.epilog = """examples:
   senderscore-policy get 192.0.2.75
@@ -35,15 +38,15 @@ def run_get(args: argparse.Namespace) -> int:
 
 def register_increment(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Count messages for a client as if it had sent them, and show how it stands then.
+    parser.description = """Count messages for a client as if it had sent them, and show its new status.
 
-Good for trying out what happens above a limit; "reset" takes it back."""
+This shows what happens above a limit; "reset" undoes it."""
     parser.epilog = """example:
   senderscore-policy increment 192.0.2.75 --by 800"""
     add_config(parser)
     add_json(parser)
     add_clients(parser)
-    parser.add_argument("--by", metavar="N", type=checked(_messages), default=1, help="so many (default: 1)")
+    parser.add_argument("--by", metavar="N", type=checked(_messages), default=1, help="number of messages (default: 1)")
 
 
 def _messages(text: str) -> int:
@@ -61,9 +64,12 @@ def run_increment(args: argparse.Namespace) -> int:
 
 def register_reset(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Forget the messages that are counted for a client, so that it may send again at once.
+    parser.description = """Forget the messages that are counted for a client, so that it may send again at
+once.
 
-Its score stays. Daemons of other hosts that share the counters in memcached follow within 60 s."""
+The score is kept. Daemons of other hosts that share the counters in memcached
+follow within 60 s. An IPv6 network must be one that is counted as one client,
+as "top" shows it."""
     parser.epilog = """example:
   senderscore-policy reset 192.0.2.75"""
     add_config(parser)
@@ -89,15 +95,18 @@ NUMBERS: Final = frozenset({"score", "limit", "age"})
 
 def register_score(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Show a client's score, and look it up if it is not at hand: that may cost a DNS query.
+    parser.description = """Show a client's score, and look it up if it is unknown, which may cost a DNS
+query. If the lookup fails, the reason is shown and the exit status is 69.
 
-The running daemon does it, within its query budget; without one this command asks by itself.
+The running daemon looks it up, within its query budget; without a daemon this
+command does.
 
 score       0 (worst) to 100 (best)
 reputation  scored, unknown (no score), refused, unavailable or override
-tier        the tier, or another rule, that the limit comes from
-source      override (the configuration gives it), cache, dns, or none (the zone is not asked about IPv6)
-age         since the zone said so"""
+tier        the tier or the other limit that is in force
+source      override (from the configuration), cache, dns, or none (an address
+            that the zone cannot have: IPv6, private networks)
+age         time since the answer of the zone"""
     parser.epilog = """examples:
   senderscore-policy score 192.0.2.75
   senderscore-policy score --json 192.0.2.75 198.51.100.25"""
@@ -110,12 +119,20 @@ def run_score(args: argparse.Namespace) -> int:
     """Show the scores."""
     with open_access(configuration(args), counters=False) as access:
         scores = [access.score(address) for address in args.clients]
+    failed = [score for score in scores if score["detail"]]
     if args.json:
-        say_json([{name: score[name] for name in COLUMNS} for score in scores])
+        say_json([{name: score[name] for name in (*COLUMNS, "detail")} for score in scores])
     else:
         shown = [score | {"age": _age(score)} for score in scores]
         say(table(COLUMNS, [[score[name] for name in COLUMNS] for score in shown], NUMBERS))
-    return 0
+        for score in failed:
+            say_paragraph(f"{score['client']} {score['reputation']}: {score['detail']}")
+        if failed:
+            say_paragraph(
+                '"senderscore-policy doctor" looks for the cause. Once it is fixed, the daemon asks again at its next '
+                'reload ("systemctl reload senderscore-policy"), or within two minutes.'
+            )
+    return os.EX_UNAVAILABLE if failed else 0
 
 
 def _age(score: dict[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""The commands' side of a running daemon's control socket: HTTP over a unix socket."""
+"""The client of a running daemon's control socket: HTTP over a unix socket."""
 
 import contextlib
 import grp
@@ -12,14 +12,14 @@ from urllib.parse import quote
 
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths
-from senderscore_policy.errors import BackendError
+from senderscore_policy.errors import BackendError, InputError
 
 PATIENCE: Final = 40.0
 """Seconds that the daemon may take for an answer; a score takes as long as `deadline`, 30 at most."""
 
 
 class NoDaemonError(BackendError):
-    """No daemon has its control socket where it was looked for."""
+    """No daemon listens on any of the control sockets."""
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -43,7 +43,7 @@ class ControlClient:
         path: its control socket.
 
     Raises:
-        OSError: nobody answers there.
+        OSError: no daemon answers there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,10 +62,11 @@ class ControlClient:
         self._connection.close()
 
     def client(self, address: str) -> dict[str, Any]:
-        """How a client stands: the object of `get --json`.
+        """A client's status: the object of `get --json`.
 
         Raises:
-            BackendError: the daemon does not answer, or answers with an error (all methods).
+            BackendError: the daemon does not answer, or reports an error (all methods).
+            InputError: the daemon does not count the address, or the network, as one client (all methods).
         """
         return self.request("GET", f"/api/clients/{quote(address, safe=':')}")
 
@@ -74,11 +75,11 @@ class ControlClient:
         return self.request("GET", f"/api/scores/{quote(address, safe=':')}")
 
     def increment(self, address: str, by: int) -> dict[str, Any]:
-        """Count messages for a client; how it stands then."""
+        """Count messages for a client; return its status after that."""
         return self.request("POST", f"/api/clients/{quote(address, safe=':')}/increment", {"by": by})
 
     def reset(self, address: str) -> dict[str, Any]:
-        """Forget a client's messages; how it stands then, with a "note"."""
+        """Forget a client's messages; return its status after that, with a "note"."""
         return self.request("POST", f"/api/clients/{quote(address, safe=':')}/reset")
 
     def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
@@ -90,7 +91,8 @@ class ControlClient:
             body: sent as JSON if it is not None.
 
         Raises:
-            BackendError: the daemon does not answer, or answers with an error.
+            BackendError: the daemon does not answer, or reports an error.
+            InputError: the request is invalid.
         """
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
@@ -103,12 +105,14 @@ class ControlClient:
         except (OSError, http.client.HTTPException) as error:
             reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
             raise BackendError(f"the daemon on {self._path} broke off: {reason}; its log may say why") from error
-        except ValueError as error:
-            raise BackendError(f"what listens on {self._path} is no senderscore-policy") from error
+        except ValueError:
+            answer = None
         if not isinstance(answer, dict):
-            raise BackendError(f"what listens on {self._path} is no senderscore-policy")
-        if response.status >= http.client.BAD_REQUEST:
-            raise BackendError(f"the daemon answers: {answer.get('error', response.reason)}")
+            raise BackendError(f"another program than senderscore-policy listens on {self._path}")
+        if response.status == http.client.BAD_REQUEST:
+            raise InputError(str(answer.get("error", response.reason)))
+        if response.status > http.client.BAD_REQUEST:
+            raise BackendError(f"the daemon reports: {answer.get('error', response.reason)}")
         return answer
 
 
@@ -116,11 +120,11 @@ def find_daemon(paths: Sequence[Path]) -> ControlClient:
     """The running daemon.
 
     Args:
-        paths: where its control socket may be; the first that somebody listens on is taken.
+        paths: where its control socket may be; the first one with a daemon is used.
 
     Raises:
         PermissionError: a control socket denies access; the others are not tried then.
-        NoDaemonError: nobody listens on any of them.
+        NoDaemonError: no daemon listens on any of them.
     """
     for path in paths:
         try:
@@ -132,7 +136,7 @@ def find_daemon(paths: Sequence[Path]) -> ControlClient:
         except OSError:
             # Not there, or left behind by a daemon that was killed.
             continue
-    raise NoDaemonError(f"no daemon is running: nobody listens on {' or '.join(map(str, paths))}")
+    raise NoDaemonError(f"no daemon is running: no answer on {' or '.join(map(str, paths))}")
 
 
 def _group(path: Path) -> str:
@@ -143,14 +147,14 @@ def _group(path: Path) -> str:
 
 
 class Access(Protocol):
-    """What commands do with clients; `ControlClient` and `DirectAccess` both can. See there."""
+    """The calls about clients, of a daemon (`ControlClient`) or without one (`DirectAccess`)."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def client(self, address: str) -> dict[str, Any]:
-        """How a client stands."""
+        """A client's status."""
 
     def score(self, address: str) -> dict[str, Any]:
         """A client's score."""
@@ -167,11 +171,11 @@ def open_access(config: Config, *, counters: bool) -> Access:
 
     Args:
         config: where to look.
-        counters: whether counters are wanted; those of the memory store are with the daemon alone.
+        counters: whether the command needs counters; only the daemon has those of the memory store.
 
     Raises:
         PermissionError: the daemon's control socket denies access.
-        NoDaemonError: no daemon is running, and nothing else has the counters.
+        NoDaemonError: no daemon is running, and it has the only copy of the counters.
     """
     try:
         return find_daemon(control_paths(config))

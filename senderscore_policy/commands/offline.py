@@ -9,9 +9,9 @@ from senderscore_policy.config.model import Config, policy_of
 from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.errors import BackendError
+from senderscore_policy.errors import BackendError, InputError
 from senderscore_policy.monitoring.clients import ClientAdmin, SeenClients
-from senderscore_policy.policy.clients import Client, parse_address
+from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.status import status_of
 from senderscore_policy.reputation.cache import from_text
@@ -94,9 +94,10 @@ class DirectAccess:
         return self._runner.run(self._reset(self._client(address)))
 
     def _client(self, address: str) -> Client:
-        parsed = parse_address(address)
-        assert parsed is not None, address
-        return self._desk.client(parsed)
+        try:
+            return self._desk.client_named(address)
+        except ValueError as error:
+            raise InputError(str(error)) from error
 
     async def _increment(self, client: Client, by: int) -> dict[str, Any]:
         await self._messages(client)

@@ -1,9 +1,16 @@
-"""What commands print: aligned tables for people, JSON for programs."""
+"""What commands print: JSON for programs, tables and paragraphs for people; in a terminal wrapped and coloured."""
 
 import json
 import sys
 from collections.abc import Container, Iterable, Sequence
-from typing import Any, Final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Part = str | tuple[str, str]
+"""Text, or text with a style of rich, such as "bold red"."""
 
 
 def say(text: str) -> None:
@@ -16,13 +23,60 @@ def say_json(value: object) -> None:
     say(json.dumps(value, indent=2))
 
 
+def plain(value: object) -> str:
+    """A value as text without control characters, which whoever sent it could use to control the terminal."""
+    if value is None:
+        return "-"
+    text = str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
+def in_terminal() -> bool:
+    """Whether a person reads the output as it comes."""
+    return sys.stdout.isatty()
+
+
+@cache
+def console() -> "Console":
+    """The terminal; rich honours NO_COLOR, TERM and COLUMNS."""
+    # Only here: rich takes longer to import than most commands to run.
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def say_paragraph(*body: Part, head: Sequence[Part] = (), indent: int = 0) -> None:
+    """Print a paragraph: on one line, and in a terminal coloured and wrapped at words.
+
+    Args:
+        body: the text; control characters are replaced.
+        head: stands before the first line.
+        indent: columns that all lines of the body leave free, for the head.
+    """
+    left, right = (
+        [(plain(each), "") if isinstance(each, str) else (plain(each[0]), each[1]) for each in parts]
+        for parts in (head, body)
+    )
+    if not in_terminal():
+        say(f"{''.join(text for text, _ in left):<{indent}}{''.join(text for text, _ in right)}")
+        return
+    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.text import Text  # noqa: PLC0415
+
+    grid = Table.grid()
+    grid.add_column(width=indent, no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(Text.assemble(*left), Text.assemble(*right))
+    console().print(grid)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Container[str] = ()) -> str:
     """An aligned table. None is shown as "-".
 
     Args:
         head: the columns' names.
         rows: their values.
-        numbers: names of the columns that go to the right.
+        numbers: names of the columns that are aligned to the right.
     """
     lines = [list(head), *(["-" if value is None else str(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -43,7 +97,7 @@ def show(clients: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Print the clients.
 
     Args:
-        clients: objects as the daemon gives them; what an object has beyond the columns is not shown.
+        clients: the daemon's objects, of which only the columns are shown.
         as_json: for programs.
     """
     if as_json:

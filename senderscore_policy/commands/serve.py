@@ -3,7 +3,7 @@
 import argparse
 
 from senderscore_policy import daemon as service
-from senderscore_policy.commands.arguments import add_config
+from senderscore_policy.commands.arguments import add_config, given_file
 from senderscore_policy.config.load import load
 from senderscore_policy.config.paths import config_file
 
@@ -12,8 +12,9 @@ def register(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
     parser.description = """Run the daemon in the foreground, until SIGTERM or Ctrl-C.
 
-SIGHUP makes it read its file again; a file with a mistake changes nothing, and the log says why.
-Under systemd it tells when it is ready, and takes sockets that systemd has opened."""
+At SIGHUP it reads its file again; a file with a mistake changes nothing, and
+the log says why. Under systemd it reports when it is ready, and uses sockets
+that systemd has opened."""
     parser.epilog = """example:
   senderscore-policy serve -c ./policy.toml
 
@@ -26,5 +27,5 @@ In Postfix's main.cf:
 
 def run(args: argparse.Namespace) -> int:
     """Serve."""
-    path = config_file(args.config)
+    path = config_file(given_file(args))
     return service.run(load(path), path)

@@ -1,6 +1,9 @@
 """From a TOML file to a `Config`, with everything that is wrong with the file."""
 
+import contextlib
 import difflib
+import os
+import pwd
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -40,18 +43,21 @@ class Reading:
         error: what is wrong with it; None: nothing.
         document: its content as TOML; empty if it has syntax errors.
         lines: finds the line of a key.
+        tiers: the path of each [[tier]], by the name of its limit.
     """
 
     config: Config
     name: str = ""
     error: ConfigError | None = None
-    document: Mapping[str, object] | None = None
+    document: Mapping[str, object] = field(default_factory=dict)
     lines: KeyLines = field(default_factory=lambda: KeyLines(""))
+    tiers: Mapping[str, str] = field(default_factory=dict)
 
     def place(self, path: str) -> str:
-        """The file and line of a key, or of the section around it."""
+        """The file, the line and the path of a key, or of the limit of this name; empty without a file."""
+        path = self.tiers.get(path, path)
         line = self.lines.line(path)
-        return self.name if line is None else f"{self.name}:{line}"
+        return f"{self.name}:{line}: {path}" if line else f"{self.name}: {path}".removeprefix(": ")
 
 
 def load(path: Path | None) -> Config:
@@ -93,7 +99,8 @@ def read(path: Path | None) -> Reading:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        problem = ConfigError([f"{path}: {error.strerror}"])
+        hint = f": the user {_user()} must be able to read it" if isinstance(error, PermissionError) else ""
+        problem = ConfigError([f"{path}: {error.strerror}{hint}"])
         problem.__cause__ = error
         return Reading(Config(), str(path), problem)
     except UnicodeDecodeError as error:
@@ -115,7 +122,14 @@ def read_text(text: str, name: str) -> Reading:
     reader = _Reader(name, text)
     config = reader.config(document)
     reader.report_unknown()
-    return Reading(config, name, reader.error, document, reader.lines)
+    return Reading(config, name, reader.error, document, reader.lines, reader.tiers)
+
+
+def _user() -> str:
+    """The name of the user that the program runs as."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwuid(os.geteuid()).pw_name
+    return str(os.geteuid())
 
 
 class _Reader:
@@ -123,6 +137,7 @@ class _Reader:
 
     def __init__(self, name: str, text: str) -> None:
         self.lines = KeyLines(text)
+        self.tiers: dict[str, str] = {}
         self._name = name
         self._known: list[str] = []
         self._unknown: list[tuple[str, str]] = []
@@ -241,6 +256,7 @@ class _Reader:
         if found is None:
             return TierTable(default.tiers, *limits)
         tiers = {path: self.section(model.TierSettings, table, path).tier for path, table in found}
+        self.tiers = {tier.limit.name: path for path, tier in tiers.items()}
         if self.valid(*([f"{path}.scores" for path in tiers] or ["tier"])):
             self._check_contiguous(tiers)
         return TierTable(list(tiers.values()) if self.valid("tier") else default.tiers, *limits)

@@ -1,9 +1,10 @@
-"""What is allowed and yet may surprise: the warnings of `check-config`."""
+"""Valid choices that may surprise: the warnings of `check-config`."""
 
+import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import Config, ReputationSettings
@@ -25,35 +26,78 @@ PUBLIC_RESOLVERS: Final = frozenset(
 """Google, Cloudflare, Quad9 and OpenDNS."""
 POSTFIX_MAX_IDLE: Final = 300
 """Seconds: the default of smtpd_policy_service_max_idle, postconf(5)."""
-CHECK_TIMEOUT: Final = 10
+CHECK_TIMEOUT: Final = 5
 """Seconds: the timeout in the main.cf line that default.toml and the manual recommend."""
+LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
+
+_SINGLE_BRACES: Final = re.compile(r"(?<!\{)\{\s*\w+\s*\}(?!\})")
 
 
-def warnings_of(config: Config) -> list[str]:
-    """One line for each choice that an administrator should know the price of."""
-    return [*_about_limits(config), *_about_scores(config.reputation), *_about_network(config)]
+class Warned(NamedTuple):
+    """A choice with consequences.
+
+    Args:
+        path: the option, or the name of the limit.
+        text: the consequences.
+    """
+
+    path: str
+    text: str
 
 
-def _about_limits(config: Config) -> Iterator[str]:
+def warnings_of(config: Config) -> list[Warned]:
+    """The choices of a configuration that have consequences an administrator should know."""
+    return [
+        *_about_limits(config),
+        *_about_replies(config),
+        *_about_scores(config.reputation),
+        *_about_network(config),
+    ]
+
+
+def _about_limits(config: Config) -> Iterator[Warned]:
     if config.mode == "observe":
-        yield 'mode is "observe": everything is decided and logged, and every message passes'
+        yield Warned("mode", 'with "observe" everything is decided and logged, and every message passes')
     tiers = config.tiers
-    nothing = [rule.name for rule in tiers.limits if rule.messages == 0]
+    nothing = [limit.name for limit in tiers.limits if limit.messages == 0]
     if nothing:
-        yield (
+        yield Warned(
+            nothing[0],
             f"the limit of {', '.join(nothing)} is 0: the first message of every client waits for its score, "
-            f"{_coverage(config.reputation)}"
+            f"{_coverage(config.reputation)}",
         )
     if tiers.unavailable.messages != UNLIMITED:
-        yield (
-            f"[unavailable] does not fail open: while scores cannot be read, every client is limited to "
-            f"{limit_as_json(tiers.unavailable.messages)} messages/{config.counters.window_of_time()}"
+        yield Warned(
+            "unavailable.limit",
+            "[unavailable] does not fail open: while scores cannot be read, every client is limited to "
+            f"{limit_as_json(tiers.unavailable.messages)} messages/{config.counters.window_of_time()}",
         )
-    for worse, better in pairwise(tiers.tiers):
-        if better.limit.messages < worse.limit.messages:
-            yield (
-                f"the limits do not rise with the score: {limit_as_json(worse.limit.messages)} for {worse.limit.name}, "
-                f"{limit_as_json(better.limit.messages)} for {better.limit.name}"
+    for worse, better in pairwise(tier.limit for tier in tiers.tiers):
+        if better.messages < worse.messages:
+            yield Warned(
+                better.name,
+                f"the limits do not rise with the score: {limit_as_json(worse.messages)} for {worse.name}, "
+                f"{limit_as_json(better.messages)} for {better.name}",
+            )
+    exempt = config.exempt.networks
+    if missing := [str(address) for address in LOOPBACK if not any(address in network for network in exempt)]:
+        yield Warned(
+            "exempt.networks",
+            f"without {' and '.join(missing)} mail that a content filter sends back from this host is counted and "
+            "limited",
+        )
+    if everything := [str(network) for network in exempt if network.prefixlen == 0]:
+        yield Warned("exempt.networks", f"with {' and '.join(everything)} none of these clients is counted or limited")
+
+
+def _about_replies(config: Config) -> Iterator[Warned]:
+    replies = [("reply.over_limit", config.over_limit)]
+    replies += [(limit.name, limit.reply) for limit in config.tiers.limits if limit.reply]
+    for path, reply in replies:
+        if found := _SINGLE_BRACES.search(reply):
+            name = found[0].strip("{ }")
+            yield Warned(
+                path, f"{found[0]} is sent unchanged: a variable needs two braces on each side, {{{{ {name} }}}}"
             )
 
 
@@ -67,46 +111,57 @@ def _coverage(settings: ReputationSettings) -> str:
     )
 
 
-def _about_scores(settings: ReputationSettings) -> Iterator[str]:
+def _about_scores(settings: ReputationSettings) -> Iterator[Warned]:
     if settings.deadline >= CHECK_TIMEOUT:
-        yield (
-            f"reputation.deadline is {settings.deadline:g} s: Postfix has given up by then "
-            f"(timeout={CHECK_TIMEOUT}s in the recommended main.cf line)"
+        yield Warned(
+            "reputation.deadline",
+            f"after {settings.deadline:g} s Postfix has given up "
+            f"(timeout={CHECK_TIMEOUT}s in the recommended main.cf line)",
         )
     if settings.zone.lower() != PUBLIC_ZONE:
         return
     if settings.lookup == "eager":
-        yield f'lookup = "eager" with the public zone: {_coverage(settings)}'
+        yield Warned("reputation.lookup", f'"eager" with the public zone: {_coverage(settings)}')
     if not settings.query_budget:
-        yield "query_budget is 0: a resolver that is not registered will be refused by the public zone sooner or later"
+        yield Warned(
+            "reputation.query_budget",
+            "with 0 the public zone will refuse a resolver that is not registered, sooner or later",
+        )
     public = [str(server) for server in settings.nameservers if ip_address(server.host) in PUBLIC_RESOLVERS]
     if public:
-        yield (
+        yield Warned(
+            "reputation.nameservers",
             f"{', '.join(public)} answers for the whole Internet, and the public zone refuses such resolvers: "
-            "ask one of your own"
+            "use your own",
         )
 
 
-def _about_network(config: Config) -> Iterator[str]:
+def _about_network(config: Config) -> Iterator[Warned]:
     listen, counters = config.listen, config.counters
     for endpoint in listen.policy:
         if isinstance(endpoint, Inet) and not _local(endpoint):
-            yield (
-                f"listen.policy inet:{endpoint} is no loopback address: whoever reaches it can count messages "
-                "against any client; let a firewall admit the MX hosts alone"
+            yield Warned(
+                "listen.policy",
+                f"inet:{endpoint} is not a loopback address: every host that reaches it can count messages "
+                "against any client; a firewall must admit the MX hosts only",
             )
     if listen.status and not _local(listen.status):
-        yield f"listen.status {listen.status} is no loopback address: whoever reaches it reads who sends how much"
+        yield Warned(
+            "listen.status",
+            f"{listen.status} is not a loopback address: every host that reaches it can read who sends how much",
+        )
     if listen.idle_timeout <= POSTFIX_MAX_IDLE:
-        yield (
-            f"listen.idle_timeout is {listen.idle_timeout:g} s, and Postfix keeps a connection for "
-            f"{POSTFIX_MAX_IDLE} s (smtpd_policy_service_max_idle): it will find connections closed and connect again"
+        yield Warned(
+            "listen.idle_timeout",
+            f"with {listen.idle_timeout:g} s Postfix, which keeps a connection for {POSTFIX_MAX_IDLE} s "
+            "(smtpd_policy_service_max_idle), will find connections closed and connect again",
         )
     remote = [str(server) for server in counters.servers if isinstance(server, Inet) and not _local(server)]
-    if counters.store == "memcached" and remote:
-        yield (
-            f"counters.servers {', '.join(remote)}: memcached has no password, and whoever reaches it can change "
-            "every counter; let a firewall admit the MX hosts alone"
+    if counters.store == "memcached" and remote and not counters.tls_certificate:
+        yield Warned(
+            "counters.servers",
+            f"{', '.join(remote)}: memcached has no password, and every host that reaches it can change every "
+            "counter; a firewall must admit the MX hosts only (or use TLS with certificates)",
         )
 
 

@@ -113,7 +113,7 @@ class TestDaemon:
         assert report.status == 69
         status, text = report.only("daemon")
         assert status == "FAIL"
-        assert f"nobody listens on {daemon.control}; systemctl start senderscore-policy" in text
+        assert f"no answer on {daemon.control}; systemctl start senderscore-policy" in text
         assert report.only("policy")[0] == "FAIL"
         # What needs no daemon is looked at all the same.
         assert report.only("zone")[0] == "OK"

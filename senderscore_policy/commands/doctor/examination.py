@@ -7,7 +7,7 @@ from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from senderscore_policy.commands.arguments import add_config, add_json, checked, client
+from senderscore_policy.commands.arguments import add_config, add_json, checked, client, given_file
 from senderscore_policy.commands.doctor.daemon import (
     Running,
     daemon_findings,
@@ -48,8 +48,8 @@ def examine(config: Config, file: Path | None, address: str, postfix_directory: 
         yield no_daemon(error)
     else:
         yield from daemon_findings(running, file)
-    for warning in warnings_of(config):
-        yield Finding("configuration", Status.WARN, warning, "see senderscore-policy.toml(5)")
+    for path, text in warnings_of(config):
+        yield Finding("configuration", Status.WARN, f"{path}: {text}", "see senderscore-policy.toml(5)")
     served = running.served if running else list(config.listen.policy)
     yield from policy_findings(served)
     postfix: Postfix | None = None
@@ -117,7 +117,7 @@ def _address(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Check."""
-    path = config_file(args.config)
+    path = config_file(given_file(args))
     findings = []
     for finding in examine(load(path), path, args.address, args.postfix_config):
         findings.append(finding)

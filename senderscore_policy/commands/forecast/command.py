@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_config, checked
+from senderscore_policy.commands.arguments import add_config, checked, given_file
 from senderscore_policy.commands.forecast.page import page
 from senderscore_policy.commands.forecast.report import Change, Report
 from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> Report:
-    path = config_file(args.config)
+    path = config_file(given_file(args))
     config = load(path)
     other = load(args.compare) if args.compare else None
     given: NetworkTable[int] = read_scores(args.scores) if args.scores else NetworkTable(())

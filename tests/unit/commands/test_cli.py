@@ -1,14 +1,23 @@
 """What all commands have in common: usage, help, exit status, where the configuration is read."""
 
+import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from command_fakes import PolicyServer, Run, closed
+from command_fakes import SCORE, STANDING, ControlDaemon, PolicyServer, Run, closed
 
-from senderscore_policy import __version__
+from senderscore_policy import __version__, cli
 from senderscore_policy.cli import COMMANDS
+from senderscore_policy.config import paths
+
+ADDRESS = "192.0.2.75"
+NO_DECISIONS = {
+    "decisions": [], "clients": [], "found": 0, "counted": "messages", "window": "hour",
+    "remembered_since": {"over_limit": 0, "others": 0},
+}  # fmt: skip
 
 
 def test_help_lists_every_command(run: Run) -> None:
@@ -56,7 +65,12 @@ def test_version(run: Run) -> None:
         ["ask", "--endpoint", "127.0.0.1:10045"],
         ["ask", "--timeout", "0"],
         ["ask", "--timeout", "nan"],
-        ["check-config", "policy.toml"],
+        ["check-config", "policy.toml", "other.toml"],
+        ["-c"],
+        ["--json", "get", "192.0.2.1"],
+        ["ask", "cleint_address=192.0.2.75"],
+        ["ask", "client_address=bogus"],
+        ["ask", "bogus"],
         ["serve", "-d"],
     ],
 )
@@ -74,30 +88,83 @@ def test_a_wrong_address_is_named(run: Run) -> None:
     assert "'300.1.1.1' is not an IP address" in run("get", "192.0.2.1", "300.1.1.1")[2]
 
 
-@pytest.mark.parametrize("command", ["serve", "get", "ask", "check-config"])
+@pytest.mark.parametrize("command", ["serve", "check-config"])
 def test_every_mistake_in_the_configuration_is_a_line_of_its_own(run: Run, file: Path, command: str) -> None:
-    """Whichever command reads the file: status 78, each problem with file and line."""
+    """The daemon does not start with a mistake: status 78, each problem with file and line."""
     file.write_text('mode = "off"\n[counters]\nbuckets = 0')
-    status, out, err = run(command, *(["192.0.2.1"] if command == "get" else []), "-c", str(file))
+    status, out, err = run(command, "-c", str(file))
     assert (status, out) == (78, "")
     first, second = err.splitlines()
     assert first.startswith(f"senderscore-policy: {file}:1: mode: ")
     assert second.startswith(f"senderscore-policy: {file}:3: counters.buckets: ")
 
 
-def test_a_file_that_does_not_exist_is_78(run: Run) -> None:
-    """A mistyped -c is never taken for the defaults."""
-    status, _, err = run("check-config", "-c", "/nowhere/policy.toml")
+@pytest.fixture
+def default_place(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """The control socket of the tests is in the system's place."""
+    monkeypatch.setattr(paths, "SYSTEM_CONTROL", place / "control.sock")
+
+
+@pytest.mark.usefixtures("default_place")
+@pytest.mark.parametrize(
+    "mistake", ["mode = off\n", 'mode = "off"\n[counters]\nbuckets = 0\n', "[log]\nmod = 1\n", "\0"]
+)
+@pytest.mark.parametrize(
+    "command", [["get", ADDRESS], ["score", ADDRESS], ["increment", ADDRESS], ["reset", ADDRESS], ["explain", ADDRESS]]
+)
+def test_a_mistake_in_the_file_does_not_stop_the_tools(
+    run: Run, daemon: ControlDaemon, file: Path, command: list[str], mistake: str
+) -> None:
+    """They use what is valid, or the default places of the control socket, and mention the mistake in one line."""
+    file.write_text(f"{mistake}{file.read_text()}".replace("[listen]\ncontrol", "[listen]\n# control"))
+    answers = {"client": STANDING, "score": SCORE, "decisions": NO_DECISIONS}
+    for call, answer in (
+        ("GET /api/clients/192.0.2.75", "client"),
+        ("GET /api/scores/192.0.2.75", "score"),
+        ("POST /api/clients/192.0.2.75/increment", "client"),
+        ("POST /api/clients/192.0.2.75/reset", "client"),
+        ("GET /api/clients/192.0.2.75/decisions", "decisions"),
+    ):
+        daemon.answers[call] = 200, answers[answer]
+    status, out, err = run(*command, "-c", str(file))
+    assert (status, bool(out)) == (0, True)
+    [line] = err.splitlines()
+    assert line.startswith(f"senderscore-policy: going on without what is wrong in the configuration: {file}:")
+
+
+def test_a_syntax_error_is_shown_with_its_line(run: Run, file: Path) -> None:
+    """Below the message come the line and a caret under the place."""
+    file.write_text("[log]\nlevel = info\n")
+    status, _, err = run("check-config", "-c", str(file))
     assert status == 78
-    assert err == "senderscore-policy: /nowhere/policy.toml: No such file or directory\n"
+    message, line, caret = err.splitlines()
+    assert message == f'senderscore-policy: {file}:2: not valid TOML: text must be in quotes: "info"'
+    assert line.index("info") == caret.index("^")
+
+
+def test_a_file_that_does_not_exist_is_78(run: Run) -> None:
+    """A mistyped -c is never taken for the defaults, by any command."""
+    for command in (["check-config"], ["reset", ADDRESS]):
+        status, _, err = run(*command, "-c", "/nowhere/policy.toml")
+        assert status == 78
+        assert err == "senderscore-policy: /nowhere/policy.toml: No such file or directory\n"
 
 
 def test_a_file_that_may_not_be_read_is_77(run: Run, file: Path) -> None:
     """The remedy is another user, not another file."""
     with closed(file):
+        user = pwd.getpwuid(os.geteuid()).pw_name
         status, _, err = run("check-config", "-c", str(file))
     assert status == 77
-    assert err == f"senderscore-policy: {file}: Permission denied\n"
+    assert err == f"senderscore-policy: {file}: Permission denied: the user {user} must be able to read it\n"
+
+
+def test_the_file_may_be_named_before_the_command(run: Run, file: Path) -> None:
+    """As with other programs; after the command it goes first."""
+    status, out, _ = run("-c", str(file), "check-config")
+    assert (status, out.splitlines()[0]) == (0, f"{file}: no mistakes")
+    assert run("--config=/nowhere", "check-config", "-c", str(file))[1] == out
+    assert run("-c", "/nowhere", "check-config", str(file))[1] == out
 
 
 @pytest.mark.parametrize("command", [["--help"], ["--version"], ["get", "--help"], ["ask", "--help"]])
@@ -124,6 +191,28 @@ def test_a_reader_who_has_enough_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("command", [["--help"], ["check-config", "--defaults"], ["check-config", "--json"]])
+def test_output_that_cannot_be_written_is_one_line(command: list[str]) -> None:
+    """A full disk is named, and a closed output is ignored; there is never a traceback."""
+    program = [sys.executable, "-m", "senderscore_policy", *command]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 74
+    assert done.stderr == "senderscore-policy: cannot write the output: No space left on device\n"
+    done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *program], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """Whenever it comes, while a command is imported or at work, the status is the shells' 130."""
+
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "command", interrupted)
+    assert run("get", ADDRESS) == (130, "", "")
 
 
 def test_python_m_runs_it() -> None:

@@ -22,7 +22,7 @@ def parsed(message: bytes) -> Request:
 def test_it_prints_the_action(run: Run) -> None:
     """As it came, or as JSON."""
     with PolicyServer(b"action=421 score = 75, later\n\n") as server:
-        assert run("ask", "--endpoint", server.endpoint) == (0, "action=421 score = 75, later\n", "")
+        assert run("ask", "--endpoint", server.endpoint, "192.0.2.75") == (0, "action=421 score = 75, later\n", "")
     with PolicyServer(b"action=DUNNO\n\n") as server:
         status, out, _ = run("ask", "--json", "--endpoint", server.endpoint)
     assert status == 0
@@ -51,12 +51,14 @@ def test_given_attributes_go_first(run: Run) -> None:
     """Also after an option, with "=" in the value, empty, and in bytes that are not UTF-8."""
     odd = b"x\xff=y".decode("utf-8", "surrogateescape")
     with PolicyServer(b"action=DUNNO\n\n") as server:
-        run("ask", "client_address=2001:db8::1", "--endpoint", server.endpoint, f"sender={odd}", "queue_id=", "new=1")
+        run(
+            "ask", "client_address=2001:db8::1", "--endpoint", server.endpoint, f"sender={odd}", "queue_id=", "stress=1"
+        )
     request = parsed(server.request)
     assert request.get(b"client_address") == b"2001:db8::1"
     assert request.get(b"sender") == b"x\xff=y"
     assert request.get(b"queue_id") == b""
-    assert request.get(b"new") == b"1"
+    assert request.get(b"stress") == b"1"
 
 
 def test_each_call_is_a_message_of_its_own(run: Run) -> None:
@@ -102,10 +104,10 @@ def test_nobody_listening_is_69(run: Run, place: Path) -> None:
     ("reply", "words"),
     [
         (b"", "the connection was closed without a reply; the daemon's log says why"),
-        (b"action=DUNNO\n", "answered what is no policy reply: b'action=DUNNO\\n'"),
-        (b"220 mx.example.org ESMTP\n\n", "answered what is no policy reply"),
-        (b"action=a\nb=c\n\n", "answered what is no policy reply"),
-        (b"x" * 100_000, "answered what is no policy reply"),
+        (b"action=DUNNO\n", "the answer is not a policy reply: b'action=DUNNO\\n'"),
+        (b"220 mx.example.org ESMTP\n\n", "the answer is not a policy reply"),
+        (b"action=a\nb=c\n\n", "the answer is not a policy reply"),
+        (b"x" * 100_000, "the answer is not a policy reply"),
     ],
 )
 def test_no_reply_is_69(run: Run, reply: bytes, words: str) -> None:
@@ -132,3 +134,34 @@ def test_a_socket_that_denies_access_is_77(run: Run, place: Path) -> None:
         status, _, err = run("ask", "--endpoint", f"unix:{place}/run/policy.sock")
     assert status == 77
     assert "permission denied" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("192.0.2.75", "192.0.2.75"),
+        ("mx.example.net[192.0.2.75]", "192.0.2.75"),
+        ("client=mx.example.net[192.0.2.75]", "192.0.2.75"),
+        ("client_address=[2001:db8::25]", "2001:db8::25"),
+        ("client_address=", ""),
+    ],
+)
+def test_an_address_is_the_client_s(run: Run, given: str, sent: str) -> None:
+    """It may be written as in a log."""
+    with PolicyServer(b"action=DUNNO\n\n") as server:
+        assert run("ask", "--endpoint", server.endpoint, given) == (0, "action=DUNNO\n", "")
+    assert parsed(server.request).text("client_address") == sent
+
+
+def test_without_an_address_it_names_the_one_it_takes(run: Run) -> None:
+    """Otherwise the count of 192.0.2.1 would be a riddle."""
+    with PolicyServer(b"action=DUNNO\n\n") as server:
+        _, _, err = run("ask", "--endpoint", server.endpoint, "recipient_count=2")
+    assert err == "senderscore-policy: no address is given, so the client is 192.0.2.1\n"
+
+
+def test_an_unknown_attribute_is_refused_with_a_suggestion(run: Run) -> None:
+    """A misspelt attribute would be ignored by the daemon, and its default decide."""
+    status, _, err = run("ask", "cleint_address=192.0.2.75")
+    assert status == 64
+    assert "'cleint_address' is not an attribute of a policy request; did you mean client_address?" in err

@@ -21,6 +21,11 @@ def test_a_sound_file_shows_its_tiers(run: Run, file: Path) -> None:
         out
         == f"""{file}: no mistakes
 
+different from the defaults:
+  tier[1] = {{ scores = "0-50", limit = 50 }}
+  tier[2] = {{ scores = "51-100", limit = "unlimited" }}
+  counters.window = 600
+
 tier         messages/10 minutes
 0-50                          50
 51-100                 unlimited
@@ -35,7 +40,7 @@ def test_warnings_follow(run: Run, file: Path) -> None:
     file.write_text(TWO_TIERS)
     status, out, _ = run("check-config", "-c", str(file))
     assert status == 0
-    assert "\nwarning: the limit of 0-50 is 0: " in out
+    assert f"\nwarning: {file}:1: tier[1]: the limit of 0-50 is 0: " in out
 
 
 def test_json(run: Run, file: Path) -> None:
@@ -48,6 +53,10 @@ def test_json(run: Run, file: Path) -> None:
     assert answer["errors"] == []
     assert answer["tiers"][:2] == [{"tier": "0-50", "limit": 0}, {"tier": "51-100", "limit": "unlimited"}]
     assert len(answer["warnings"]) == 1
+    assert answer["settings"] == {
+        "tier[1]": {"scores": "0-50", "limit": 0},
+        "tier[2]": {"scores": "51-100", "limit": "unlimited"},
+    }
 
 
 def test_json_of_a_file_with_mistakes(run: Run, file: Path) -> None:
@@ -70,4 +79,43 @@ def test_without_a_file_it_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setattr(paths, "CONFIG_FILE", tmp_path / "policy.toml")
     status, out, _ = run("check-config")
     assert status == 0
-    assert out.startswith("there is no /etc/senderscore-policy/policy.toml: the built-in defaults hold\n")
+    assert out.startswith("there is no /etc/senderscore-policy/policy.toml: the built-in defaults apply\n")
+
+
+def test_it_shows_what_differs_from_the_defaults(run: Run, file: Path) -> None:
+    """Options at their defaults are left out; a long list is cut for people, and whole for programs."""
+    networks = [f"192.0.2.{number}" for number in range(9)]
+    file.write_text(f"""
+mode = "enforce"
+[reputation]
+deadline = 1
+lookup = "lazy"
+lazy_share = 0.25
+[reply]
+over_limit = "450 später"
+[[override]]
+networks = {json.dumps(networks)}
+limit = 5
+""")
+    _, out, _ = run("check-config", str(file))
+    shown = json.dumps(networks[:5])[1:-1]
+    assert out.split("\n\n")[1].splitlines() == [
+        "different from the defaults:",
+        "  reputation.lazy_share = 0.25",
+        '  reply.over_limit = "450 später"',
+        f"  override[1] = {{ networks = [{shown}, … 4 more], limit = 5 }}",
+    ]
+    assert json.loads(run("check-config", "--json", str(file))[1])["settings"]["override[1]"]["networks"] == networks
+    assert "different" not in run("check-config", str(DEFAULT_FILE))[1]
+
+
+def test_quiet_prints_mistakes_and_warnings_only(run: Run, file: Path) -> None:
+    """A reload by systemd leaves nothing in the journal unless there is something to say."""
+    assert run("check-config", "--quiet", "-c", str(file)) == (0, "", "")
+    file.write_text('mode = "observe"')
+    status, out, err = run("check-config", "--quiet", "-c", str(file))
+    assert (status, err) == (0, "")
+    assert out.startswith(f"warning: {file}:1: mode: ")
+    assert len(out.splitlines()) == 1
+    file.write_text('mode = "off"')
+    assert run("check-config", "--quiet", "-c", str(file))[0] == 78

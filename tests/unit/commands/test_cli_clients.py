@@ -56,7 +56,15 @@ def test_the_file_may_be_named_anywhere(run: Run, daemon: ControlDaemon, file: P
     [
         ("::ffff:192.0.2.75", "192.0.2.75"),
         ("2001:DB8:0::25", "2001:db8::25"),
-        ("2001:db8::/64", "2001:db8::"),
+        ("2001:db8::/64", "2001:db8::%2F64"),
+        ("mx.example.net[192.0.2.75]", "192.0.2.75"),
+        ("[192.0.2.75]", "192.0.2.75"),
+        ("[192.0.2.75]:4711", "192.0.2.75"),
+        ("client=mx.example.net[192.0.2.75],", "192.0.2.75"),
+        ("client=192.0.2.75", "192.0.2.75"),
+        ("client_address=192.0.2.75", "192.0.2.75"),
+        ("unknown[2001:db8::25]", "2001:db8::25"),
+        ("[IPv6:2001:db8::25]", "2001:db8::25"),
     ],
 )
 def test_addresses_may_be_written_in_any_way(
@@ -109,7 +117,7 @@ def test_an_error_of_the_daemon_is_passed_on(run: Run, daemon: ControlDaemon, fi
     daemon.answers["GET /api/clients/192.0.2.75"] = 500, {"error": "out of counters"}
     status, out, err = run("get", ADDRESS, "-c", str(file))
     assert (status, out) == (69, "")
-    assert err == "senderscore-policy: the daemon answers: out of counters\n"
+    assert err == "senderscore-policy: the daemon reports: out of counters\n"
 
 
 @pytest.mark.parametrize("answer", [b"hello", b"[]", b"\xff"])
@@ -118,7 +126,7 @@ def test_a_stranger_on_the_socket_is_recognized(run: Run, daemon: ControlDaemon,
     daemon.answers["GET /api/clients/192.0.2.75"] = 200, answer
     status, _, err = run("get", ADDRESS, "-c", str(file))
     assert status == 69
-    assert "is no senderscore-policy" in err
+    assert "another program than senderscore-policy listens" in err
 
 
 def test_a_daemon_that_breaks_off_is_reported(run: Run, file: Path, place: Path) -> None:
@@ -140,7 +148,7 @@ def test_without_a_daemon_the_place_is_named(run: Run, file: Path, place: Path, 
     """Status 69; counters in memory are with the daemon alone."""
     status, out, err = run(command, ADDRESS, "-c", str(file))
     assert (status, out) == (69, "")
-    assert err == f"senderscore-policy: no daemon is running: nobody listens on {place}/control.sock\n"
+    assert err == f"senderscore-policy: no daemon is running: no answer on {place}/control.sock\n"
 
 
 def test_every_place_that_was_tried_is_named(

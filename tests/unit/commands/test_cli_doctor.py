@@ -56,7 +56,7 @@ def test_each_check_is_one_line(run: Run, file: Path) -> None:
     lines = out.splitlines()
     assert all(re.match(r"(OK   |WARN |FAIL ) \w+ +\S", line) for line in lines)
     daemon = lines[0]
-    assert daemon.startswith("FAIL  daemon         no daemon is running: nobody listens on ")
+    assert daemon.startswith("FAIL  daemon         no daemon is running: no answer on ")
     assert ". Remedy: systemctl start senderscore-policy" in daemon
 
 
@@ -86,7 +86,9 @@ def test_a_daemon_that_is_no_daemon(run: Run, daemon: ControlDaemon, file: Path)
     daemon.answers["GET /api/status"] = 200, b"<html>"
     status, found = report(run, file)
     assert status == 69
-    assert found["daemon"][0].startswith(f"FAIL what listens on {file.parent}/control.sock is no senderscore-policy")
+    assert found["daemon"][0].startswith(
+        f"FAIL another program than senderscore-policy listens on {file.parent}/control.sock"
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_warnings_of_the_configuration_are_repeated(run: Run, file: Path) -> Non
     """Those of check-config, as they may explain what is seen."""
     file.write_text(f'mode = "observe"\n{file.read_text()}')
     _, found = report(run, file)
-    warning = 'mode is "observe": everything is decided and logged, and every message passes'
+    warning = 'mode: with "observe" everything is decided and logged, and every message passes'
     assert found["configuration"] == [f"WARN {warning}; see senderscore-policy.toml(5)"]
 
 

@@ -113,7 +113,7 @@ def test_a_score_is_looked_up(run: Run, configure: Configure, nameserver: Namese
     assert json.loads(out) == [
         {
             "client": "198.51.100.7", "score": 42, "reputation": "scored", "tier": "41-50", "limit": 500,
-            "source": "dns", "age": 0,
+            "source": "dns", "age": 0, "detail": "",
         }
     ]  # fmt: skip
     assert nameserver.questions == ["7.100.51.198.score.test."]
