@@ -1,7 +1,6 @@
-"""The daemon's log: one canonical line per decision, written by a thread of its own.
+"""The daemon's log: one canonical line for each decision, written by a thread of its own.
 
-The event loop only puts lines into a queue: a terminal, a pipe or a syslog daemon that does not
-take them holds up no mail.
+The event loop only queues lines: a terminal, a pipe or a syslog daemon that blocks does not hold up mail.
 """
 
 import logging
@@ -25,17 +24,30 @@ from senderscore_policy.policy.reputation import Scored
 from senderscore_policy.policy.tiers import UNLIMITED
 
 MAX_QUEUED: Final = 32 * 1024 * 1024
-"""Characters of the lines that wait for the writer, some 80,000 lines; what comes on top is dropped and counted."""
+"""Characters queued for the writer, some 80,000 lines; further lines are dropped and counted."""
 COLLECT_TIME: Final = 0.05
-"""Seconds for which the writer lets lines gather."""
+"""Seconds for which the writer collects lines."""
 TOGETHER: Final = 100
-"""Batches whose lines are written together: putting these into one text keeps the interpreter from the event loop."""
+"""Batches whose lines are written together; while the writer joins them, the event loop must wait."""
 CLOSE_TIME: Final = 2.0
-"""Seconds that the log gets at exit to write what is queued."""
+"""Seconds that the log gets at exit to write the queued lines."""
 NAME: Final = "senderscore-policy"
 
 Sink = Callable[[int, Sequence[str]], None]
-"""Writes lines of one logging level; may block; raises OSError."""
+"""Writes lines of one logging level; may block. Raises `LinesLostError` for a part of them, OSError for all."""
+
+
+class LinesLostError(OSError):
+    """Some lines were not written.
+
+    Args:
+        count: how many.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"{count} log lines lost")
+        self.count = count
+
 
 # sd-daemon(3): the priority of a line on stderr.
 _SYSTEMD_PRIORITY: Final = {
@@ -44,7 +56,7 @@ _SYSTEMD_PRIORITY: Final = {
 
 
 def stderr_sink() -> Sink:
-    """Lines on stderr, with systemd's priorities where the journal reads them."""
+    """Write to stderr, with systemd's priorities where the journal reads it."""
     journal = "JOURNAL_STREAM" in os.environ
 
     def write(level: int, lines: Sequence[str]) -> None:
@@ -57,34 +69,39 @@ def stderr_sink() -> Sink:
 
 class _Syslog(logging.handlers.SysLogHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's
-        """Let who writes know, where logging would print a traceback for each line."""
+        """Raise the error, where logging would print a traceback for each line."""
         _, error, _ = sys.exc_info()
         assert error is not None
         raise error
 
 
 def syslog_sink(address: str = "/dev/log") -> Sink:
-    """Lines to the local syslog daemon, facility mail."""
+    """Write to the local syslog daemon, facility mail."""
     handler = _Syslog(address, facility=_Syslog.LOG_MAIL)
     handler.ident = f"{NAME}[{os.getpid()}]: "
 
     def write(level: int, lines: Sequence[str]) -> None:
+        lost = 0
         for line in lines:
-            handler.emit(
-                logging.makeLogRecord({"levelno": level, "levelname": logging.getLevelName(level), "msg": line})
-            )
+            record = {"levelno": level, "levelname": logging.getLevelName(level), "msg": line}
+            try:
+                handler.emit(logging.makeLogRecord(record))
+            except OSError:  # no syslog daemon, or a line too long for a datagram
+                lost += 1
+        if lost:
+            raise LinesLostError(lost)
 
     return write
 
 
 class LogWriter(logging.Handler):
-    """Writes lines in a thread; as a logging handler it takes the records of the whole program.
+    """Writes lines in a thread; as a logging handler it receives the records of the whole program.
 
     Args:
-        sink: where the lines go.
+        sink: writes the lines.
 
     Attributes:
-        dropped: lines that were not written, since the start.
+        dropped: lines not written since the start.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -92,7 +109,7 @@ class LogWriter(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))
         self._sink = sink
         self._queue: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
-        self._told = 0
+        self._reported = 0
         self._waiting = 0
         self._counting = threading.Lock()
         self.dropped = 0
@@ -102,15 +119,15 @@ class LogWriter(logging.Handler):
 
     def put(self, level: int, lines: Sequence[str]) -> None:
         """Queue lines; never waits."""
-        dropped = self.dropped - self._told
-        notice = [f"{dropped} log lines dropped: the log was not taken"] if dropped else []
+        dropped = self.dropped - self._reported
+        notice = [f"{dropped} log lines dropped: the log could not keep up"] if dropped else []
         size = _size(lines) + _size(notice)
         with self._counting:
             if self._waiting + size > MAX_QUEUED:
                 self.dropped += len(lines)
                 return
             self._waiting += size
-            self._told += dropped
+            self._reported += dropped
         if notice:
             self._queue.put((logging.WARNING, notice))
         self._queue.put((level, lines))
@@ -120,7 +137,7 @@ class LogWriter(logging.Handler):
         self.put(record.levelno, self.format(record).splitlines())
 
     def close(self) -> None:
-        """Write what is queued, for at most `CLOSE_TIME`."""
+        """Write the queued lines, for at most `CLOSE_TIME`."""
         self._queue.put(None)
         self._closing.set()
         self._thread.join(CLOSE_TIME)
@@ -136,7 +153,7 @@ class LogWriter(logging.Handler):
             for level, group in groupby(filter(None, entries), itemgetter(0)):
                 self._write_lines(level, [line for _, lines in group for line in lines])
             if self._queue.empty():
-                # Waking and writing for every batch would fight the event loop for the interpreter.
+                # To wake up for every batch would take the interpreter from the event loop.
                 self._closing.wait(COLLECT_TIME)
 
     def _write_lines(self, level: int, lines: Sequence[str]) -> None:
@@ -144,6 +161,8 @@ class LogWriter(logging.Handler):
             self._waiting -= _size(lines)
         try:
             self._sink(level, lines)
+        except LinesLostError as error:
+            self.dropped += error.count
         except OSError:
             self.dropped += len(lines)
 
@@ -153,7 +172,7 @@ def _size(lines: Sequence[str]) -> int:
 
 
 def set_up(settings: Log) -> LogWriter:
-    """Send the log of the whole program where the configuration says."""
+    """Send the log of the whole program to the configured target."""
     writer = LogWriter(syslog_sink() if settings.target == "syslog" else stderr_sink())
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -164,9 +183,9 @@ def set_up(settings: Log) -> LogWriter:
 
 
 _PLAIN: Final = re.compile(rb"[!#-<>-\[\]-~]+")
-"""What stands in a log line as it is: printable ASCII without space, quote, equal sign and backslash."""
+"""A value that a log line shows unchanged: printable ASCII without space, quote, equal sign and backslash."""
 _QUOTABLE: Final = re.compile(rb"[ !#-\[\]-~]*")
-"""What stands in it between quotes."""
+"""A value that it shows between quotes."""
 
 
 @lru_cache(1024)
@@ -175,7 +194,7 @@ def _quoted(text: str) -> str:
 
 
 def _shown(value: bytes) -> bytes:
-    """The value of an attribute, in quotes where it could be taken for more than one."""
+    """Return the value of an attribute, in quotes unless it is clearly one word."""
     if _PLAIN.fullmatch(value):
         return value
     if _QUOTABLE.fullmatch(value):
@@ -187,18 +206,18 @@ _ATTRIBUTES: Final = {
     "queue_id": b"queue_id", "instance": b"instance", "client_address": b"client_address",
     "sender": b"sender", "state": b"protocol_state",
 }  # fmt: skip
-"""Fields of a line with the attributes of the request that they show."""
+"""Fields of a line, and the attributes of the request that they show."""
 _PREFIXES: Final = [b"\n%b=" % name for name in _ATTRIBUTES.values()]
 _FIELDS: Final = b" ".join(b"%b=%%b" % field.encode() for field in _ATTRIBUTES)
 
 
 def _attributes(request: Request) -> str:
-    """The fields with attributes of the request."""
+    """Return the fields with attributes of the request."""
     return (_FIELDS % tuple([_shown(request.after(prefix)) for prefix in _PREFIXES])).decode()
 
 
 def decision_line(decision: Decision) -> str:
-    """The canonical log line of one decision: `name=value` fields in a fixed order."""
+    """Return the canonical log line of a decision: `name=value` fields in a fixed order."""
     request, client, reputation = decision.request, decision.client, decision.reputation
     return (
         f"decision reason={decision.reason} client={'unknown' if client is None else client.key}"
@@ -212,11 +231,7 @@ def decision_line(decision: Decision) -> str:
 
 
 class DecisionLog:
-    """Logs each message above its limit, and at level debug every decision.
-
-    Args:
-        writer: the log.
-    """
+    """Logs each message above its limit, and at level debug every decision."""
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer

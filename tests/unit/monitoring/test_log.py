@@ -1,6 +1,8 @@
 """The log: canonical lines, and a writer that never holds up the loop."""
 
 import logging
+import logging.handlers
+import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +85,7 @@ def test_the_writer_drops_rather_than_waits(batch: int, monkeypatch: pytest.Monk
         pass
     writer.put(logging.INFO, ["last"])
     writer.close()
-    assert sink.written == ["first", *lines[:100], "100 log lines dropped: the log was not taken", "last"]
+    assert sink.written == ["first", *lines[:100], "100 log lines dropped: the log could not keep up", "last"]
 
 
 def test_lines_that_have_gathered_are_written_together() -> None:
@@ -107,6 +109,18 @@ def test_lines_that_syslog_does_not_take_are_counted(tmp_path: Path, capsys: pyt
     writer.close()
     assert writer.dropped == 2
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_too_long_for_syslog_is_lost_alone(tmp_path: Path) -> None:
+    """The other lines of its group arrive, and the count of dropped lines is right."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "log"))
+        writer = LogWriter(logs.syslog_sink(str(tmp_path / "log")))
+        writer.put(logging.INFO, ["1", "2", "x" * 5_000_000, "3"])
+        writer.close()
+        assert [syslog.recv(1000).rstrip(b"\0")[-1:] for _ in range(3)] == [b"1", b"2", b"3"]
+        logging.shutdown([ref for ref in logging._handlerList if isinstance(ref(), logging.handlers.SysLogHandler)])
+    assert writer.dropped == 1
 
 
 def test_a_broken_sink_is_survived() -> None:
