@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from senderscore_policy.config.endpoints import Inet, Unix
+from senderscore_policy import __version__
+from senderscore_policy.config.endpoints import Unix
 from senderscore_policy.config.load import load
 from senderscore_policy.config.model import Config, policy_of
 from senderscore_policy.config.paths import config_file, control_path, state_directory
@@ -23,7 +24,6 @@ from senderscore_policy.monitoring.clients import ClientAdmin, SeenClients
 from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, RecentTraffic
 from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.ports import Observer
 from senderscore_policy.reputation.source import open_source
 from senderscore_policy.server import sockets as systemd
@@ -38,8 +38,7 @@ from senderscore_policy.server.sockets import (
     refusals_logged,
 )
 from senderscore_policy.server.state import StateDirectory
-from senderscore_policy.web.inquiries import Inquiries
-from senderscore_policy.web.status import Parts
+from senderscore_policy.web.status import ServiceStatus, StatusCollector
 
 STOP_TIME: Final = 10.0
 """Seconds that requests in hand get at SIGTERM; they need `deadline` and one round trip to memcached."""
@@ -79,41 +78,34 @@ class Service:
         self._config = config
         self._path = path
         self._stop = asyncio.Event()
-        self._hangup = asyncio.Event()
         self.generation = 1
-        self.reload_failed = False
         clock = SystemClock()
         self._metrics = Metrics()
         self._counting = CounterBackend(config.counters, clock, self._metrics)
         self._source = open_source(config.reputation, clock, self._metrics, self._counting.shared)
         self._seen = SeenClients(config.counters.window_of_time(), lambda: self._counting.now)
-        self._recent = DecisionHistory()
-        observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen, self._recent]
+        self._history = DecisionHistory()
+        observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen, self._history]
         self._engine = Engine(policy_of(config), self._counting.store, self._source, clock, observers)
         self._state = StateDirectory(state_directory(config), {"counters": self._counting, "scores": self._source})
         connections = connections_possible(config.listen.max_connections)
         self._server = PolicyServer(self._engine.submit, self._metrics.latency, connections, config.listen.idle_timeout)
         self._engine.answered = self._server.send_replies
         shared = config.counters.store == "memcached"
-        self._desk = ClientAdmin(self._engine, self._source, self._seen, clock, self.health, shared=shared)
-        self._parts = Parts(
-            clock=clock,
-            started_at=clock.time(),
-            engine=self._engine,
-            source=self._source,
-            counting=self._counting,
-            server=self._server,
-            seen=self._seen,
-            metrics=self._metrics,
-            minutes=RecentTraffic(self._metrics, clock),
-            evictions=Evictions(self._counting),
-            state=self._state,
-            log=writer,
-            config=lambda: self._config,
-            generation=lambda: self.generation,
-            health=self.health,
+        admin = ClientAdmin(self._engine, self._source, self._seen, clock, shared=shared)
+        self._traffic, self._evictions = RecentTraffic(self._metrics, clock), Evictions(self._counting)
+        self._collector = StatusCollector(
+            admin,
+            self._metrics,
+            self._traffic,
+            self._source,
+            self._counting,
+            self._evictions,
+            self._history,
+            self.report,
         )
-        self._inquiries = Inquiries(self._parts, self._desk, self._recent, self._facts)
+        self._writer = writer
+        self._started_at = clock.time()
         self._read_at = clock.time()
         self._addresses: list[str] = []
 
@@ -126,7 +118,7 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
         loop.set_exception_handler(refusals_logged())
         self._state.lock()
         self._state.restore()
@@ -134,13 +126,8 @@ class Service:
         sockets = listeners(passed, "policy", self._config.listen.policy)
         servers = [await self._listen(each) for each in sockets]
         deciding = asyncio.create_task(self._decide())
-        background = [
-            self._reload_on_hangup(),
-            self._server.sweep(),
-            self._state.save_regularly(),
-            self._serve_http(passed),
-        ]
-        background += [self._parts.minutes.keep(), self._parts.evictions.watch()]
+        background = [self._server.sweep(), self._state.save_regularly(), self._serve_http(passed)]
+        background += [self._traffic.keep(), self._evictions.watch()]
         if (interval := systemd.watchdog_interval()) is not None:
             background.append(systemd.feed_watchdog(interval))
         tasks = [asyncio.create_task(work) for work in background]
@@ -189,22 +176,22 @@ class Service:
                 self._server.fail(error)
 
     async def _serve_http(self, passed: list[tuple[str, socket.socket]]) -> None:
-        """Open the control socket and the status listener; mail does not depend on either."""
+        """Open the control socket and the HTTP listeners; mail does not depend on any of them."""
         loop = asyncio.get_running_loop()
         api = await loop.run_in_executor(None, importlib.import_module, "senderscore_policy.web.api")
-        handlers = api.Api(self._desk, self._parts, self._inquiries)
+        handlers = api.Api(self._collector, self._facts)
         runners = []
         for kind, endpoint, mode in (
             ("control", Unix(str(control_path(self._config))), CONTROL_MODE),
             ("status", self._config.listen.status, 0),
+            ("metrics", self._config.listen.metrics, 0),
         ):
             try:
                 if isinstance(endpoint, Unix):
                     Path(endpoint.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 opened = listeners(passed, kind, (endpoint,) if endpoint else (), mode)
-                app = handlers.application(writable=kind == "control")
-                names = api.own_names() | {endpoint.host} if isinstance(endpoint, Inet) else None
-                runners.append(await api.serve(app, opened, names))
+                host = "" if isinstance(endpoint, Unix) or endpoint is None else endpoint.host
+                runners.append(await api.serve(handlers, kind, opened, host))
             except (BackendError, OSError) as error:
                 log.error("no %s listener: %s", kind, error)
         try:
@@ -221,41 +208,52 @@ class Service:
         degraded = [state.removeprefix("degraded: ") for state in states if state != "ok"]
         return f"degraded: {'; '.join(degraded)}" if degraded else "ready"
 
-    def _facts(self) -> dict[str, Any]:
-        """What `doctor` compares with the file and with Postfix's configuration."""
+    def report(self) -> ServiceStatus:
+        """The daemon itself, for the status page and the metrics."""
+        counts, policy = self._server.counts, self._engine.policy
+        return ServiceStatus(
+            version=__version__,
+            mode="observe" if policy.observe else "enforce",
+            window=policy.window,
+            counted="recipients" if policy.count_recipients else "messages",
+            generation=self.generation,
+            started_at=self._started_at,
+            connections=self._server.connections,
+            accepted=counts.accepted,
+            closed={"idle": counts.closed_idle, "newcomer": counts.closed_for_newcomer},
+            malformed=counts.malformed,
+            failed=counts.failed,
+            log_dropped=self._writer.dropped,
+            state=self._state.state,
+            saved_at=self._state.saved_at,
+            health=self.health(),
+        )
+
+    async def _facts(self) -> dict[str, Any]:
+        """The facts that `doctor` compares with the file and with Postfix; saves the state to see whether it can."""
+        await self._state.save()
         return {
             "file": None if self._path is None else str(self._path.absolute()),
             "read_at": self._read_at,
             "policy": self._addresses,
+            "state": self._state.state,
         }
 
-    async def _reload_on_hangup(self) -> None:
-        """Reload after each SIGHUP, until cancelled; several during one reload cause one more."""
-        while True:
-            await self._hangup.wait()
-            self._hangup.clear()
-            systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            await self.reload()
-            systemd.notify("READY=1")
-
-    async def reload(self) -> None:
-        """Load the configuration file again; a file with a mistake changes nothing."""
-        began = time.time()
+    def reload(self) -> None:
+        """Read the configuration again; an invalid one changes nothing."""
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            # A daemon that was started without a file loads the system's once it exists.
+            # A daemon that began without a file takes up the system's once there is one.
             path = config_file(self._path)
-            # In a thread: thousands of networks take longer to load than a request may wait for its decision.
-            config, policy = await asyncio.to_thread(_load, path)
+            config = load(path)
+            self._path = path
+            self._apply(config)
         except ConfigError as error:
-            self.reload_failed = True
             for problem in error.problems:
                 log.error("configuration not reloaded: %s", problem)
-        else:
-            self.reload_failed = False
-            self._path, self._read_at = path, began
-            self._apply(config, policy)
+        systemd.notify("READY=1")
 
-    def _apply(self, config: Config, policy: Policy) -> None:
+    def _apply(self, config: Config) -> None:
         old, self._config = self._config, config
         for section, was, now in (
             ("[listen]", old.listen, config.listen),
@@ -270,14 +268,10 @@ class Service:
         self._seen.window = config.counters.window_of_time()
         self._source.reconfigure(config.reputation)
         self._engine.store = self._counting.store
-        self._engine.policy = policy
+        self._engine.policy = policy_of(config)
         self.generation += 1
+        self._read_at = time.time()
         log.info("configuration reloaded, generation %d", self.generation)
-
-
-def _load(path: Path | None) -> tuple[Config, Policy]:
-    config = load(path)
-    return config, policy_of(config)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

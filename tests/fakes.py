@@ -12,6 +12,7 @@ from senderscore_policy.config.load import parse
 from senderscore_policy.config.model import ReputationSettings, policy_of
 from senderscore_policy.counters.backend import CounterBackend
 from senderscore_policy.monitoring.clients import ClientAdmin, SeenClients
+from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.log import LogWriter
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, RecentTraffic
 from senderscore_policy.policy.clients import Client, parse_address
@@ -23,9 +24,8 @@ from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Refused, 
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.lookup import LookupResult
 from senderscore_policy.reputation.source import ScoreSource
-from senderscore_policy.server.connections import PolicyServer
 from senderscore_policy.server.state import StateDirectory
-from senderscore_policy.web.status import Parts, Status, StatusCollector
+from senderscore_policy.web.status import ServiceStatus, Status, StatusCollector
 
 START = 1_000_200.0
 """Wall-clock time at which each test begins: the start of a bucket of 300 seconds."""
@@ -399,47 +399,54 @@ class DaemonSite:
         self.clock = FakeClock()
         self.lines: list[str] = []
         self.writer = LogWriter(lambda _, lines: self.lines.extend(lines))
-        metrics = Metrics()
-        counting = CounterBackend(config.counters, self.clock, metrics)
+        self.metrics = Metrics()
+        self.counting = CounterBackend(config.counters, self.clock, self.metrics)
         budget = QueryBudget(config.reputation.query_budget, self.clock)
         self.zone = FakeZone(budget, scores or {})
-        source = ScoreSource(config.reputation, self.zone, budget, self.clock, metrics, None)
-        seen = SeenClients(config.counters.window_of_time(), lambda: counting.now)
-        engine = Engine(policy_of(config), counting.store, source, self.clock, [metrics, seen])
-        self.state = StateDirectory(directory, {"counters": counting, "scores": source})
-        self.parts = Parts(
-            clock=self.clock,
-            started_at=self.clock.time(),
-            engine=engine,
-            source=source,
-            counting=counting,
-            server=PolicyServer(engine.submit, metrics.latency, 100, 1000),
-            seen=seen,
-            metrics=metrics,
-            minutes=RecentTraffic(metrics, self.clock),
-            evictions=Evictions(counting),
-            state=self.state,
-            log=self.writer,
-            config=lambda: config,
-            generation=lambda: 1,
-            health=self.health,
+        self.source = ScoreSource(config.reputation, self.zone, budget, self.clock, self.metrics, None)
+        self.seen = SeenClients(config.counters.window_of_time(), lambda: self.counting.now)
+        self.history = DecisionHistory()
+        observers = [self.metrics, self.seen, self.history]
+        self.engine = Engine(policy_of(config), self.counting.store, self.source, self.clock, observers)
+        self.state = StateDirectory(directory, {"counters": self.counting, "scores": self.source})
+        self.traffic = RecentTraffic(self.metrics, self.clock)
+        self.admin = ClientAdmin(self.engine, self.source, self.seen, self.clock, shared=False)
+        evictions = Evictions(self.counting)
+        self.started_at = self.clock.time()
+        self.collector = StatusCollector(
+            self.admin, self.metrics, self.traffic, self.source, self.counting, evictions, self.history, self.report
         )
-        self.desk = ClientAdmin(engine, source, seen, self.clock, self.health, shared=False)
 
-    def health(self) -> str:
-        """As the daemon puts it together."""
-        states = [self.parts.counting.state, self.parts.source.state, self.state.state]
+    def report(self) -> ServiceStatus:
+        """The daemon itself, as the composition root reports it."""
+        states = [self.counting.state, self.source.state, self.state.state]
         degraded = [state.removeprefix("degraded: ") for state in states if state != "ok"]
-        return f"degraded: {'; '.join(degraded)}" if degraded else "ready"
+        return ServiceStatus(
+            version="0.0",
+            mode="observe" if self.engine.policy.observe else "enforce",
+            window=self.engine.policy.window,
+            counted="messages",
+            generation=1,
+            started_at=self.started_at,
+            connections=3,
+            accepted=8,
+            closed={"idle": 2, "newcomer": 0},
+            malformed=0,
+            failed=0,
+            log_dropped=0,
+            state=self.state.state,
+            saved_at=self.state.saved_at,
+            health=f"degraded: {'; '.join(degraded)}" if degraded else "ready",
+        )
 
     async def send(self, address: str, messages: int = 1, **attributes: Any) -> list[str | None]:
         """The answers to so many messages of a client, all in one batch."""
         requests = [FakeRequest(client_address=address, **attributes) for _ in range(messages)]
         for request in requests:
-            self.parts.engine.submit(request)
-            self.parts.metrics.latency.observe(0.0004)
-        self.parts.engine.stop()
-        await self.parts.engine.run()
+            self.engine.submit(request)
+            self.metrics.latency.observe(0.0004)
+        self.engine.stop()
+        await self.engine.run()
         return [request.action for request in requests]
 
     def pass_time(self, seconds: float) -> None:
@@ -449,21 +456,21 @@ class DaemonSite:
             step = min(left, 60 - self.clock.time() % 60)
             self.clock.pass_time(step)
             if self.clock.time() % 60 == 0:
-                self.parts.minutes.begin()
+                self.traffic.begin()
 
     def client(self, text: str) -> Client:
         """The client at an address."""
         address = parse_address(text)
         assert address is not None
-        return self.desk.client(address)
+        return self.admin.client(address)
 
-    async def overview(self) -> Status:
-        """What there is to be seen now."""
-        return await StatusCollector(self.parts, self.desk).overview()
+    async def status(self) -> Status:
+        """The status now, also if the one before is not old."""
+        return await self.collector._collect()
 
     async def close(self) -> None:
         """End what runs beside the test."""
-        await self.parts.source.close()
+        await self.source.close()
         self.writer.close()
 
 

@@ -6,6 +6,7 @@ make the files small.
 """
 
 import asyncio
+import functools
 import io
 import random
 import shutil
@@ -19,11 +20,12 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from senderscore_policy.web import page
-from senderscore_policy.web.status import Status
+from senderscore_policy.web.status import ClientDetails, Status
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 import fakes
 
+BUSY: Final = "198.51.100.77"
 HOST: Final = "mx1.example.org"
 MINUTES: Final = 66
 STEP: Final = 10
@@ -45,16 +47,19 @@ CLIENTS: Final = (
 )  # fmt: skip
 
 
-async def simulated() -> Status:
-    """The overview after an hour of mail, with one newsletter and one client that stopped half an hour ago."""
+async def simulated() -> tuple[Status, ClientDetails]:
+    """The status after an hour of mail, with one newsletter and one client that stopped half an hour ago.
+
+    The details are those of the client with a burst.
+    """
     chance = random.Random(7)  # noqa: S311 - the same picture each time
-    fakes.START = time.time() // 60 * 60 - 60 * MINUTES
+    fakes.FakeClock = functools.partial(fakes.FakeClock, time.time() // 60 * 60 - 60 * MINUTES)
     senders = [(f"198.51.100.{number}", *client) for number, client in enumerate(CLIENTS, 10)]
     senders += [
         (f"203.0.113.{number}", f"host{number}.example.net", chance.choice((95, 97, 99, 78, None)), 0.08)
         for number in range(1, 90)
     ]
-    scores = {address: score for address, _, score, _ in senders if score is not None} | {"198.51.100.77": 24}
+    scores = {address: score for address, _, score, _ in senders if score is not None} | {BUSY: 24}
     senders.append(("2001:db8:25::19", "mx6.partner.example", None, 4.6))
     async with fakes.site(Path(tempfile.mkdtemp()), CONFIGURATION, scores) as daemon:
         for minute in range(MINUTES):
@@ -66,12 +71,12 @@ async def simulated() -> Status:
                         await daemon.send(address, messages, client_name=name)
                 await daemon.send("127.0.0.1", chance.randint(0, 1))
                 if minute in BURST:
-                    await daemon.send("198.51.100.77", 16, client_name="promotion.shop.example")
+                    await daemon.send(BUSY, 16, client_name="promotion.shop.example")
                 daemon.pass_time(STEP)
             if minute == MINUTES - 2:
                 await daemon.state.save()
         daemon.pass_time(7)
-        return await daemon.overview()
+        return await daemon.status(), await daemon.collector.details(daemon.client(BUSY))
 
 
 def picture(browser: Any, html: str, **options: Any) -> bytes:
@@ -88,13 +93,15 @@ def picture(browser: Any, html: str, **options: Any) -> bytes:
 def main(directory: Path) -> None:
     """Write the pictures."""
     page.socket.gethostname = lambda: HOST
-    html = page.render(asyncio.run(simulated()), page.View())
+    status, details = asyncio.run(simulated())
+    html = page.render(status, page.View(), status.rows, status.clients)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         desktop = {"viewport": {"width": 1280, "height": 1010}}
         phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True}
         pictures = {
             "status-page.png": picture(browser, html, **desktop),
+            "client-page.png": picture(browser, page.render_client(status, details), **desktop),
             "status-page-phone.png": picture(browser, html, **phone, color_scheme="dark"),
         }
         browser.close()

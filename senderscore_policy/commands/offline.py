@@ -61,7 +61,7 @@ class DirectAccess:
         self._source = open_source(config.reputation, time, _Unobserved(), self._shared)
         engine = Engine(self._rules, self._counters or local, self._source, time, ())
         seen = SeenClients(window, time.time)
-        self._desk = ClientAdmin(engine, self._source, seen, time, lambda: "", shared=self._shared is not None)
+        self._desk = ClientAdmin(engine, self._source, seen, time, shared=self._shared is not None)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:

@@ -3,14 +3,17 @@
 import heapq
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from senderscore_policy.policy.bounded import BoundedCache
-from senderscore_policy.policy.clients import Address, Client, parse_address
+from senderscore_policy.policy.clients import Address, Client, Network, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.engine import Engine
+from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.ports import Charge, Clock, Usage
+from senderscore_policy.policy.protocol import printable
+from senderscore_policy.policy.reputation import CachedScore
 from senderscore_policy.policy.status import ClientStatus, status_of
 from senderscore_policy.policy.tiers import UNLIMITED
 from senderscore_policy.policy.window import View, Window
@@ -24,35 +27,75 @@ _NETWORK: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
 
 
 class SeenClient:
-    """A client and what is shown of its last counted message; the next one overwrites it.
+    """A client and the facts of its last counted message; the next one overwrites them.
 
     Attributes:
-        client: who it is.
-        messages: counted in the window.
-        limit: that it was held to.
-        time: of the message, in seconds since the epoch.
-        name: its host name as Postfix knows it, "unknown" if it does not; empty if it sent nothing yet.
+        client: the client.
+        count: messages counted in the window.
+        limit: the limit that was applied.
+        tier: the name of that limit.
+        time: of the message, in seconds since the epoch; 0: it has not sent any.
+        name: its host name as Postfix knows it, "unknown" if it does not.
         deferred: its messages above the limit, by bucket.
     """
 
-    __slots__ = ("client", "count", "deferred", "limit", "name", "time")
+    __slots__ = ("client", "count", "deferred", "limit", "name", "tier", "time")
 
     def __init__(self, client: Client) -> None:
         self.client = client
         self.count = 0
         self.limit: float = UNLIMITED if client.limit is None else client.limit.messages
+        self.tier = ""
         self.time = 0.0
         self.name = b""
         self.deferred: dict[int, int] = {}
 
+    @property
+    def network(self) -> Network:
+        """The addresses that the client stands for."""
+        return ipaddress.ip_network(self.client.key)
 
-def top_clients(clients: Sequence[SeenClient], most: int) -> list[SeenClient]:
-    """The clients to be shown: those with the highest counts, and those that are nearest to their limits.
+
+def network_of(text: str) -> Network | None:
+    """The network, or the single address, that a text names; None if it is neither."""
+    address = parse_address(text)
+    if address is not None:
+        return ipaddress.ip_network(address)
+    try:
+        return ipaddress.ip_network(text, strict=False) if _NETWORK.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
+    """The clients that a filter selects.
 
     Args:
         clients: all of them.
-        most: clients of either kind.
+        text: a network or an address selects the clients in it, and the client that contains it; another
+            text selects those with the text in their address, host name or tier. An empty text selects all.
     """
+    wanted = network_of(text)
+    lowered = text.casefold()
+    for seen in clients:
+        if wanted is None:
+            words = (seen.client.key, printable(seen.name), seen.tier, "override" if seen.client.overridden else "")
+            if any(lowered in word.casefold() for word in words):
+                yield seen
+        elif (own := seen.network).version == wanted.version and (
+            own.network_address in wanted or wanted.network_address in own
+        ):
+            yield seen
+
+
+def top_clients(clients: Iterable[SeenClient], most: int) -> list[SeenClient]:
+    """The clients with the highest counts, and those that are nearest to their limits.
+
+    Args:
+        clients: all of them.
+        most: the number of clients of either kind.
+    """
+    clients = list(clients)
     busiest = heapq.nlargest(most, clients, key=lambda seen: seen.count)
     nearest = heapq.nlargest(most, clients, key=lambda seen: seen.count / max(seen.limit, 0.5))
     return list(dict.fromkeys(busiest + nearest))
@@ -62,26 +105,26 @@ class SeenClients:
     """Remembers each client's last counted message and how often it was above its limit.
 
     Args:
-        window: deferrals are told for the same window as messages.
-        now: the time that the buckets of the counters are numbered by.
+        window: the window of the counters; deferred messages are counted in the same one.
+        now: returns the time by which the counters number their buckets.
     """
 
     def __init__(self, window: Window, now: Callable[[], float]) -> None:
         self.window = window
-        self._now = now
+        self.now = now
         self._clients: BoundedCache[str, SeenClient] = BoundedCache(MAX_CLIENTS)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Remember a batch (`ports.Observer`)."""
         known = self._clients.young.get
         view = None
-        for request, client, reason, _action, messages, _tier, limit, _reputation, time in decisions:
-            if messages and client is not None:
+        for request, client, reason, _action, count, tier, limit, _reputation, time in decisions:
+            if count and client is not None:
                 seen = known(client.key) or self._enter(client)
-                seen.count, seen.limit, seen.time = messages, limit, time
+                seen.count, seen.tier, seen.limit, seen.time = count, tier, limit, time
                 seen.name = request.after(b"\nclient_name=")[:LONGEST_NAME]
                 if reason is Reason.OVER_LIMIT:
-                    view = view or self.window.view(self._now())
+                    view = view or self.window.view(self.now())
                     _defer(seen, view)
 
     def _enter(self, client: Client) -> SeenClient:
@@ -91,25 +134,29 @@ class SeenClients:
             self._clients.put(client.key, seen)
         return seen
 
-    def counted_by_hand(self, client: Client, messages: int, time: float) -> None:
-        """Remember a client whose messages an administrator counted.
+    def counted_by_hand(self, client: Client, count: int, time: float) -> None:
+        """Remember a client for which an administrator counted messages.
 
         Args:
-            client: who.
-            messages: counted in the window now.
+            client: the client.
+            count: messages in the window now.
             time: seconds since the epoch.
         """
         seen = self._enter(client)
-        seen.count, seen.time = messages, time
+        seen.count, seen.time = count, time
+
+    def find(self, key: str) -> SeenClient | None:
+        """The client with this key, if it is remembered."""
+        return self._clients.get(key)
 
     def deferred(self, client: str) -> int:
         """Messages of the client above its limit in this window, as this daemon has seen them."""
         seen = self._clients.get(client)
-        return 0 if seen is None else self.window.view(self._now()).total(seen.deferred)
+        return 0 if seen is None else self.window.view(self.now()).total(seen.deferred)
 
     def deferring(self, client: str) -> bool:
         """Whether messages of the client were above its limit in the running bucket or the one before it."""
-        view = self.window.view(self._now())
+        view = self.window.view(self.now())
         seen = self._clients.get(client)
         return seen is not None and any(
             index in seen.deferred for index in (view.current, *view.open, *view.closed[:1])
@@ -135,37 +182,31 @@ def _defer(seen: SeenClient, view: View) -> None:
 
 
 class ClientAdmin:
-    """What the control socket and the status listener can be asked.
+    """Answers questions about single clients, and changes their counters.
 
     Args:
-        engine: for its rules and counters, which a reload replaces.
+        engine: has the policy and the counters, which a reload replaces.
         source: the reputations.
         seen: the clients seen last.
-        clock: tells a score's age.
-        health: the text of /healthz.
-        shared: whether other daemons count on the same counters.
+        clock: measures a score's age.
+        shared: whether other daemons use the same counters.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        source: ScoreSource,
-        seen: SeenClients,
-        clock: Clock,
-        health: Callable[[], str],
-        *,
-        shared: bool,
-    ) -> None:
+    def __init__(self, engine: Engine, source: ScoreSource, seen: SeenClients, clock: Clock, *, shared: bool) -> None:
         self._engine = engine
         self._source = source
-        self._seen = seen
-        self._clock = clock
-        self.health = health
+        self.seen = seen
+        self.clock = clock
         self.reset_note = "other daemons on the same memcached follow within 60 s" if shared else ""
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._engine.policy
 
     def client(self, address: Address) -> Client:
         """The client behind an address, by the rules in force."""
-        return self._engine.policy.directory.client(address)
+        return self.policy.directory.client(address)
 
     def client_named(self, text: str) -> Client:
         """The client that is counted under this address, or under exactly this network.
@@ -173,59 +214,75 @@ class ClientAdmin:
         Raises:
             ValueError: the text is neither, with the reason.
         """
+        return self._named(text)[1]
+
+    def ruled_network(self, client: Client) -> Network | None:
+        """The network of [exempt], or of the [[override]], that applies to the client; None: there is none."""
+        return self.policy.directory.ruled_network(self._named(client.key)[0])
+
+    def _named(self, text: str) -> tuple[Address, Client]:
+        """An address that the text names, and its client."""
         address = parse_address(text)
         if address is not None:
-            return self.client(address)
+            return address, self.client(address)
         if not _NETWORK.fullmatch(text):
             raise ValueError(f"{text[:100]!r} is not an IP address")
         network = ipaddress.ip_network(text)
-        # An override inside of the network may have its first or its last address, hardly both.
+        # A longer network with a rule of its own may hold the first or the last address, hardly both.
         for end in (network[0], network[-1]):
             address = parse_address(str(end))
             client = None if address is None else self.client(address)
-            if client is not None and (network.num_addresses == 1 or client.key == str(network)):
-                return client
+            if address and client and (network.num_addresses == 1 or client.key == str(network)):
+                return address, client
         raise ValueError(f"{network} is not counted as one client; name an address, or a network as `top` shows it")
 
-    async def standings(self, clients: Sequence[Client]) -> list[ClientStatus]:
-        """How these clients stand; no score is asked for."""
-        return [stands for stands, _ in await self.usages(clients)]
+    async def statuses(self, clients: Sequence[Client]) -> list[tuple[ClientStatus, float | None]]:
+        """The status of each client, without a lookup, and the seconds until one more message is within its limit.
 
-    async def usages(self, clients: Sequence[Client]) -> list[tuple[ClientStatus, Usage]]:
-        """How these clients stand, and what their counters were read as."""
+        The seconds assume that the client sends nothing before. They are 0 if the message is within the limit
+        now, and None if it never is, or if no limit holds for the client yet.
+        """
         usages = await self._engine.store.read([client.key for client in clients])
-        result = []
-        for client, usage in zip(clients, usages, strict=True):
-            known = self._source.peek(client.address) if client.address else None
-            reputation = known.reputation if known else None
-            deferred, deferring = self._seen.deferred(client.key), self._seen.deferring(client.key)
-            stands = status_of(self._engine.policy, client, reputation, usage.count, deferred, deferring=deferring)
-            result.append((stands, usage))
-        return result
+        return [self._status(client, usage) for client, usage in zip(clients, usages, strict=True)]
+
+    def _status(self, client: Client, usage: Usage) -> tuple[ClientStatus, float | None]:
+        known = self.score_at_hand(client)
+        deferred, deferring = self.seen.deferred(client.key), self.seen.deferring(client.key)
+        reputation = known.reputation if known else None
+        status = status_of(self.policy, client, reputation, usage.count, deferred, deferring=deferring)
+        limit, opens_at = status.limit.messages, None
+        now = self.seen.now()
+        if limit != UNLIMITED and status.reputation_name != "not-asked":
+            opens_at = self.seen.window.opens_at(usage.buckets, limit, now)
+        return status, None if opens_at is None else opens_at - now
+
+    def score_at_hand(self, client: Client) -> CachedScore | None:
+        """What is known of the client's score without a lookup."""
+        return self._source.peek(client.address) if client.address else None
 
     async def score(self, client: Client) -> dict[str, Any]:
         """The client's score, looked up if it is not at hand; the object of `score --json`."""
-        rules = self._engine.policy
+        policy = self.policy
         if client.overridden or client.exempt or client.address is None:
             source = "override" if client.overridden else "none"
-            return status_of(rules, client, None).score_as_json(source, 0)
-        now = self._clock.time()
+            return status_of(policy, client, None).score_as_json(source, 0)
+        now = self.clock.time()
         known = self._source.known(client.address)
         if known is not None and known.fresh_until > now:
-            return status_of(rules, client, known.reputation).score_as_json("cache", now - known.fetched_at)
+            return status_of(policy, client, known.reputation).score_as_json("cache", now - known.fetched_at)
         reputation = await self._source.lookup(client.address)
         known = self._source.known(client.address)
         source, fetched_at = (known.source, known.fetched_at) if known else ("dns", now)
-        return status_of(rules, client, reputation).score_as_json(source, now - fetched_at)
+        return status_of(policy, client, reputation).score_as_json(source, now - fetched_at)
 
     async def increment(self, client: Client, by: int) -> None:
         """Count `by` messages for the client, which is then among those that are shown."""
         charge = Charge(client.key, by)
         await self._engine.store.charge([charge], [])
         if not client.exempt:
-            self._seen.counted_by_hand(client, charge.count, self._clock.time())
+            self.seen.counted_by_hand(client, charge.count, self.clock.time())
 
     async def reset(self, client: Client) -> None:
         """Forget the client's messages and deferrals."""
         await self._engine.store.reset([client.key])
-        self._seen.forget(client.key)
+        self.seen.forget(client.key)

@@ -1,4 +1,4 @@
-"""The decisions made last, for `explain` and `doctor`: bounded, and cheap for the requests they are about."""
+"""The history of decisions, for `explain`, `doctor` and the page of a client: bounded, and cheap for each request."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -7,17 +7,26 @@ from typing import Any, Final
 
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.protocol import Request
+from senderscore_policy.policy.reputation import CachedScore, Refused, Scored, Unavailable
+from senderscore_policy.policy.status import limit_as_json
 
 MAX_DECISIONS: Final = 10_000
-"""Remembered of the messages above their limit, and as many of all others, so that a deferral can
-be explained long after a busy site's next thousand messages."""
+"""Decisions about messages above their limit that are remembered, and of all others the same number, so that
+a deferral can be explained long after a busy site's next thousand messages."""
 LARGEST_REQUEST: Final = 8 * 1024
 """Bytes of a request that is remembered; Postfix's have less than 1 KiB, rarely 4."""
 TRIAL: Final = "ask."
-"""What the `instance` of a request begins with that a command sends and not Postfix."""
+"""The beginning of `instance` in a request that a command sends and not Postfix."""
 
 _TRIAL: Final = f"\ninstance={TRIAL}".encode()
 _FIELDS: Final = len(Decision._fields)
+_ATTRIBUTES: Final = (
+    *("queue_id", "instance", "client_address", "client_name", "sender", "recipient_count", "sasl_username"),
+    "protocol_state",
+)
+_LONGEST_TEXT: Final = 512
+_WAIT: Final = 60.0
+"""Seconds after a decision in which its score may have arrived: longer than `deadline` can be."""
 
 _Row = tuple[Any, ...]
 """The fields of a decision: first its request, as bytes, then the client; the time is the last."""
@@ -28,6 +37,7 @@ class DecisionHistory:
 
     Their fields lie in a row, decision after decision: objects that outlive their batch would cost
     the garbage collector a microsecond for each message, several times what remembering takes.
+    Any thread may search.
 
     Args:
         most: decisions of each of the two kinds.
@@ -56,29 +66,68 @@ class DecisionHistory:
         return self._select(lambda row: line in row[0])
 
     def _select(self, wanted: Callable[[_Row], bool]) -> list[Decision]:
-        kinds = (filter(wanted, _rows(iter(kind))) for kind in (self._over_limit, self._others))
+        kinds = (filter(wanted, _rows(iter(list(kind)))) for kind in (self._over_limit, self._others))
         return [Decision(Request(row[0]), *row[1:]) for row in merge(*kinds, key=lambda row: row[-1])]
 
     def since(self, *, over_limit: bool) -> float | None:
-        """The time from which on all decisions of a kind are remembered (seconds since the epoch).
+        """The time since which all decisions of a kind are remembered (seconds since the epoch).
 
         Args:
-            over_limit: of messages above their limit, or of all others.
+            over_limit: selects decisions about messages above their limit, else all others.
 
         Returns:
-            None: from the start, nothing was forgotten.
+            None: since the start, nothing was forgotten.
         """
         kind = self._over_limit if over_limit else self._others
         return kind[_FIELDS - 1] if len(kind) == kind.maxlen else None
 
     @property
     def last_request(self) -> float | None:
-        """When somebody asked last, the trials of commands aside (seconds since the epoch); None: nobody did."""
+        """The time of the last request from Postfix, not from a command (seconds since the epoch); None: none came."""
         kinds = (_rows(reversed(kind)) for kind in (self._over_limit, self._others))
         times = [next((row[0] for row in rows if _TRIAL not in row[-1]), 0.0) for rows in kinds]
         return max(times) or None
 
 
 def _rows(fields: Iterator[Any]) -> Iterator[_Row]:
-    """The fields, as many at a time as a decision has."""
+    """The fields, grouped by decision."""
     return zip(*[fields] * _FIELDS, strict=True)
+
+
+def as_json(decision: Decision, known: CachedScore | None) -> dict[str, Any]:
+    """A decision with the attributes of its request that help an administrator; it names sender and user.
+
+    Args:
+        decision: one of the history.
+        known: what is known of its client's score now.
+    """
+    client, reputation = decision.client, decision.reputation
+    name = "not-asked" if reputation is None else reputation.name
+    source, age = _source(decision, known)
+    return {
+        "time": round(decision.time, 3),
+        "reason": decision.reason,
+        "action": decision.action,
+        "client": None if client is None else client.key,
+        **{name: decision.request.text(name)[:_LONGEST_TEXT] for name in _ATTRIBUTES},
+        "score": reputation.score if isinstance(reputation, Scored) else None,
+        "reputation": "override" if client is not None and client.overridden else name,
+        "detail": reputation.detail if isinstance(reputation, Refused | Unavailable) else "",
+        "source": source,
+        "age": age,
+        "tier": decision.tier,
+        "limit": limit_as_json(decision.limit),
+        "count": decision.count,
+    }
+
+
+def _source(decision: Decision, known: CachedScore | None) -> tuple[str | None, int | None]:
+    """The source of a decision's score, and its age then, in seconds; None where that is no longer known."""
+    client, reputation = decision.client, decision.reputation
+    if client is None or reputation is None:
+        return None, None
+    if client.address is None:
+        return "none", None
+    if known is None or known.reputation != reputation or known.fetched_at > decision.time + _WAIT:
+        return None, None
+    return known.source, max(0, round(decision.time - known.fetched_at))

@@ -122,6 +122,12 @@ class ClientDirectory:
         self._overrides = NetworkTable((network, (network.prefixlen, o)) for o in overrides for network in o.networks)
         self._ipv6_prefix = ipv6_prefix
 
+    def ruled_network(self, address: Address) -> Network | None:
+        """The network of the exemption, else of the override, that applies to the address; None: there is none."""
+        exempt, override = self._exempt.match(address), self._overrides.match(address)
+        length = exempt if exempt is not None or override is None else override[0]
+        return None if length is None else ipaddress.ip_network((address, length), strict=False)
+
     def client(self, address: Address) -> Client:
         """The client behind the address."""
         exempt = self._exempt.match(address)

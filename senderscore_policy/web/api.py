@@ -1,28 +1,27 @@
-"""HTTP: the status listener, read-only, and the control socket, which may also write.
+"""HTTP: the status listener, which only reads, the metrics listener, and the control socket, which also writes.
 
 Imported after READY=1, in a thread: aiohttp alone takes longer to import than the rest to start.
 """
 
 import asyncio
 import json
+import math
 import re
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
 
-from senderscore_policy.monitoring.clients import ClientAdmin
+from senderscore_policy.monitoring.decisions import as_json
 from senderscore_policy.policy.clients import Client
-from senderscore_policy.policy.status import ClientStatus
+from senderscore_policy.policy.decision import Decision
 from senderscore_policy.web import page
-from senderscore_policy.web.inquiries import Inquiries
 from senderscore_policy.web.listener import REQUEST_TIME, Handler, HttpListener, own_names
 from senderscore_policy.web.prometheus import Exposition
-from senderscore_policy.web.status import Parts, StatusCollector
+from senderscore_policy.web.status import StatusCollector
 
-__all__ = ["Api", "own_names", "serve"]
 HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": page.CONTENT_SECURITY_POLICY,
@@ -33,7 +32,8 @@ HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 """On every response."""
-
+MOST_SHOWN: Final = 1000
+"""Decisions in an answer, the newest ones."""
 # Both of Postfix's kinds of queue ID are letters and digits (postconf(5), enable_long_queue_ids).
 _QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 
@@ -64,88 +64,134 @@ class Api:
     """The handlers.
 
     Args:
-        desk: answers what is asked of single clients.
-        parts: the running daemon.
-        inquiries: what only the control socket may be asked.
+        collector: has the status, the clients and the history of decisions.
+        facts: returns what only the composition root knows, for `doctor`.
     """
 
-    def __init__(self, desk: ClientAdmin, parts: Parts, inquiries: Inquiries) -> None:
-        self._desk = desk
-        self._inquiries = inquiries
-        self._lookout = StatusCollector(parts, desk)
-        self._exposition = Exposition(parts)
+    def __init__(self, collector: StatusCollector, facts: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        self._collector = collector
+        self._admin = collector.admin
+        self._history = collector.history
+        self._facts = facts
+        self._exposition = Exposition(collector)
 
-    def application(self, *, writable: bool) -> web.Application:
-        """The routes: all read; those that write only where `writable` (the control socket)."""
+    def application(self, kind: str) -> web.Application:
+        """The routes of a listener.
+
+        Args:
+            kind: "metrics" shows no client; "status" reads; "control" also reads what is private, asks the zone
+                for scores and changes counters.
+        """
         app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
         app.on_response_prepare.append(_add_headers)
-        app.router.add_get("/", self._page)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/api/status", self._status)
-        app.router.add_get("/api/clients", self._clients)
-        app.router.add_get("/api/clients/{ip}", self._client)
-        if writable:
-            # A lookup may cost a query of the budget, so it is for the control socket too.
-            app.router.add_get("/api/scores/{ip}", self._score)
-            app.router.add_get("/api/clients/{ip}/decisions", self._decisions)
-            app.router.add_get("/api/messages/{queue_id}/decisions", self._message)
-            app.router.add_get("/api/daemon", self._daemon)
-            app.router.add_post("/api/clients/{ip}/increment", self._increment)
-            app.router.add_post("/api/clients/{ip}/reset", self._reset)
+        get, post = app.router.add_get, app.router.add_post
+        get("/metrics", self._metrics)
+        get("/healthz", self._healthz)
+        if kind == "metrics":
+            return app
+        get("/", self._page)
+        get("/clients/{ip}", self._client_page)
+        get("/api/status", self._status)
+        get("/api/clients", self._clients)
+        get("/api/clients/{ip}", self._client)
+        if kind == "control":
+            get("/api/scores/{ip}", self._score)
+            get("/api/clients/{ip}/decisions", self._decisions)
+            get("/api/messages/{queue_id}/decisions", self._message)
+            get("/api/daemon", self._daemon)
+            post("/api/clients/{ip}/increment", self._increment)
+            post("/api/clients/{ip}/reset", self._reset)
         return app
 
     def _client_of(self, request: web.Request) -> Client:
         try:
-            return self._desk.client_named(request.match_info["ip"])
+            return self._admin.client_named(request.match_info["ip"])
         except ValueError as error:
             raise BadRequestError(str(error)) from None
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        health = self._desk.health()
+        health = self._collector.service().health
         stopping = health.startswith("stopping")
         status = HTTPStatus.SERVICE_UNAVAILABLE if stopping else HTTPStatus.OK
         return web.Response(text=health + "\n", status=status)
 
     async def _page(self, request: web.Request) -> web.Response:
-        overview = await self._lookout.overview()
+        view = page.view(request.query)
+        status = await self._collector.status()
+        found = await self._collector.clients(view.filter) if view.filter else (status.rows, status.clients)
+        return await self._html(partial(page.render, status, view, *found))
+
+    async def _client_page(self, request: web.Request) -> web.Response:
+        client = self._client_of(request)
+        status, details = await self._collector.status(), await self._collector.details(client)
+        return await self._html(partial(page.render_client, status, details))
+
+    async def _html(self, render: Callable[[], str]) -> web.Response:
         # In a thread: a long list takes longer to render than a request may wait for its decision.
-        render = partial(page.render, overview, page.view(request.query))
         text = await asyncio.get_running_loop().run_in_executor(None, render)
         return web.Response(text=text, content_type="text/html")
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        body, content_type = self._exposition.page(request.headers.get("Accept", ""))
+        body, content_type = await self._exposition.page(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _: web.Request) -> web.Response:
-        return _json((await self._lookout.overview()).as_json())
+        return _json((await self._collector.status()).as_json())
 
     async def _clients(self, _: web.Request) -> web.Response:
-        standings = await self._lookout.busiest()
-        return _json({"clients": [standing.as_json() for standing in standings]})
+        statuses = [row.status for row in (await self._collector.status()).rows]
+        statuses.sort(key=lambda status: status.count, reverse=True)
+        return _json({"clients": [status.as_json() for status in statuses]})
 
     async def _client(self, request: web.Request) -> web.Response:
         return await self._show(self._client_of(request))
 
     async def _show(self, client: Client, **extra: Any) -> web.Response:
-        standings: list[ClientStatus] = await self._desk.standings([client])
-        return _json(standings[0].as_json() | extra)
+        ((status, _),) = await self._admin.statuses([client])
+        return _json(status.as_json() | extra)
 
     async def _score(self, request: web.Request) -> web.Response:
-        return _json(await self._desk.score(self._client_of(request)))
+        return _json(await self._admin.score(self._client_of(request)))
 
     async def _decisions(self, request: web.Request) -> web.Response:
-        return _json(await self._inquiries.about_client(self._client_of(request)))
+        client = self._client_of(request)
+        decisions = await asyncio.get_running_loop().run_in_executor(None, self._history.of_client, client.key)
+        return await self._explain(decisions, [client])
 
     async def _message(self, request: web.Request) -> web.Response:
         queue_id = request.match_info["queue_id"]
         if not _QUEUE_ID.fullmatch(queue_id):
             raise BadRequestError(f"{queue_id[:100]!r} is not a queue ID")
-        return _json(await self._inquiries.about_message(queue_id))
+        decisions = await asyncio.get_running_loop().run_in_executor(None, self._history.of_message, queue_id)
+        return await self._explain(decisions, [each.client for each in decisions if each.client is not None])
+
+    async def _explain(self, decisions: Sequence[Decision], clients: Sequence[Client]) -> web.Response:
+        """The answer to `explain`: decisions, and the status of their clients now."""
+        service, history = self._collector.service(), self._history
+        statuses = await self._admin.statuses(list({client.key: client for client in clients}.values()))
+        shown = [
+            as_json(each, None if each.client is None else self._admin.score_at_hand(each.client))
+            for each in decisions[-MOST_SHOWN:]
+        ]
+        return _json(
+            {
+                "decisions": shown,
+                "found": len(decisions),
+                "clients": [
+                    status.as_json() | {"opens_in": None if opens_in is None else math.ceil(opens_in)}
+                    for status, opens_in in statuses
+                ],
+                "window": service.window,
+                "counted": service.counted,
+                "remembered_since": {
+                    "over_limit": history.since(over_limit=True) or service.started_at,
+                    "others": history.since(over_limit=False) or service.started_at,
+                },
+            }
+        )
 
     async def _daemon(self, _: web.Request) -> web.Response:
-        return _json(await self._inquiries.about_itself())
+        return _json({**await self._facts(), "last_request_at": self._history.last_request})
 
     async def _increment(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
@@ -157,23 +203,25 @@ class Api:
             raise BadRequestError('the body must be {"by": N}') from None
         if not isinstance(by, int) or isinstance(by, bool) or not 1 <= by <= 1_000_000_000:
             raise BadRequestError(f"by is {str(by)[:100]!r}, it must be a whole number from 1 to 1000000000")
-        await self._desk.increment(client, by)
+        await self._admin.increment(client, by)
         return await self._show(client)
 
     async def _reset(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
-        await self._desk.reset(client)
-        return await self._show(client, note=self._desk.reset_note)
+        await self._admin.reset(client)
+        return await self._show(client, note=self._admin.reset_note)
 
 
-async def serve(app: web.Application, listeners: list[Any], names: Collection[str] | None) -> HttpListener:
+async def serve(api: Api, kind: str, listeners: list[Any], host: str = "") -> HttpListener:
     """Answer HTTP on these listening sockets until what is returned is cleaned up.
 
     Args:
-        app: from `Api.application`.
+        api: the handlers.
+        kind: of the listener, see `Api.application`.
         listeners: bound sockets.
-        names: by which the daemon may be addressed, see `listener.is_own`; None: any.
+        host: the name or address in the configuration. The status listener answers to it and to the host's
+            own names alone.
     """
-    listener = HttpListener(app, names)
+    listener = HttpListener(api.application(kind), {*own_names(), host} if kind == "status" else None)
     await listener.open(listeners)
     return listener

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Final
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -48,7 +49,9 @@ _FILTERS: Final[Mapping[str, Callable[..., str]]] = {
     "span": lambda seconds: "–" if seconds is None else span(seconds),
     "moment": moment,
     "minute": lambda time: f"{_local(time):%Y-%m-%d %H:%M}",
+    "second": lambda time: f"{_local(time):%Y-%m-%d %H:%M:%S}",
     "clock": clock,
+    "path": lambda key: quote(key, safe=":"),
     "shade": shade,
     "tier": name,
     "number": _number,

@@ -1,9 +1,8 @@
-"""The status page: an overview as HTML, complete without JavaScript."""
+"""The status page and the page of a client, complete without JavaScript."""
 
-import ipaddress
 import math
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -14,7 +13,7 @@ from senderscore_policy.policy.status import LimitState
 from senderscore_policy.web import html
 from senderscore_policy.web.chart import chart, tier_order
 from senderscore_policy.web.html import SCRIPT, STYLE, source_of
-from senderscore_policy.web.status import Row, Status
+from senderscore_policy.web.status import ClientDetails, Row, Status
 
 ROWS: Final = 50
 """Clients that are listed unless all are wanted."""
@@ -28,13 +27,13 @@ _NEVER: Final = math.inf
 
 def _nearest(row: Row) -> tuple[Any, ...]:
     """Limited clients first, those that are deferred most before the others; then by the share of the limit used."""
-    standing = row.standing
-    share = standing.count / max(standing.limit.messages, 0.5)
-    return _PLACES[row.standing.state], -standing.deferred, -share, -standing.count
+    status = row.status
+    share = status.count / max(status.limit.messages, 0.5)
+    return _PLACES[row.status.state], -status.deferred, -share, -status.count
 
 
 def _address(row: Row) -> tuple[int, int]:
-    address = parse_address(row.standing.client.key.partition("/")[0])
+    address = parse_address(row.status.client.key.partition("/")[0])
     return (address.version, int(address)) if address else (0, 0)
 
 
@@ -43,9 +42,9 @@ class Column:
     """A column of the list and how it sorts.
 
     Args:
-        title: its head.
+        title: its heading.
         key: sorts rows; the first order offered is ascending.
-        note: explains the head.
+        note: explains the title.
     """
 
     title: str
@@ -55,20 +54,22 @@ class Column:
 
 COLUMNS: Final = {
     "client": Column("Client", _address, "with its host name, as Postfix knows it"),
-    "score": Column("Score", lambda row: -1 if row.standing.score is None else row.standing.score),
-    "tier": Column("Tier", lambda row: tier_order(row.standing.limit.name)),
-    "count": Column("Count of limit", lambda row: -row.standing.count, "messages let in within the window"),
-    "left": Column("Left", lambda row: row.standing.limit.messages - row.standing.count, "messages until the limit"),
-    "deferred": Column("Deferred", lambda row: -row.standing.deferred, "above the limit within the window"),
+    "score": Column("Score", lambda row: -1 if row.status.score is None else row.status.score),
+    "tier": Column("Tier", lambda row: tier_order(row.status.limit.name)),
+    "count": Column("Count of limit", lambda row: -row.status.count, "messages accepted within the window"),
+    "left": Column("Left", lambda row: row.status.limit.messages - row.status.count, "messages until the limit"),
+    "deferred": Column(
+        "Deferred", lambda row: -row.status.deferred, "messages above the limit within the window; they are not counted"
+    ),
     "opens": Column(
-        "Let in again",
-        lambda row: (row.standing.state != LimitState.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
-        "if it sends nothing until then",
+        "Accepted again",
+        lambda row: (row.status.state != LimitState.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
+        "one message, if the client sends nothing before",
     ),
     "seen": Column("Last message", lambda row: -row.seen_at),
 }
 STATUS: Final = "status"
-"""The order in which the list begins: the clients that an administrator should see first."""
+"""The default order of the list: the clients that an administrator should see first."""
 SHOWN: Final = {
     "all": "All",
     "limited": "Limited now",
@@ -80,14 +81,14 @@ SHOWN: Final = {
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What of the list is wanted, as the page's address says.
+    """The wanted part of the list, as the page's address says.
 
     Args:
         show: a key of `SHOWN`.
         sort: `STATUS` or a key of `COLUMNS`.
-        reverse: the other way round.
-        filter: text that a row must hold, or a network that its client must be in.
-        whole: all rows, not the first `ROWS`.
+        reverse: whether the order is reversed.
+        filter: see `monitoring.clients.matching`.
+        whole: whether to list all rows, not the first `ROWS`.
     """
 
     show: str = "all"
@@ -109,7 +110,7 @@ class View:
 
 
 def view(query: Mapping[str, str]) -> View:
-    """What the address's query asks for; what it does not say, or not sensibly, is as at the beginning."""
+    """The view that a query asks for; a part that it leaves out, or that is invalid, has its default."""
     show, sort = query.get("show", ""), query.get("sort", "")
     column = sort.removeprefix("-")
     known = column in COLUMNS or column == STATUS
@@ -125,28 +126,13 @@ def view(query: Mapping[str, str]) -> View:
 def selected(row: Row, show: str) -> bool:
     """Whether a row belongs to a part of the list."""
     if show == "deferred":
-        return row.standing.deferred > 0
-    return show in {"all", row.standing.state}
+        return row.status.deferred > 0
+    return show in {"all", row.status.state}
 
 
-def _holds(row: Row, text: str) -> bool:
-    """Whether a row holds the text of a filter."""
-    if "/" in text:
-        try:
-            network = ipaddress.ip_network(text, strict=False)
-            address = ipaddress.ip_network(row.standing.client.key)
-        except ValueError:
-            pass
-        else:
-            return network.version == address.version and address.network_address in network
-    standing = row.standing
-    words = (standing.client.key, row.name, standing.limit.name, standing.reputation_name)
-    return any(text.casefold() in word.casefold() for word in words)
-
-
-def rows(overview: Status, wanted: View) -> list[Row]:
-    """The rows that are wanted, in the order that is wanted."""
-    found = [row for row in overview.rows if selected(row, wanted.show) and _holds(row, wanted.filter)]
+def ordered(rows: Sequence[Row], wanted: View) -> list[Row]:
+    """The wanted part of the rows, in the wanted order."""
+    found = [row for row in rows if selected(row, wanted.show)]
     key = COLUMNS[wanted.sort].key if wanted.sort in COLUMNS else _nearest
     return sorted(sorted(found, key=_nearest), key=key, reverse=wanted.reverse)
 
@@ -163,26 +149,36 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""The page's own style and script, its own address for the refresh, and nothing else."""
+"""Allows the pages' own style and script, their own address for the refresh, and nothing else."""
 
 
-def render(overview: Status, wanted: View) -> str:
-    """The page.
+def render(status: Status, wanted: View, rows: Sequence[Row], clients: int) -> str:
+    """The status page.
 
     Args:
-        overview: what it shows.
-        wanted: which part of the list.
+        status: of the daemon.
+        wanted: the part of the list.
+        rows: the clients that its filter selects, as far as they are listed.
+        clients: the number of all clients that it selects.
     """
-    found = rows(overview, wanted)
+    found = ordered(rows, wanted)
     return html.render(
         "status.html",
-        overview=overview,
+        status=status,
         host=socket.gethostname(),
-        chart=chart(overview.minutes, 60, MINUTES, MINUTES // LABELLED),
+        chart=chart(status.minutes, 60, MINUTES, MINUTES // LABELLED),
+        limits={state: sum(row.status.state == state for row in status.rows) for state in ("limited", "near")},
         columns=COLUMNS,
-        shown={show: sum(selected(row, show) for row in overview.rows) for show in SHOWN},
+        shown={show: sum(selected(row, show) for row in rows) for show in SHOWN},
         titles=SHOWN,
         view=wanted,
+        listed_clients=len(rows),
+        clients=clients,
         found=len(found),
         rows=found if wanted.whole else found[:ROWS],
     )
+
+
+def render_client(status: Status, details: ClientDetails) -> str:
+    """The page of one client."""
+    return html.render("client.html", status=status, host=socket.gethostname(), details=details)

@@ -3,6 +3,7 @@
 Every label takes its values from a closed set; an address is never one of them.
 """
 
+import asyncio
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
@@ -22,7 +23,7 @@ from senderscore_policy.monitoring.statistics import Histogram
 from senderscore_policy.policy.decision import Reason
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.reputation.guard import ZoneState
-from senderscore_policy.web.status import Parts
+from senderscore_policy.web.status import StatusCollector
 
 PREFIX: Final = "senderscore_policy_"
 OUTCOMES: Final = ("scored", "unknown", "refused", "unavailable")
@@ -57,38 +58,55 @@ def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     return HistogramMetricFamily(PREFIX + name, text, buckets, histogram.total)
 
 
+FORMATS: Final = ("application/openmetrics-text; version=1.0.0", "")
+"""The values of Accept for the two formats that are served; "" is Prometheus' own text format."""
+LIFE: Final = 1.0
+"""Seconds for which a page is served to every scraper: many scrapers cost no more than one."""
+
+
 class Exposition:
     """Collects the numbers at each scrape (a prometheus_client collector).
 
     Args:
-        parts: where the numbers are.
+        collector: has the numbers.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, collector: StatusCollector) -> None:
+        self._collector = collector
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
         ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self._registry)
+        self._families: list[Metric] = []
+        self._pages: dict[str, tuple[float, bytes]] = {}
+        self._encoding = asyncio.Lock()
 
     def describe(self) -> Iterable[Metric]:
         """No names in advance: nothing else is in the registry that they could collide with."""
         return []
 
-    def page(self, accept: str) -> tuple[bytes, str]:
-        """The page and its content type.
+    def collect(self) -> list[Metric]:
+        """The families of metrics that `page` has taken."""
+        return self._families
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """The page, at most `LIFE` old, and its content type.
 
         Args:
             accept: the scraper's Accept header.
         """
         encode: Callable[[CollectorRegistry], bytes]
-        try:
-            encode, content_type = choose_encoder(accept)
-        except (ValueError, TypeError):
-            # prometheus_client compares version numbers that the scraper has made up.
-            encode, content_type = choose_encoder("")
-        return encode(self._registry), content_type
+        encode, content_type = choose_encoder(FORMATS[0 if "application/openmetrics-text" in accept else 1])
+        loop = asyncio.get_running_loop()
+        async with self._encoding:
+            until, body = self._pages.get(content_type, (0.0, b""))
+            if loop.time() >= until:
+                self._families = list(self._collect())
+                # In a thread: the text takes longer than a request may wait for its decision.
+                body = await loop.run_in_executor(None, encode, self._registry)
+                self._pages[content_type] = loop.time() + LIFE, body
+            return body, content_type
 
-    def collect(self) -> Iterator[Metric]:
+    def _collect(self) -> Iterator[Metric]:
         """All families of metrics."""
         yield from self._requests()
         yield from self._scores()
@@ -97,9 +115,9 @@ class Exposition:
         yield from self._daemon()
 
     def _requests(self) -> Iterator[Metric]:
-        metrics = self._parts.metrics
+        metrics = self._collector.metrics
         # A series that begins at its first increment hides that increment from rate().
-        tiers = [rule.name for rule in self._parts.engine.policy.tiers.limits] + ["not-asked", "override"]
+        tiers = [rule.name for rule in self._collector.admin.policy.tiers.limits] + ["not-asked", "override"]
         decisions = {(PERMIT, str(Reason.WITHIN_LIMIT), tier): 0 for tier in tiers} | metrics.decisions
         family = CounterMetricFamily(PREFIX + "requests", "Requests decided.", labels=["action", "reason", "tier"])
         for labels, count in decisions.items():
@@ -111,7 +129,7 @@ class Exposition:
             yield _gauge("last_request_timestamp_seconds", "When a request was decided last.", metrics.last_decision)
 
     def _scores(self) -> Iterator[Metric]:
-        metrics, source = self._parts.metrics, self._parts.source
+        metrics, scores = self._collector.metrics, self._collector.scores()
         yield _counters(
             "lookups", "Score lookups over DNS.", "outcome", {word: metrics.lookups[word] for word in OUTCOMES}
         )
@@ -122,21 +140,21 @@ class Exposition:
             "result",
             {word: metrics.score_cache[word] for word in CACHE_RESULTS},
         )
-        budget = source.budget
-        used = {"month": budget.used, "day": budget.used_today}
+        used = {"month": scores.used, "day": scores.used_today}
         yield _gauges("query_budget_used", "Queries sent in the last 30 days and 24 hours.", "period", used)
-        if budget.limit:
-            limits = {"month": budget.limit, "day": budget.daily_limit}
+        if scores.limit:
+            limits = {"month": scores.limit, "day": scores.daily_limit}
             yield _gauges("query_budget_limit", "Most queries in 30 days and in 24 hours.", "period", limits)
-        states = {str(state): float(source.zone_state is state) for state in ZoneState}
+        states = {str(state): float(scores.zone_state == state) for state in ZoneState}
         yield _gauges("zone_state", "State of the score zone; one state is 1.", "state", states)
 
     def _counters(self) -> Iterator[Metric]:
-        metrics, servers = self._parts.metrics, self._parts.counting.servers
+        metrics, counters = self._collector.metrics, self._collector.counters()
+        servers = counters.servers
         if servers:
             up = sum(servers.values())
             yield _gauges("memcached_servers", "Servers by state.", "state", {"up": up, "down": len(servers) - up})
-            yield _counter("memcached_evictions", "Items that memcached evicted.", self._parts.evictions.seen)
+            yield _counter("memcached_evictions", "Items that memcached evicted.", counters.evictions)
         trips = {result: metrics.round_trips[result] for result in ("ok", "failed")}
         yield _counters("store_round_trips", "Round trips to a memcached.", "result", trips)
         yield _histogram(
@@ -146,24 +164,24 @@ class Exposition:
         yield _counter("store_poisoned_keys", "Keys deleted because they held no counter.", metrics.poisoned_keys)
 
     def _connections(self) -> Iterator[Metric]:
-        counts = self._parts.server.counts
-        yield _gauge("connections_open", "Policy connections open now.", self._parts.server.connections)
-        yield _counter("connections_accepted", "Policy connections accepted.", counts.accepted)
-        closed = {"idle": counts.closed_idle, "newcomer": counts.closed_for_newcomer}
-        yield _counters("connections_closed", "Idle connections closed, by reason.", "reason", closed)
-        yield _counter("malformed_requests", "Connections closed for a malformed request.", counts.malformed)
-        yield _counter("unforeseen_errors", "Connections closed for an unforeseen error.", counts.failed)
+        service = self._collector.service()
+        yield _gauge("connections_open", "Policy connections open now.", service.connections)
+        yield _counter("connections_accepted", "Policy connections accepted.", service.accepted)
+        yield _counters("connections_closed", "Idle connections closed, by reason.", "reason", service.closed)
+        yield _counter("malformed_requests", "Connections closed for a malformed request.", service.malformed)
+        yield _counter("unforeseen_errors", "Connections closed for an unforeseen error.", service.failed)
 
     def _daemon(self) -> Iterator[Metric]:
-        parts = self._parts
-        states = {"counters": parts.counting.state, "scores": parts.source.state, "state": parts.state.state}
+        service = self._collector.service()
+        scores, counters = self._collector.scores(), self._collector.counters()
+        states = {"counters": counters.state, "scores": scores.state, "state": service.state}
         degraded = {part: float(state != "ok") for part, state in states.items()}
         yield _gauges("degraded", "Whether a part of the daemon is degraded.", "part", degraded)
-        if parts.state.saved_at is not None:
-            yield _gauge("state_saved_timestamp_seconds", "When the state was saved last.", parts.state.saved_at)
-        yield _counter("log_lines_dropped", "Log lines that were not written.", parts.log.dropped)
-        yield _gauge("config_generation", "How often the configuration was taken up.", parts.generation())
-        yield _gauge("observe_mode", "Whether nobody is deferred.", float(parts.engine.policy.observe))
+        if service.saved_at is not None:
+            yield _gauge("state_saved_timestamp_seconds", "When the state was saved last.", service.saved_at)
+        yield _counter("log_lines_dropped", "Log lines that were not written.", service.log_dropped)
+        yield _gauge("config_generation", "How often the configuration was taken up.", service.generation)
+        yield _gauge("observe_mode", "Whether nobody is deferred.", float(service.mode == "observe"))
         info = GaugeMetricFamily(PREFIX + "build_info", "Versions; always 1.", labels=["version", "python"])
         info.add_metric([__version__, platform.python_version()], 1)
         yield info

@@ -1,26 +1,23 @@
-"""Takes overviews of the running daemon."""
+"""Collects the status of the running daemon, for the status page and `top`."""
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from typing import Any, Final
 
-from senderscore_policy import __version__
-from senderscore_policy.config.model import Config
 from senderscore_policy.counters.backend import CounterBackend
-from senderscore_policy.monitoring.clients import ClientAdmin, SeenClient, SeenClients, top_clients
-from senderscore_policy.monitoring.log import LogWriter
+from senderscore_policy.monitoring.clients import ClientAdmin, SeenClient, matching, network_of, top_clients
+from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, Minute, RecentTraffic
-from senderscore_policy.policy.clients import Client, parse_address
-from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.ports import Clock, Usage
+from senderscore_policy.policy.clients import Client, Network
+from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.protocol import printable
+from senderscore_policy.policy.reputation import CachedScore
 from senderscore_policy.policy.status import ClientStatus, LimitState
-from senderscore_policy.policy.window import Window
 from senderscore_policy.reputation.source import ScoreSource
-from senderscore_policy.server.connections import PolicyServer
-from senderscore_policy.server.state import StateDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,42 +25,43 @@ class Row:
     """One client.
 
     Args:
-        standing: its counter against its limit.
-        opens_in: of a limited client, seconds until it is let in again if it sends nothing until then;
-            None: never, or it is not limited.
-        name: its host name as Postfix knows it; empty if it does not. Whoever owns the address chose it.
-        seen_at: when its last counted message came, in seconds since the epoch.
+        status: its counter against its limit.
+        opens_in: seconds until one more message is within its limit, if the client sends nothing before;
+            None: never, or no limit holds for it.
+        name: its host name as Postfix knows it; empty if it does not. The owner of the address chose it.
+        seen_at: time of its last counted message, in seconds since the epoch; 0: this daemon has not seen any.
     """
 
-    standing: ClientStatus
+    status: ClientStatus
     opens_in: float | None
     name: str
     seen_at: float
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json`, and more."""
-        return self.standing.as_json() | {
-            "place": self.standing.state,
-            "opens_in": None if self.opens_in is None else math.ceil(self.opens_in),
+        limited = self.status.state is LimitState.LIMITED
+        return self.status.as_json() | {
+            "place": self.status.state,
+            "opens_in": math.ceil(self.opens_in) if limited and self.opens_in is not None else None,
             "name": self.name,
             "seen_at": round(self.seen_at),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class ScoreStatus:
     """The score zone and the queries to it.
 
     Args:
         zone: its name.
         zone_state: the value of a `ZoneState`.
-        state: "ok", or "degraded: " and why.
+        state: "ok", or "degraded: " and the reason.
         used: queries sent in 30 days.
-        limit: most of them; 0: no budget.
+        limit: the highest number allowed; 0: no budget.
         used_today: queries sent in 24 hours.
-        daily_limit: most of them; 0: no budget.
+        daily_limit: the highest number allowed; 0: no budget.
         lookups: lookups since the start, by outcome.
-        cache: looks into the cache since the start, by result.
+        cache: lookups in the cache since the start, by result.
     """
 
     zone: str
@@ -78,16 +76,16 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    """Where messages are counted.
+class CounterStatus:
+    """The back end of the counters.
 
     Args:
         store: "memory" or "memcached".
-        state: "ok", or "degraded: " and why.
+        state: "ok", or "degraded: " and the reason.
         servers: each memcached, and whether it is up.
         round_trips: to memcached since the start, by result.
-        round_trip: seconds within which 99 of 100 round trips were done; None: there were none.
-        evictions: items that memcached threw out since the start.
+        round_trip: seconds within which 99 of 100 round trips ended; None: there were none.
+        evictions: items that memcached evicted since the start.
     """
 
     store: str
@@ -99,66 +97,70 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class ServiceStatus:
     """The daemon itself. Counts are since the start.
 
     Args:
         version: of the program.
         mode: "enforce" or "observe".
         window: of the limits, in words.
-        generation: how often the configuration was taken up.
+        counted: "messages" or "recipients".
+        generation: the number of configurations that were applied.
         started_at: seconds since the epoch.
-        last_request_at: when a request was decided last; None: never.
-        requests: requests decided.
-        median: seconds within which every second request was answered; None: there were none.
-        slowest: seconds within which 99 of 100 requests were answered.
         connections: open now.
         accepted: connections.
-        malformed: connections closed for a malformed request.
-        failed: connections closed for an unforeseen error.
+        closed: idle connections that were closed, by reason.
+        malformed: connections closed because of a malformed request.
+        failed: connections closed because of an internal error.
         log_dropped: log lines that were not written.
-        state: "ok", or "degraded: " and why nothing is saved.
-        saved_at: when the state was saved last; None: not yet.
+        state: "ok", or "degraded: " and the reason why nothing is saved.
+        saved_at: time of the last save of the state; None: not yet.
+        health: the text of /healthz.
     """
 
     version: str
     mode: str
     window: str
+    counted: str
     generation: int
     started_at: float
-    last_request_at: float | None
-    requests: int
-    median: float | None
-    slowest: float | None
     connections: int
     accepted: int
+    closed: Mapping[str, int]
     malformed: int
     failed: int
     log_dropped: int
     state: str
     saved_at: float | None
+    health: str
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it.
+    """The status of the whole daemon.
 
     Args:
-        time: of the overview, seconds since the epoch.
-        health: the text of /healthz.
+        time: of this status, seconds since the epoch.
         service: the daemon.
         scores: the score zone.
         counters: the counters' back end.
+        last_request_at: time of the last decision; None: there was none.
+        requests: decisions since the start.
+        median: seconds within which half of the requests were answered; None: there were none.
+        slowest: seconds within which 99 of 100 requests were answered.
         minutes: decisions of the last hour, oldest first.
         rows: the busiest clients and those nearest to their limits.
-        clients: how many were seen in the window.
+        clients: the number of clients seen in the window.
     """
 
     time: float
-    health: str
-    service: Service
-    scores: Scores
-    counters: Counters
+    service: ServiceStatus
+    scores: ScoreStatus
+    counters: CounterStatus
+    last_request_at: float | None
+    requests: int
+    median: float | None
+    slowest: float | None
     minutes: tuple[Minute, ...]
     rows: tuple[Row, ...]
     clients: int
@@ -167,8 +169,14 @@ class Status:
         """The object of /api/status."""
         return {
             "time": round(self.time),
-            "health": self.health,
-            "service": asdict(self.service),
+            "health": self.service.health,
+            "service": asdict(self.service)
+            | {
+                "last_request_at": self.last_request_at,
+                "requests": self.requests,
+                "median": self.median,
+                "slowest": self.slowest,
+            },
             "scores": asdict(self.scores),
             "counters": asdict(self.counters),
             "minutes": [minute._asdict() for minute in self.minutes],
@@ -178,184 +186,180 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What the composition root has put together.
+class ClientDetails:
+    """What is known of one client.
 
     Args:
-        clock: time.
-        started_at: when the daemon started, in seconds since the epoch.
-        engine: for its rules and counters, which a reload replaces.
-        source: the reputations.
-        counting: the counters' back ends.
-        server: the policy connections.
-        seen: the clients seen last.
-        metrics: what is counted.
-        minutes: decisions of the last hour.
-        evictions: what memcached has thrown out.
-        state: what is saved.
-        log: the log's writer.
-        config: the configuration in force.
-        generation: how often it was read, the start included.
-        health: the text of /healthz.
+        time: of these details, seconds since the epoch.
+        row: its row in the list.
+        score: its score as known without a lookup.
+        network: the network of [exempt] or of the [[override]] that applies to it; None: there is none.
+        decisions: the last decisions about it, newest first.
     """
 
-    clock: Clock
-    started_at: float
-    engine: Engine
-    source: ScoreSource
-    counting: CounterBackend
-    server: PolicyServer
-    seen: SeenClients
-    metrics: Metrics
-    minutes: RecentTraffic
-    evictions: Evictions
-    state: StateDirectory
-    log: LogWriter
-    config: Callable[[], Config]
-    generation: Callable[[], int]
-    health: Callable[[], str]
+    time: float
+    row: Row
+    score: CachedScore | None
+    network: Network | None
+    decisions: tuple[Decision, ...]
 
 
 MOST_CLIENTS: Final = 200
-"""Clients that are listed: so many of the busiest, and so many of those nearest to their limits."""
+"""The number of clients listed because they are the busiest, and of those nearest to their limits."""
 AT_ONCE: Final = 50
-"""Clients whose counters are read in one go: about a millisecond, and some kilobytes of memcached's answer."""
+"""Clients whose counters are read together: about a millisecond, and some kilobytes of memcached's answer."""
 LONGEST_TEXT: Final = 100
-"""Characters shown of what a client says of itself."""
+"""Characters shown of a host name."""
 LIFE: Final = 1.0
-"""Seconds for which an overview is shown to all who ask: many who watch cost no more than one."""
+"""Seconds for which a status is shown to every visitor: many visitors cost no more than one."""
+MOST_DECISIONS: Final = 10
+"""Decisions on the page of a client."""
 
 
 class StatusCollector:
-    """Sees what the status page and `top` show.
+    """Collects what the status page, `top` and the metrics show.
 
     Args:
-        parts: the running daemon.
-        desk: knows how clients stand.
+        admin: knows the clients and the policy.
+        metrics: the numbers that the daemon counts.
+        traffic: decisions of the last hour.
+        source: the reputations.
+        backend: the counters.
+        evictions: items that memcached evicted.
+        history: the last decisions.
+        service: reports about the daemon itself.
     """
 
-    def __init__(self, parts: Parts, desk: ClientAdmin) -> None:
-        self._parts = parts
-        self._desk = desk
-        self._overview: Status | None = None
+    def __init__(  # noqa: PLR0917 - each part reports its own status
+        self,
+        admin: ClientAdmin,
+        metrics: Metrics,
+        traffic: RecentTraffic,
+        source: ScoreSource,
+        backend: CounterBackend,
+        evictions: Evictions,
+        history: DecisionHistory,
+        service: Callable[[], ServiceStatus],
+    ) -> None:
+        self.admin = admin
+        self.metrics = metrics
+        self.history = history
+        self.service = service
+        self._traffic = traffic
+        self._source = source
+        self._backend = backend
+        self._evictions = evictions
+        self._status: Status | None = None
         self._until = 0.0
-        self._looking = asyncio.Lock()
+        self._collecting = asyncio.Lock()
 
-    async def overview(self) -> Status:
-        """All of it, at most `LIFE` old."""
-        async with self._looking:
-            now = self._parts.clock.monotonic()
-            if self._overview is None or now >= self._until:
-                self._overview = await self._look()
+    async def status(self) -> Status:
+        """The status, at most `LIFE` old."""
+        async with self._collecting:
+            now = self.admin.clock.monotonic()
+            if self._status is None or now >= self._until:
+                self._status = await self._collect()
                 self._until = now + LIFE
-            return self._overview
+            return self._status
 
-    async def busiest(self) -> list[ClientStatus]:
-        """The clients, those with the most messages first."""
-        standings = [row.standing for row in (await self.overview()).rows]
-        return sorted(standings, key=lambda standing: standing.count, reverse=True)
-
-    async def _look(self) -> Status:
-        parts = self._parts
-        now, window = parts.clock.time(), parts.seen.window
-        seen = parts.seen.recent(now - window.seconds)
-        # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
-        shown = await asyncio.get_running_loop().run_in_executor(None, top_clients, seen, MOST_CLIENTS)
-        usages = await self._usages([self._client(each) for each in shown])
-        bucket_time = parts.counting.now
-        rows = [
-            _row(standing, usage, last, window, bucket_time)
-            for (standing, usage), last in zip(usages, shown, strict=True)
-        ]
+    async def _collect(self) -> Status:
+        metrics = self.metrics
+        rows, clients = await self.clients("")
         return Status(
-            time=now,
-            health=parts.health(),
-            service=_service(parts),
-            scores=_scores(parts),
-            counters=_counters(parts),
-            minutes=tuple(parts.minutes.last_hour()),
-            rows=tuple(rows),
-            clients=len(seen),
+            time=self.admin.clock.time(),
+            service=self.service(),
+            scores=self.scores(),
+            counters=self.counters(),
+            last_request_at=metrics.last_decision,
+            requests=sum(metrics.decisions.values()),
+            median=metrics.latency.quantile(0.5),
+            slowest=metrics.latency.quantile(0.99),
+            minutes=tuple(self._traffic.last_hour()),
+            rows=rows,
+            clients=clients,
         )
 
-    async def _usages(self, clients: list[Client]) -> list[tuple[ClientStatus, Usage]]:
-        """How these clients stand; requests are decided between one part of them and the next."""
-        usages: list[tuple[ClientStatus, Usage]] = []
-        for start in range(0, len(clients), AT_ONCE):
-            usages += await self._desk.usages(clients[start : start + AT_ONCE])
+    def scores(self) -> ScoreStatus:
+        """The score zone now."""
+        source, budget = self._source, self._source.budget
+        return ScoreStatus(
+            zone=source.zone,
+            zone_state=source.zone_state,
+            state=source.state,
+            used=budget.used,
+            limit=budget.limit,
+            used_today=budget.used_today,
+            daily_limit=budget.daily_limit,
+            lookups=dict(self.metrics.lookups),
+            cache=dict(self.metrics.score_cache),
+        )
+
+    def counters(self) -> CounterStatus:
+        """The counters' back end now."""
+        backend, metrics = self._backend, self.metrics
+        return CounterStatus(
+            store="memory" if backend.memcached is None else "memcached",
+            state=backend.state,
+            servers=backend.servers,
+            round_trips=dict(metrics.round_trips),
+            round_trip=metrics.round_trip_latency.quantile(0.99),
+            evictions=self._evictions.seen,
+        )
+
+    async def clients(self, text: str) -> tuple[tuple[Row, ...], int]:
+        """The clients that a filter selects: those to be listed, and the number of all.
+
+        Args:
+            text: see `monitoring.clients.matching`; an address selects its client also if it never sent a message.
+        """
+        seen, window = self.admin.seen, self.admin.seen.window
+        since = self.admin.clock.time() - window.seconds
+
+        def select() -> tuple[list[SeenClient], int]:
+            found = list(matching(seen.recent(since), text))
+            return top_clients(found, MOST_CLIENTS), len(found)
+
+        # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
+        shown, number = await asyncio.get_running_loop().run_in_executor(None, select)
+        network = network_of(text)
+        if network is not None and network.num_addresses == 1 and not shown:
+            client = self.admin.client_named(text)
+            shown, number = [seen.find(client.key) or SeenClient(client)], 1
+        return tuple(await self._rows(shown)), number
+
+    async def _rows(self, shown: Sequence[SeenClient]) -> list[Row]:
+        """The rows of these clients; requests are decided between one part of them and the next."""
+        rows: list[Row] = []
+        for start in range(0, len(shown), AT_ONCE):
+            part = shown[start : start + AT_ONCE]
+            statuses = await self.admin.statuses([self._client(each) for each in part])
+            rows += [_row(*status, last) for status, last in zip(statuses, part, strict=True)]
             await asyncio.sleep(0)
-        return usages
+        return rows
 
     def _client(self, seen: SeenClient) -> Client:
-        """The client, by the rules in force now."""
-        address = parse_address(seen.client.key.partition("/")[0])
-        return self._desk.client(address) if address else seen.client
+        """The client, by the policy in force now."""
+        try:
+            return self.admin.client_named(seen.client.key)
+        except ValueError:
+            # A reload has changed what is counted together.
+            return seen.client
+
+    async def details(self, client: Client) -> ClientDetails:
+        """What is known of a client."""
+        (status,) = await self.admin.statuses([client])
+        # In a thread: the history is long.
+        of_client = partial(self.history.of_client, client.key)
+        decisions = await asyncio.get_running_loop().run_in_executor(None, of_client)
+        return ClientDetails(
+            time=self.admin.clock.time(),
+            row=_row(*status, self.admin.seen.find(client.key) or SeenClient(client)),
+            score=self.admin.score_at_hand(client),
+            network=self.admin.ruled_network(client),
+            decisions=tuple(islice(reversed(decisions), MOST_DECISIONS)),
+        )
 
 
-def _row(standing: ClientStatus, usage: Usage, last: SeenClient, window: Window, now: float) -> Row:
-    """A client's row.
-
-    Args:
-        standing: its counter against its limit.
-        usage: what the counter was read as.
-        last: its last counted message.
-        window: that messages are counted in.
-        now: the time that the counter's buckets are numbered by.
-    """
-    opens_at = None
-    if standing.state is LimitState.LIMITED:
-        opens_at = window.opens_at(usage.buckets, standing.limit.messages, now)
+def _row(status: ClientStatus, opens_in: float | None, last: SeenClient) -> Row:
     name = printable(last.name)
-    shown_name = "" if name == "unknown" else name[:LONGEST_TEXT]
-    return Row(standing, None if opens_at is None else opens_at - now, shown_name, last.time)
-
-
-def _scores(parts: Parts) -> Scores:
-    """The score zone now."""
-    source, budget = parts.source, parts.source.budget
-    return Scores(
-        zone=parts.config().reputation.zone,
-        zone_state=source.zone_state,
-        state=source.state,
-        used=budget.used,
-        limit=budget.limit,
-        used_today=budget.used_today,
-        daily_limit=budget.daily_limit,
-        lookups=dict(parts.metrics.lookups),
-        cache=dict(parts.metrics.score_cache),
-    )
-
-
-def _counters(parts: Parts) -> Counters:
-    """The counters' back end now."""
-    return Counters(
-        store="memory" if parts.counting.memcached is None else "memcached",
-        state=parts.counting.state,
-        servers=parts.counting.servers,
-        round_trips=dict(parts.metrics.round_trips),
-        round_trip=parts.metrics.round_trip_latency.quantile(0.99),
-        evictions=parts.evictions.seen,
-    )
-
-
-def _service(parts: Parts) -> Service:
-    """The daemon now."""
-    metrics, counts, state = parts.metrics, parts.server.counts, parts.state
-    return Service(
-        version=__version__,
-        mode="observe" if parts.engine.policy.observe else "enforce",
-        window=parts.engine.policy.window,
-        generation=parts.generation(),
-        started_at=parts.started_at,
-        last_request_at=metrics.last_decision,
-        requests=sum(metrics.decisions.values()),
-        median=metrics.latency.quantile(0.5),
-        slowest=metrics.latency.quantile(0.99),
-        connections=parts.server.connections,
-        accepted=counts.accepted,
-        malformed=counts.malformed,
-        failed=counts.failed,
-        log_dropped=parts.log.dropped,
-        state=state.state,
-        saved_at=state.saved_at,
-    )
+    return Row(status, opens_in, "" if name == "unknown" else name[:LONGEST_TEXT], last.time)

@@ -1,6 +1,7 @@
 """What an HTTP client sends to the status listener and to the control socket, down to memcached's keys and the log."""
 
 import asyncio
+import atexit
 import logging
 import re
 import tempfile
@@ -12,10 +13,8 @@ from aiohttp import web
 from fakes import DaemonSite, FakeStore
 
 from senderscore_policy.counters.memcached.protocol import BucketKeys
-from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.policy.ports import Charge, Usage
 from senderscore_policy.web.api import Api
-from senderscore_policy.web.inquiries import Inquiries
 from senderscore_policy.web.listener import HttpListener
 
 SMALLER: tuple[tuple[Any, str, Any], ...] = ()
@@ -28,6 +27,7 @@ _TEMPLATES = (
     b"GET /?filter=%b HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: %b\r\n\r\n",
     b"GET /api/clients/%b HTTP/1.1\r\nHost: %b\r\n\r\n",
+    b"GET /clients/%b HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /api/clients/%b/decisions HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /api/messages/%b/decisions HTTP/1.1\r\nHost: x\r\n\r\n",
     b"GET /api/scores/%b HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -55,7 +55,7 @@ class _Keys(FakeStore):
 
 def _check_keys(clients: Sequence[str]) -> None:
     for client in clients:
-        assert _KEY.fullmatch(BucketKeys("ssp:", _DAEMON.parts.seen.window).stem(client))
+        assert _KEY.fullmatch(BucketKeys("ssp:", _DAEMON.seen.window).stem(client))
 
 
 class _Log(logging.Handler):
@@ -94,15 +94,20 @@ class _Transport(asyncio.Transport):
 
 
 _RUNNER = asyncio.Runner()
+atexit.register(_RUNNER.close)
 _LOG = _Log()
 logging.getLogger("senderscore_policy.web.listener").addHandler(_LOG)
 
 
 async def _started() -> tuple[DaemonSite, list[HttpListener]]:
     daemon = DaemonSite(Path(tempfile.mkdtemp()))
-    daemon.parts.engine.store = _Keys()
-    api = Api(daemon.desk, daemon.parts, Inquiries(daemon.parts, daemon.desk, DecisionHistory(), dict))
-    listeners = [HttpListener(api.application(writable=writable), None) for writable in (False, True)]
+    daemon.engine.store = _Keys()
+
+    async def facts() -> dict[str, object]:
+        return {}
+
+    api = Api(daemon.collector, facts)
+    listeners = [HttpListener(api.application(kind), None) for kind in ("metrics", "status", "control")]
     for listener in listeners:
         await listener.open([])
     return daemon, listeners

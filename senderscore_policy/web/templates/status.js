@@ -1,5 +1,5 @@
 "use strict";
-// Replaces the live parts of the page by those of a fresh copy. Without this script the page is complete, and stands still.
+// Replaces the live parts of the page by those of a fresh copy. Without this script the page is complete and does not change.
 (() => {
   const EVERY = 5000, TYPING = 250;
   const form = document.querySelector("form");
@@ -25,7 +25,7 @@
       const response = await fetch(location.href, { signal: AbortSignal.timeout(2 * EVERY) });
       if (!response.ok) throw new Error(response.statusText);
       const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-      // A newer refresh is under way; or somebody is about to copy something.
+      // A newer refresh is under way; or the visitor is about to copy something.
       if (mine !== newest) return;
       if (getSelection().isCollapsed) {
         for (const part of document.querySelectorAll("[data-live]")) {
@@ -48,8 +48,8 @@
   };
 
   document.body.classList.add("live");
-  form.addEventListener("input", () => wanted(TYPING));
-  form.addEventListener("submit", (event) => { event.preventDefault(); wanted(0); });
+  form?.addEventListener("input", () => wanted(TYPING));
+  form?.addEventListener("submit", (event) => { event.preventDefault(); wanted(0); });
   document.addEventListener("visibilitychange", () => document.hidden ? clearTimeout(timer) : refresh());
   timer = setTimeout(refresh, EVERY);
 })();

@@ -29,7 +29,7 @@ def test_no_score_is_asked_for_an_exempt_client(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with site(tmp_path) as daemon:
-            answer = await daemon.desk.score(daemon.client("127.0.0.1"))
+            answer = await daemon.admin.score(daemon.client("127.0.0.1"))
             assert answer["source"] == "none"
             assert daemon.zone.budget.used == 0
 

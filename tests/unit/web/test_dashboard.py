@@ -32,10 +32,10 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
         toml = '[counters]\nstore = "memcached"\n[[override]]\nnetworks = ["192.0.2.0/24"]\nlimit = 1\n'
         async with site(tmp_path_factory.mktemp("state"), toml) as daemon:
             # The series exist without a memcached being there.
-            daemon.parts.engine.store = MemoryStore(daemon.parts.seen.window, daemon.clock)
+            daemon.engine.store = MemoryStore(daemon.seen.window, daemon.clock)
             await daemon.send("192.0.2.75", 3)
             await daemon.state.save()
-            page, _ = Exposition(daemon.parts).page("")
+            page, _ = await Exposition(daemon.collector).page("")
             return page.decode()
 
     return list(text_string_to_metric_families(asyncio.run(scrape())))

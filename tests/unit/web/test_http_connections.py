@@ -3,36 +3,32 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from fakes import DaemonSite, site
 
 from senderscore_policy.config.endpoints import Unix
-from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.server.sockets import bind
 from senderscore_policy.web import api, listener
-from senderscore_policy.web.inquiries import Inquiries
 
 ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ONCE = ASK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-def handlers(daemon: DaemonSite) -> api.Api:
-    """The handlers of a daemon."""
-    return api.Api(daemon.desk, daemon.parts, Inquiries(daemon.parts, daemon.desk, DecisionHistory(), dict))
+async def facts() -> dict[str, object]:
+    """Nothing that only a composition root knows."""
+    return {}
 
 
 @contextlib.asynccontextmanager
-async def served(
-    directory: Path, names: Collection[str] | None = None, *, writable: bool = False
-) -> AsyncIterator[DaemonSite]:
+async def served(directory: Path, kind: str = "status", host: str = "") -> AsyncIterator[DaemonSite]:
     """A daemon that answers HTTP at `directory/http.sock`."""
     async with site(directory) as daemon:
-        app = handlers(daemon).application(writable=writable)
-        serving = await api.serve(app, [bind(Unix(str(directory / "http.sock")))], names)
+        handlers = api.Api(daemon.collector, facts)
+        serving = await api.serve(handlers, kind, [bind(Unix(str(directory / "http.sock")))], host)
         yield daemon
         await serving.cleanup()
 
@@ -118,7 +114,7 @@ async def test_a_request_has_to_come_in_time(
 )  # fmt: skip
 async def test_the_daemon_answers_to_its_own_names_alone(tmp_path: Path, host: str, status: int) -> None:
     """A page whose name resolves to 127.0.0.1 (DNS rebinding) gets no list of clients."""
-    async with served(tmp_path, {"localhost", "mx1.example.org"}):
+    async with served(tmp_path, host="mx1.example.org"):
         request = f"GET /api/clients HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
         received = await answer(tmp_path, request)
         assert received.startswith(b"HTTP/1.1 %d " % status)
@@ -127,7 +123,7 @@ async def test_the_daemon_answers_to_its_own_names_alone(tmp_path: Path, host: s
 
 async def test_a_request_without_a_host_is_answered(tmp_path: Path) -> None:
     """HTTP/1.0 has no Host header, and a browser never leaves it out."""
-    async with served(tmp_path, {"localhost"}):
+    async with served(tmp_path):
         assert (await answer(tmp_path, b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 OK")
 
 
@@ -172,7 +168,7 @@ async def test_only_what_is_counted_has_a_name(
 ) -> None:
     """A zone index, a misplaced mask, control characters and a network without a counter are refused with 400."""
     method = "POST" if path.endswith("reset") else "GET"
-    async with served(tmp_path, writable=True):
+    async with served(tmp_path, "control"):
         request = f"{method} {path % text} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         assert (await answer(tmp_path, request.encode())).startswith(b"HTTP/1.1 400 ")
     assert not caplog.records

@@ -17,7 +17,7 @@ from senderscore_policy.monitoring.statistics import MINUTES, Minute
 from senderscore_policy.policy.durations import span
 from senderscore_policy.web import html, page
 from senderscore_policy.web.chart import Chart, chart, shade, tier_order
-from senderscore_policy.web.page import View, render, rows, view
+from senderscore_policy.web.page import View, ordered, render, view
 from senderscore_policy.web.status import Status
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
@@ -25,19 +25,24 @@ VOID = {"meta", "link", "input"}
 
 
 @pytest.fixture(scope="module")
-def overview(tmp_path_factory: pytest.TempPathFactory) -> Status:
+def status(tmp_path_factory: pytest.TempPathFactory) -> Status:
     """A limited client, one that is near, one within its limit, one without."""
 
-    async def look() -> Status:
+    async def collect() -> Status:
         async with site(tmp_path_factory.mktemp("state"), LIMITED) as daemon:
             await daemon.send("192.0.2.75", 12, client_name="mx.example.net")
             await daemon.send("192.0.2.8", 9, client_name="<b>'\"&")
             await daemon.send("198.51.100.1", 1)
             daemon.pass_time(5)
             await daemon.send("2001:db8::1", 30, client_name="mx6.example.net")
-            return await daemon.overview()
+            return await daemon.status()
 
-    return asyncio.run(look())
+    return asyncio.run(collect())
+
+
+def rendered(status: Status, wanted: View | None = None) -> str:
+    """The page with all listed clients."""
+    return render(status, wanted or View(), status.rows, status.clients)
 
 
 class Checker(HTMLParser):
@@ -64,9 +69,9 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
-def clients(overview: Status, **query: str) -> list[str]:
+def clients(status: Status, **query: str) -> list[str]:
     """The clients that the page lists for a query, in its order."""
-    return [row.standing.client.key for row in rows(overview, view(query))]
+    return [row.status.client.key for row in ordered(status.rows, view(query))]
 
 
 ALL = ["192.0.2.75", "192.0.2.8", "198.51.100.1", "2001:db8::/64"]
@@ -89,19 +94,12 @@ ALL = ["192.0.2.75", "192.0.2.8", "198.51.100.1", "2001:db8::/64"]
         ({"sort": "opens"}, ALL),
         ({"sort": "deferred"}, ALL),
         ({"sort": "tier"}, [ALL[0], ALL[1], ALL[2], ALL[3]]),
-        ({"filter": "MX"}, [ALL[0], ALL[3]]),
-        ({"filter": "192.0.2.0/24"}, ALL[:2]),
-        ({"filter": "2001:db8::/32"}, ALL[3:]),
-        ({"filter": "2001:db8::/64"}, ALL[3:]),
-        ({"filter": "/"}, ALL[3:]),
-        ({"filter": "override", "show": "limited"}, ALL[:1]),
-        ({"filter": "nobody"}, []),
         ({"show": "nonsense", "sort": "nonsense"}, ALL),
     ],
 )
-def test_lists(overview: Status, query: dict[str, str], expected: list[str]) -> None:
-    """The list begins with who is limited; it can be sorted by each column, either way, and filtered."""
-    assert clients(overview, **query) == expected
+def test_lists(status: Status, query: dict[str, str], expected: list[str]) -> None:
+    """The list begins with limited clients; a visitor can sort it by each column, either way."""
+    assert clients(status, **query) == expected
 
 
 @given(
@@ -122,39 +120,37 @@ def test_a_link_leads_to_its_view(wanted: View) -> None:
 
 
 @pytest.mark.parametrize("query", [{}, {"show": "near", "sort": "-count", "filter": "<b>'\"&"}, {"filter": "nobody"}])
-def test_the_page_is_sound(overview: Status, query: dict[str, str]) -> None:
+def test_the_page_is_sound(status: Status, query: dict[str, str]) -> None:
     """Every element is closed, every id is there once, and nothing that the policy forbids is used."""
-    checker = Checker(render(overview, view(query)))
+    checker = Checker(rendered(status, view(query)))
     assert len(set(checker.ids)) == len(checker.ids)
     for name, _ in checker.attributes:
         assert not name.startswith("on")
         assert name != "style"
 
 
-def test_text_is_text(overview: Status) -> None:
+def test_text_is_text(status: Status) -> None:
     """What a client, the zone or a visitor says never becomes a part of the page."""
     hostile = "</style><script>alert(1)</script>"
     changed = replace(
-        overview,
-        health=f"degraded: {hostile}",
-        scores=replace(overview.scores, zone=hostile, state=f"degraded: {hostile}"),
-        counters=replace(overview.counters, store="memcached", state=hostile, servers={hostile: False}),
-        service=replace(overview.service, state=f"degraded: {hostile}", window=hostile),
+        status,
+        scores=replace(status.scores, zone=hostile, state=f"degraded: {hostile}"),
+        counters=replace(status.counters, store="memcached", state=hostile, servers={hostile: False}),
+        service=replace(status.service, health=f"degraded: {hostile}", state=f"degraded: {hostile}", window=hostile),
     )
-    text = render(changed, View(filter=hostile))
+    text = rendered(changed, View(filter=hostile))
     assert "<script>alert" not in text
     assert text.count("&lt;script&gt;alert") >= 6
-    assert "&lt;b&gt;" in render(overview, View())
+    assert "&lt;b&gt;" in rendered(status)
 
 
-def test_an_overview_of_trouble(overview: Status) -> None:
+def test_trouble_is_shown(status: Status) -> None:
     """The page shows what is wrong: reasons, servers that are down, what is lost or not saved."""
     changed = replace(
-        overview,
-        health="degraded: memcached 192.0.2.1:11211 is down",
-        scores=replace(overview.scores, zone_state="refuses", state="degraded: it refuses", limit=0, used=5),
+        status,
+        scores=replace(status.scores, zone_state="refuses", state="degraded: it refuses", limit=0, used=5),
         counters=replace(
-            overview.counters,
+            status.counters,
             store="memcached",
             state="degraded: it is down",
             servers={"192.0.2.1:11211": False, "192.0.2.2:11211": True},
@@ -163,29 +159,34 @@ def test_an_overview_of_trouble(overview: Status) -> None:
             evictions=7,
         ),
         service=replace(
-            overview.service, mode="observe", state="degraded: disk full", malformed=3, last_request_at=None
+            status.service,
+            health="degraded: memcached 192.0.2.1:11211 is down",
+            mode="observe",
+            state="degraded: disk full",
+            malformed=3,
         ),
+        last_request_at=None,
         rows=(),
         minutes=(Minute(int(START), {}, {}),),
     )
-    words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", render(changed, View()).partition("</style>")[2]))
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", rendered(changed).partition("</style>")[2]))
     for shown in (
-        "Degraded. memcached 192.0.2.1:11211 is down", "observe: nobody is deferred", "No request since the start",
+        "Degraded. memcached 192.0.2.1:11211 is down", "observe: nothing is deferred", "No request since the start",
         "refuses", "5 in 30 days, no budget", "2 failed; 99% within 5 ms", "7: memcached needs more memory",
         "disk full", "3 malformed requests", "No client was counted in the last hour", "No decision in the last hour",
     ):  # fmt: skip
         assert shown in words
 
 
-def test_a_long_list_is_cut(overview: Status) -> None:
+def test_a_long_list_is_cut(status: Status) -> None:
     """The page begins with the first fifty clients, and a link shows all."""
-    many = replace(overview, rows=overview.rows * 20, clients=5000)
-    text = render(many, View())
+    many = replace(status, rows=status.rows * 20, clients=5000)
+    text = rendered(many)
     assert text.count("<tr class=") == page.ROWS
     assert "50 of 80 shown" in text
-    assert "Of 5,000 clients" in text
+    assert "busiest of 5,000 clients" in text
     assert 'href="?rows=all"' in text
-    assert render(many, view({"rows": "all"})).count("<tr class=") == 80
+    assert rendered(many, view({"rows": "all"})).count("<tr class=") == 80
 
 
 TIERS = st.sampled_from(["0-10", "11-20", "71-80", "91-100", "100", "not-asked", "unscored", "override", "none"])
@@ -234,20 +235,20 @@ def test_the_tiers_have_an_order_and_colours() -> None:
      (3660, "1 h 1 min"), (86400, "1 d"), (90000, "1 d 1 h"), (90060, "1 d 1 h")],
 )  # fmt: skip
 def test_times_in_words(seconds: float, words: str) -> None:
-    """Rounded up: nobody is told to come too early."""
+    """Durations are rounded up, so that no retry is too early."""
     assert span(seconds) == words
 
 
-def test_the_policy_allows_this_style_and_script_alone(overview: Status) -> None:
+def test_the_policy_allows_this_style_and_script_alone(status: Status) -> None:
     """The hashes of the Content-Security-Policy are those of what is in the page."""
-    text = render(overview, View())
+    text = rendered(status)
     hashed: Callable[[str], str] = html.source_of
     for kind in ("style", "script"):
         (inline,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
         assert f"{kind}-src {hashed(inline)};" in page.CONTENT_SECURITY_POLICY
 
 
-def test_no_limit_is_a_sign(overview: Status) -> None:
+def test_no_limit_is_a_sign(status: Status) -> None:
     """A client without a limit has one that is never reached."""
-    assert "30 <small>of ∞</small>" in render(overview, View())
+    assert "30 <small>of ∞</small>" in rendered(status)
     assert html._FILTERS["limit"](math.inf) == "∞"

@@ -1,40 +1,28 @@
-"""What the status page and `top` are shown."""
+"""What the status page and `top` show."""
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
-from fakes import DaemonSite, site
+from fakes import site
 
 from senderscore_policy.monitoring.clients import top_clients
 from senderscore_policy.monitoring.statistics import Evictions, Histogram
-from senderscore_policy.policy.reputation import Refused
+from senderscore_policy.policy.reputation import Refused, Scored
 from senderscore_policy.policy.status import LimitState, limit_state
-from senderscore_policy.web.status import LIFE, StatusCollector
+from senderscore_policy.web.status import LIFE
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
 CLIENT = "192.0.2.75"
 
 
-def run(directory: Path, scenario: Callable[[DaemonSite], Coroutine[None, None, None]], toml: str = LIMITED) -> None:
-    """Run a scenario with a daemon of its own."""
-
-    async def whole() -> None:
-        async with site(directory, toml) as daemon:
-            await scenario(daemon)
-
-    asyncio.run(whole())
-
-
-def test_a_limited_client(tmp_path: Path) -> None:
+async def test_a_limited_client(tmp_path: Path) -> None:
     """Its row shows what was deferred and when it may send again: an hour after the bucket it filled began."""
-
-    async def scenario(daemon: DaemonSite) -> None:
+    async with site(tmp_path, LIMITED) as daemon:
         daemon.pass_time(300 - daemon.clock.time() % 300)
         await daemon.send(CLIENT, 12, client_name="mx.example.net")
-        (row,) = (await daemon.overview()).rows
+        (row,) = (await daemon.status()).rows
         assert row.as_json() == {
             "client": CLIENT, "count": 10, "deferred": 2, "score": 75, "reputation": "override", "tier": "0-100",
             "limit": 10, "left": 0, "place": "limited", "opens_in": 3600, "name": "mx.example.net",
@@ -42,102 +30,143 @@ def test_a_limited_client(tmp_path: Path) -> None:
         }  # fmt: skip
         daemon.pass_time(3599)
         await daemon.send(CLIENT, 1)
-        (row,) = (await daemon.overview()).rows
-        assert (row.standing.state, row.standing.count) == (LimitState.LIMITED, 10)
+        (row,) = (await daemon.status()).rows
+        assert (row.status.state, row.status.count) == (LimitState.LIMITED, 10)
         daemon.pass_time(1)
         await daemon.send(CLIENT, 1)
-        (row,) = (await daemon.overview()).rows
-        assert (row.standing.state, row.standing.count) == (LimitState.WITHIN, 1)
-
-    run(tmp_path, scenario)
+        (row,) = (await daemon.status()).rows
+        assert (row.status.state, row.status.count) == (LimitState.WITHIN, 1)
 
 
-def test_every_client_is_listed_once_and_forgotten_after_the_window(tmp_path: Path) -> None:
+async def test_every_client_is_listed_once_and_forgotten_after_the_window(tmp_path: Path) -> None:
     """Also those without a limit; exempt ones are not counted and not listed."""
-
-    async def scenario(daemon: DaemonSite) -> None:
+    async with site(tmp_path, LIMITED) as daemon:
         for client, messages in ((CLIENT, 12), ("198.51.100.1", 3), ("2001:db8::1", 1), ("127.0.0.1", 5)):
             await daemon.send(client, messages)
-        overview = await daemon.overview()
-        places = {row.standing.client.key: row.standing.state for row in overview.rows}
+        overview = await daemon.status()
+        places = {row.status.client.key: row.status.state for row in overview.rows}
         assert places == {CLIENT: "limited", "198.51.100.1": "within", "2001:db8::/64": "unlimited"}
         assert overview.clients == 3
         daemon.pass_time(3700)
-        assert (await daemon.overview()).rows == ()
-
-    run(tmp_path, scenario)
+        assert (await daemon.status()).rows == ()
 
 
-def test_what_an_administrator_counts_is_shown(tmp_path: Path) -> None:
+async def test_what_an_administrator_counts_is_shown(tmp_path: Path) -> None:
     """A client that `increment` was used for is listed, though it never sent a message."""
-
-    async def scenario(daemon: DaemonSite) -> None:
-        await daemon.desk.increment(daemon.client(CLIENT), 9)
-        (row,) = (await daemon.overview()).rows
-        assert (row.standing.client.key, row.standing.count, row.name) == (CLIENT, 9, "")
-        await daemon.desk.reset(row.standing.client)
-        assert (await daemon.overview()).rows == ()
-
-    run(tmp_path, scenario)
+    async with site(tmp_path, LIMITED) as daemon:
+        await daemon.admin.increment(daemon.client(CLIENT), 9)
+        (row,) = (await daemon.status()).rows
+        assert (row.status.client.key, row.status.count, row.name) == (CLIENT, 9, "")
+        await daemon.admin.reset(row.status.client)
+        assert (await daemon.status()).rows == ()
 
 
-def test_it_is_json(tmp_path: Path) -> None:
+async def test_it_is_json(tmp_path: Path) -> None:
     """Programs can read all of it, before the first request and with a zone that refuses."""
-
-    async def scenario(daemon: DaemonSite) -> None:
-        first = json.loads(json.dumps((await daemon.overview()).as_json(), allow_nan=False))
+    async with site(tmp_path, LIMITED) as daemon:
+        first = json.loads(json.dumps((await daemon.status()).as_json(), allow_nan=False))
         assert first["service"]["last_request_at"] is None
         assert first["clients"] == []
         daemon.zone.outcomes["198.51.100.1"] = Refused("127.255.255.254")
         await daemon.send("198.51.100.1", 12)
-        second = json.loads(json.dumps((await daemon.overview()).as_json(), allow_nan=False))
+        second = json.loads(json.dumps((await daemon.status()).as_json(), allow_nan=False))
         assert second["scores"]["zone_state"] == "refuses"
         assert second["health"].startswith("degraded: score.senderscore.com refuses to answer (127.255.255.254)")
         assert second["clients"][0]["limit"] == "unlimited"
         assert second["service"]["requests"] == 12
 
-    run(tmp_path, scenario)
 
-
-def test_looking_is_no_use_of_the_score_cache(tmp_path: Path) -> None:
+async def test_looking_is_no_use_of_the_score_cache(tmp_path: Path) -> None:
     """The metrics of the cache tell what mail needs, whoever watches."""
-
-    async def scenario(daemon: DaemonSite) -> None:
+    async with site(tmp_path, LIMITED) as daemon:
         daemon.zone.outcomes["198.51.100.1"] = 50
         await daemon.send("198.51.100.1", 12)
-        before = dict(daemon.parts.metrics.score_cache)
-        await daemon.overview()
-        assert daemon.parts.metrics.score_cache == before
-
-    run(tmp_path, scenario)
+        before = dict(daemon.metrics.score_cache)
+        await daemon.status()
+        assert daemon.metrics.score_cache == before
 
 
-def test_many_who_watch_cost_as_much_as_one(tmp_path: Path) -> None:
-    """An overview is shown to all who ask within a second."""
-
-    async def scenario(daemon: DaemonSite) -> None:
-        lookout = StatusCollector(daemon.parts, daemon.desk)
-        first, second = await asyncio.gather(lookout.overview(), lookout.overview())
+async def test_many_visitors_cost_as_much_as_one(tmp_path: Path) -> None:
+    """Every visitor within a second gets the same status."""
+    async with site(tmp_path, LIMITED) as daemon:
+        collector = daemon.collector
+        first, second = await asyncio.gather(collector.status(), collector.status())
         assert first is second
         daemon.clock.pass_time(LIFE)
-        assert await lookout.overview() is not first
-
-    run(tmp_path, scenario)
+        assert await collector.status() is not first
 
 
-def test_the_busiest_and_the_nearest_are_chosen(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {"192.0.2.75", "192.0.2.76", "198.51.100.1", "2001:db8::/64", "2001:db8:0:1::5/128"}),
+        ("MX", {"192.0.2.75", "2001:db8::/64"}),
+        ("2.7", {"192.0.2.75", "192.0.2.76"}),
+        ("192.0.2.0/24", {"192.0.2.75", "192.0.2.76"}),
+        ("192.0.2.75/24", {"192.0.2.75", "192.0.2.76"}),
+        ("192.0.2.7", {"192.0.2.7"}),
+        ("192.0.2.75/32", {"192.0.2.75"}),
+        ("::ffff:192.0.2.75", {"192.0.2.75"}),
+        ("2001:db8::99", {"2001:db8::/64"}),
+        ("2001:db8:0:1::5", {"2001:db8:0:1::5/128"}),
+        ("2001:db8:0:1::6", {"2001:db8:0:1::/64"}),
+        ("2001:db8::/32", {"2001:db8::/64", "2001:db8:0:1::5/128"}),
+        ("203.0.113.9", {"203.0.113.9"}),
+        ("/", {"2001:db8::/64", "2001:db8:0:1::5/128"}),
+        ("override", {"192.0.2.75", "192.0.2.76", "2001:db8:0:1::5/128"}),
+        ("unscored", {"2001:db8::/64"}),
+        ("0-100", {"192.0.2.75", "192.0.2.76"}),
+        ("no such client", set()),
+        ("fe80::1%eth0", set()),
+    ],
+)
+async def test_the_filter_finds_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: set[str]
+) -> None:
+    """The filter searches all remembered clients, listed or not; it looks an address or a network up exactly."""
+    own = '[[override]]\nnetworks = ["2001:db8:0:1::5"]\nlimit = 7\n'
+    monkeypatch.setattr("senderscore_policy.web.status.MOST_CLIENTS", 1)
+    async with site(tmp_path, own + LIMITED) as daemon:
+        await daemon.send("192.0.2.75", 2, client_name="mx.example.net")
+        await daemon.send("192.0.2.76")
+        await daemon.send("198.51.100.1")
+        await daemon.send("2001:db8::1", client_name="mx6.example.net")
+        await daemon.send("2001:db8:0:1::5")
+        rows, number = await daemon.collector.clients(text)
+        assert number == len(expected)
+        assert {row.status.client.key for row in rows} <= expected
+        assert len(rows) == min(number, 2) or len(rows) == min(number, 1)
+        monkeypatch.setattr("senderscore_policy.web.status.MOST_CLIENTS", 200)
+        rows, _ = await daemon.collector.clients(text)
+        assert {row.status.client.key for row in rows} == expected
+
+
+async def test_a_client_in_detail(tmp_path: Path) -> None:
+    """The details have the count and the limit, the score with its age, the override, and the last decisions."""
+    async with site(tmp_path, LIMITED, {"198.51.100.9": 42}) as daemon:
+        await daemon.send(CLIENT, 12)
+        details = await daemon.collector.details(daemon.client(CLIENT))
+        assert (details.row.status.count, str(details.network)) == (10, "192.0.2.0/24")
+        assert sorted(each.reason for each in details.decisions) == ["over-limit"] * 2 + ["within-limit"] * 8
+        assert details.row.opens_in == pytest.approx(3600)
+        await daemon.admin.score(daemon.client("198.51.100.9"))
+        daemon.clock.pass_time(60)
+        details = await daemon.collector.details(daemon.client("198.51.100.9"))
+        assert details.score is not None
+        assert (details.score.reputation, details.time - details.score.fetched_at) == (Scored(42), 60)
+        assert (details.row.seen_at, details.decisions, details.network) == (0, (), None)
+
+
+async def test_the_busiest_and_the_nearest_are_chosen(tmp_path: Path) -> None:
     """Of many clients those with the highest counts are listed, and those next to a small limit."""
-
-    async def scenario(daemon: DaemonSite) -> None:
+    async with site(tmp_path, LIMITED + "[unscored]\nlimit = 1000\n") as daemon:
         await daemon.send("192.0.2.1", 10)
         for number in range(5):
             await daemon.send(f"198.51.100.{number}", 20 + number)
-        clients = daemon.parts.seen.recent(0)
+        clients = daemon.seen.recent(0)
         chosen = top_clients(clients, 2)
         assert {seen.client.key for seen in chosen} == {"192.0.2.1", "198.51.100.3", "198.51.100.4"}
         assert len(top_clients(clients, 100)) == len(clients) == 6
-
-    run(tmp_path, scenario, LIMITED + "[unscored]\nlimit = 1000\n")
 
 
 @pytest.mark.parametrize(
