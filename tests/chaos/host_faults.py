@@ -177,7 +177,7 @@ def behind_postfix(site: Site) -> None:
 
 
 def sigkill(site: Site, seconds: float) -> None:
-    """Killed again and again; started a second later, as its unit says (RestartSec=1)."""
+    """Killed again and again; started a second later."""
     for _ in range(max(1, int(seconds // 2))):
         site.daemon.kill()
         site.pass_time(1)

@@ -46,6 +46,17 @@ def deferral() -> str:
     )
 
 
+@pytest.mark.parametrize("line", ["Reloading {}...", "Reloaded {}."])
+def test_logcheck_ignores_a_reload(line: str) -> None:
+    """The service manager's lines about a reload are routine."""
+    rules = DEBIAN / "senderscore-policy.logcheck.ignore.server"
+    unit = (DEBIAN / "senderscore-policy.service").read_text()
+    (description,) = re.findall(r"^Description=(.*)$", unit, re.MULTILINE)
+    entry = f"Nov 22 21:00:00 mx systemd[1]: {line.format(f'senderscore-policy.service - {description}')}\n"
+    done = subprocess.run(["grep", "-E", "-f", rules], input=entry, text=True, capture_output=True, check=False)
+    assert done.stdout == entry
+
+
 @pytest.mark.parametrize("time", ["Nov 22 21:00:00", "2026-11-22T21:00:00.123456+00:00"])
 @pytest.mark.parametrize(
     ("line", "routine"),
