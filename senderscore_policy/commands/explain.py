@@ -1,30 +1,30 @@
-"""Decisions in words that a mail administrator understands."""
+"""The command `explain`: decisions in words."""
 
 import argparse
 import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from senderscore_policy.commands.arguments import add_config, add_json, checked, client, configuration
 from senderscore_policy.commands.control import find_daemon
-from senderscore_policy.commands.output import say, say_json
+from senderscore_policy.commands.output import say, say_json, say_paragraph
 from senderscore_policy.config.paths import control_paths
 from senderscore_policy.maillog.timestamps import as_text
 from senderscore_policy.policy.durations import span
 
 Account = Mapping[str, Any]
-"""The daemon's answer to "what do you know about this client, or message?"."""
+"""The daemon's answer about a client or a message: decisions, clients, window."""
 
 
 def verdict(decision: Mapping[str, Any]) -> str:
-    """What became of the message, as far as this policy is concerned, in one or two words."""
+    """The effect of the answer on the message, in a few words."""
     word = decision["action"].partition(" ")[0].upper()
     if decision["reason"] == "over-limit" and word == "DUNNO":
-        return "let in, would be deferred"
+        return "accepted, would be deferred"
     if word in {"DUNNO", "OK"}:
-        return "let in"
+        return "accepted"
     if word.startswith(("4", "DEFER")):
         return "deferred"
     return "rejected" if word.startswith("5") or word == "REJECT" else f"answered {word}"
@@ -35,7 +35,7 @@ def explanation(decision: Mapping[str, Any], account: Account) -> str:
 
     Args:
         decision: one of those of the account.
-        account: tells the window, and what is counted.
+        account: it names the window and what is counted.
     """
     return " ".join(_sentences(decision, f"{account['counted']}/{account['window']}"))
 
@@ -44,52 +44,53 @@ def _sentences(decision: Mapping[str, Any], unit: str) -> Iterator[str]:
     count, limit = decision["count"], decision["limit"]
     match decision["reason"]:
         case "exempt":
-            yield "The client's network is in [exempt]: neither counted nor limited."
+            yield "The client's network is in [exempt]: not counted and not limited."
         case "authenticated":
-            yield f"The client had logged in as {decision['sasl_username']}: neither counted nor limited."
+            yield f"The client had logged in as {decision['sasl_username']}: not counted and not limited."
         case "no-address":
-            yield f"Postfix named no usable client address ({decision['client_address'] or 'none'}): let in, uncounted."
+            address = decision["client_address"] or "none"
+            yield f"Postfix sent no usable client address ({address}): accepted, not counted."
         case "repeat":
             yield (
-                f"Asked again about a message that was decided within the minute before (instance "
-                f"{decision['instance']}): the same answer, and no second count."
+                f"Postfix asked again about a message that was decided within the last minute (instance "
+                f"{decision['instance']}): the same answer, not counted again."
             )
         case "within-limit":
             yield _origin_of_limit(decision, unit)
             yield f"The window held {count} with this message: within the limit."
         case _:
             yield _origin_of_limit(decision, unit)
-            yield f"The window held {count} with this message, above {limit}; what is not let in is not counted."
+            yield f"The window held {count} with this message, above {limit}; deferred messages are not counted."
             if decision["action"] == "DUNNO":
-                yield 'With mode = "observe" it was let in all the same.'
+                yield 'With mode = "observe" it was accepted nevertheless.'
     if decision["action"] != "DUNNO":
-        yield f"Postfix was told: {decision['action']}"
+        yield f"The answer to Postfix: {decision['action']}"
 
 
 def _origin_of_limit(decision: Mapping[str, Any], unit: str) -> str:
-    """Which limit the client had, and why that one."""
+    """The limit of the client and the reason for it."""
     tier, score = decision["tier"], decision["score"]
     limit = "no limit" if decision["limit"] == "unlimited" else f"{decision['limit']} {unit}"
     match decision["reputation"]:
         case "override" if tier == "override":
-            cause = "An [[override]] gives the client a limit of its own"
+            cause = "An [[override]] sets the client's limit"
         case "override":
-            cause = f"An [[override]] gives the client the score {score}, tier {tier}"
+            cause = f"An [[override]] sets the client's score to {score}, tier {tier}"
         case "scored":
             cause = f"The client's score was {score}{_source(decision)}, tier {tier}"
         case "unknown" if decision["source"] == "none":
-            cause = "The zone has no IPv6 and no private addresses, so the client falls under [unscored]"
+            cause = "The zone has no IPv6 and no private addresses, so [unscored] decides"
         case "unknown":
-            cause = f"The zone has no score for the client{_source(decision)}, it falls under [unscored]"
+            cause = f"The zone has no score for the client{_source(decision)}, so [unscored] decides"
         case "refused" | "unavailable":
-            cause = f"The score could not be read ({decision['detail']}), the client falls under [unavailable]"
+            cause = f"The score could not be read ({decision['detail']}), so [unavailable] decides"
         case _:
-            cause = "The client's score was not needed yet, it has the smallest limit that any client can have"
+            cause = "The client's score was not needed yet; until it is, the smallest limit of all applies"
     return f"{cause}: {limit}."
 
 
 def _source(decision: Mapping[str, Any]) -> str:
-    """Where a score came from, in brackets; empty if that is not known any more."""
+    """The source of a score, in brackets; empty if it is not known any more."""
     age = decision["age"]
     if age is None:
         return ""
@@ -99,67 +100,76 @@ def _source(decision: Mapping[str, Any]) -> str:
 
 
 def standing_now(client: Mapping[str, Any], account: Account, now: float) -> str:
-    """How a client stands now, and when it is let in again.
+    """A client's count now, and when the daemon accepts its next message.
 
     Args:
         client: one of those of the account.
-        account: tells the window, and what is counted.
+        account: it names the window and what is counted.
         now: seconds since the epoch.
     """
     unit = f"{account['counted']}/{account['window']}"
     text = f"{client['client']} now: {client['count']} of {client['limit']} {unit} (tier {client['tier']})"
     if client["limit"] == "unlimited":
-        return f"{text}; no limit holds for it"
+        return f"{text}; it is not limited"
     if client["limit"] == 0:
-        return f"{text}; it is never let in with this limit"
+        return f"{text}; with this limit it can never send"
     opens_in = client["opens_in"]
     if opens_in:
         at = as_text(now + opens_in)
-        return f"{text}; let in again in {span(opens_in)}, at {at}, for one message if none comes before"
+        return (
+            f"{text}; the daemon accepts one message again in {span(opens_in)} (at {at}) if the client sends nothing "
+            "before"
+        )
     score = ", then its score decides" if client["reputation"] == "not-asked" else ""
-    return f"{text}; {client['left']} more are let in{score}"
+    return f"{text}; {client['left']} more will be accepted{score}"
 
 
 def nothing_found(subject: str, account: Account) -> Iterator[str]:
-    """What it can mean that no decision is remembered."""
+    """The possible reasons why the daemon remembers no decision."""
     since = account["remembered_since"]
-    yield f"Nothing is remembered about {subject}. That can mean:"
+    yield f"Nothing is remembered about {subject}. The possible reasons:"
     yield (
-        f"- it was decided before the daemon's memory begins: {as_text(since['over_limit'])} for messages above their "
-        f"limit, {as_text(since['others'])} for all others; a restart empties it"
+        f"- The decision is older than the daemon's memory, which begins at {as_text(since['over_limit'])} for "
+        f"messages above their limit, at {as_text(since['others'])} for all others. A restart empties it."
     )
-    yield "- Postfix did not ask: it had rejected the message before, or it does not ask this daemon at all (doctor)"
-    yield "- the daemon of another host was asked"
+    yield "- Postfix did not ask, since it had rejected the message before, or is not set up to ask (see doctor)."
+    yield "- Postfix asked the daemon of another host."
 
 
+EFFECTS: Final = {"accepted": "green", "deferred": "bold red", "rejected": "bold red"}
+"""The colour of an effect in a terminal."""
 MOST_PRINTED: Final = 10
 """Decisions printed for people, the newest ones; JSON has up to a thousand."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Show the recent decisions about a message or a client, and why they were made.
+    parser.description = """Show the recent decisions about a message or a client, and their reasons.
 
-The queue ID is the one in Postfix's log: it leads from a line there to the count, the limit, the score and
-where that came from, and to the time at which the client is let in again.
+The queue ID is the one in Postfix's log. It leads from a line there to the
+count, the limit, the score and its source, and to the time at which the daemon
+accepts a message of the client again.
 
-The daemon remembers its last 10,000 deferrals and as many other decisions, until it is restarted. When it
-remembers none, the exit status is 0 all the same, and the output says what that can mean."""
+The daemon remembers its last 10,000 deferrals and as many other decisions,
+until it is restarted. If it remembers none, the exit status is 0, and the
+output lists the possible reasons."""
     parser.epilog = """examples:
   senderscore-policy explain 4T9xKk3gZ2z1Rw
   senderscore-policy explain 192.0.2.75
   senderscore-policy explain --json 2001:db8::25"""
     add_config(parser)
     add_json(parser)
-    parser.add_argument("subject", metavar="QUEUE_ID|IP", type=checked(_subject), help="the message or the client")
+    parser.add_argument(
+        "subject", metavar="QUEUE_ID|IP", type=checked(_subject), help="the message, or the client, as logs write them"
+    )
 
 
 def _subject(text: str) -> str:
-    """The path of what is asked about, in the daemon's API."""
+    """The path of the message or client in the daemon's API."""
     try:
         return f"/api/clients/{quote(client(text), safe=':')}/decisions"
     except ValueError:
-        # As copied from the log, with its colon. Both of Postfix's kinds of queue ID are of letters and digits.
+        # Copied from the log it ends with a colon. Both kinds of Postfix's queue IDs have letters and digits only.
         found = re.fullmatch(r"([0-9A-Za-z]{1,64}):?", text)
         if found is None:
             raise ValueError(f"{text!r} is neither a queue ID nor an IP address") from None
@@ -175,22 +185,27 @@ def run(args: argparse.Namespace) -> int:
         say_json([decision | {"explanation": explanation(decision, account)} for decision in decisions])
         return 0
     if not decisions:
-        for line in nothing_found(args.subject.split("/")[3], account):
-            say(line)
+        for line in nothing_found(unquote(args.subject.split("/")[3]), account):
+            bullet = "- " if line.startswith("- ") else ""
+            say_paragraph(line.removeprefix(bullet), head=[bullet], indent=len(bullet))
     elif account["found"] > MOST_PRINTED:
-        say(f"{account['found']} decisions are remembered; the last {MOST_PRINTED}:\n")
+        say(f"The last {MOST_PRINTED} of {account['found']} decisions:\n")
     for decision in decisions[-MOST_PRINTED:]:
-        say(f"{_headline(decision)}\n  {explanation(decision, account)}\n")
+        when, effect, *rest = _headline(decision)
+        say_paragraph(f"{when}, ", (effect, EFFECTS.get(effect, "bold")), ", ".join(["", *rest]))
+        say_paragraph(explanation(decision, account), indent=2)
+        say("")
     for each in account["clients"]:
-        say(standing_now(each, account, time.time()))
+        say_paragraph(standing_now(each, account, time.time()))
     return 0
 
 
-def _headline(decision: dict[str, Any]) -> str:
+def _headline(decision: dict[str, Any]) -> list[str]:
+    """Time, effect and the particulars of a message."""
     sender = f"from <{decision['sender']}>"
     parts = [as_text(decision["time"]), verdict(decision), sender, f"client {decision['client_address'] or 'unknown'}"]
     if decision["client"] not in {None, decision["client_address"]}:
         parts.append(f"counted as {decision['client']}")
     if decision["queue_id"]:
         parts.append(f"queue ID {decision['queue_id']}")
-    return ", ".join([*parts, f"at {decision['protocol_state'] or 'an unknown stage'}"])
+    return [*parts, f"at {decision['protocol_state'] or 'an unknown stage'}"]

@@ -1,334 +1,198 @@
-"""What `top` shows: the overviews of one daemon or of several, added up."""
+"""The command `top`: the busiest clients of the daemon, once or kept up to date in the terminal."""
 
 import argparse
-import http.client
-import json
+import contextlib
 import math
+import os
+import select
 import signal
 import sys
+import termios
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import tty
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final, NoReturn
-from urllib.parse import urlsplit
-
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from senderscore_policy.commands.arguments import add_config, add_json, checked, configuration
 from senderscore_policy.commands.control import find_daemon
-from senderscore_policy.commands.output import say, say_json, table
-from senderscore_policy.config.model import Config
+from senderscore_policy.commands.output import console, in_terminal, plain, say, say_json, table
 from senderscore_policy.config.paths import control_paths
 from senderscore_policy.errors import BackendError
-from senderscore_policy.policy.status import LimitState, limit_state
-from senderscore_policy.policy.tiers import UNLIMITED
+from senderscore_policy.policy.status import LimitState
 
-STATUS: Final = "/api/status"
-PATIENCE: Final = 10.0
-"""Seconds that a status listener may take for an answer."""
+if TYPE_CHECKING:
+    from rich.text import Text
+
+COLUMNS: Final = ("status", "client", "score", "tier", "count", "limit", "left", "deferred", "again in", "name")
+NUMBERS: Final = frozenset({"score", "count", "limit", "left", "deferred", "again in"})
+_DROPPED: Final = ("tier", "left", "deferred", "score", "again in", "limit", "count", "status")
+"""The columns that a narrow terminal does without, in this order; the name takes the width that is left."""
+_SHORTEST_NAME: Final = 8
 _ORDER: Final = [LimitState.LIMITED, LimitState.NEAR, LimitState.WITHIN, LimitState.UNLIMITED]
-
-Source = Callable[[], dict[str, Any]]
-"""Gives a daemon's overview; raises BackendError, or PermissionError for a control socket that denies access."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one daemon said.
-
-    Args:
-        endpoint: where it was asked.
-        overview: the object of /api/status; None: it did not answer.
-        problem: why it did not.
-    """
-
-    endpoint: str
-    overview: dict[str, Any] | None
-    problem: str = ""
+_STYLES: Final = dict(zip(_ORDER, ("bold red", "yellow", "", "dim"), strict=True))
+_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
 
-def sources(endpoints: Sequence[str], config: Callable[[], Config]) -> dict[str, Source]:
-    """Who is to be asked, by the name that is shown.
-
-    Args:
-        endpoints: addresses of status listeners, such as "http://mx1.example.org:10046"; none: the
-            daemon of this host, by its control socket.
-        config: says where that is.
-    """
-    if endpoints:
-        return {endpoint: _listener(endpoint) for endpoint in endpoints}
-    paths = control_paths(config())
-
-    def control() -> dict[str, Any]:
-        with find_daemon(paths) as daemon:
-            return daemon.request("GET", STATUS)
-
-    return {"this host": control}
-
-
-def status_listener(text: str) -> str:
-    """The address of a status listener, checked.
-
-    Raises:
-        ValueError: it is none.
-    """
-    parts = urlsplit(text)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path not in {"", "/"} or parts.query:
-        raise ValueError(f"{text!r} is not of the form http://HOST:PORT")
-    _ = parts.port  # raises ValueError where it is no number
-    return text.rstrip("/")
-
-
-def _listener(endpoint: str) -> Source:
-    parts = urlsplit(endpoint)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-
-    def ask() -> dict[str, Any]:
-        connection = kind(parts.hostname or "", parts.port, timeout=PATIENCE)
-        try:
-            connection.request("GET", STATUS)
-            response = connection.getresponse()
-            answer = json.loads(response.read())
-        except (OSError, http.client.HTTPException) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-            raise BackendError(f"{endpoint} does not answer: {reason}; is it the address of listen.status?") from error
-        except ValueError as error:
-            raise BackendError(f"{endpoint} is no senderscore-policy") from error
-        finally:
-            connection.close()
-        if not isinstance(answer, dict):
-            raise BackendError(f"{endpoint} is no senderscore-policy")
-        return answer
-
-    return ask
-
-
-def ask_all(wanted: Mapping[str, Source]) -> list[Report]:
-    """Ask all at once.
-
-    Raises:
-        PermissionError: a control socket denies access.
-    """
-
-    def ask(item: tuple[str, Source]) -> Report:
-        endpoint, source = item
-        try:
-            report = Report(endpoint, source())
-            added_up([report])
-        except BackendError as error:
-            return Report(endpoint, None, str(error))
-        except (LookupError, TypeError, ValueError, AttributeError):
-            return Report(endpoint, None, f"{endpoint} gives no overview: it may be of another version")
-        return report
-
-    with ThreadPoolExecutor(len(wanted)) as threads:
-        return list(threads.map(ask, wanted.items()))
-
-
-def added_up(reports: Sequence[Report]) -> dict[str, Any]:
-    """One overview of all daemons; the object of `top --json`.
-
-    What each daemon decided and asked is added. A client's count is not: daemons that share
-    memcached all tell the same one, and others each hold the client to a limit of its own; the
-    largest stands.
-    """
-    overviews = [report.overview for report in reports if report.overview is not None]
-    clients: dict[str, list[dict[str, Any]]] = {}
-    for overview in overviews:
-        for client in overview["clients"]:
-            clients.setdefault(client["client"], []).append(client)
-    rows = sorted((_client(told) for told in clients.values()), key=_nearest)
-    minutes = _minutes(overviews)
-    budgets = [overview["scores"] for overview in overviews]
-    # The minute before the running one; the running one where that is all there is.
+def overview(status: dict[str, Any]) -> dict[str, Any]:
+    """The object of `top --json`, from the daemon's /api/status: nearest to their limits come first."""
+    minutes = [
+        {
+            "start": minute["start"],
+            "passed": sum(minute["passed"].values()),
+            "deferred": sum(minute["deferred"].values()),
+        }
+        for minute in status["minutes"]
+    ]
+    # The minute before the current one; the current one if there is no other.
     last = minutes[-2:][0] if minutes else {"passed": 0, "deferred": 0}
+    clients = sorted(status["clients"], key=_nearest)
     return {
-        "time": max((overview["time"] for overview in overviews), default=0),
-        "daemons": [_daemon(report) for report in reports],
+        "time": status["time"],
+        "health": status["health"],
+        "mode": status["service"]["mode"],
+        "version": status["service"]["version"],
         "requests_last_minute": last["passed"] + last["deferred"],
         "requests_last_hour": sum(minute["passed"] + minute["deferred"] for minute in minutes),
         "deferred_last_hour": sum(minute["deferred"] for minute in minutes),
         "minutes": minutes,
-        "limited": sum(row["place"] == LimitState.LIMITED for row in rows),
-        "near": sum(row["place"] == LimitState.NEAR for row in rows),
-        "queries": {
-            name: sum(budget[name] for budget in budgets) for name in ("used", "limit", "used_today", "daily_limit")
-        },
-        "clients": rows,
-    }
-
-
-def _daemon(report: Report) -> dict[str, Any]:
-    overview = report.overview
-    return {
-        "endpoint": report.endpoint,
-        "health": report.problem if overview is None else overview["health"],
-        "answers": overview is not None,
-        "mode": None if overview is None else overview["service"]["mode"],
-        "version": None if overview is None else overview["service"]["version"],
-    }
-
-
-def _minutes(overviews: Sequence[dict[str, Any]]) -> list[dict[str, int]]:
-    """Each minute's decisions over all tiers and daemons, oldest first."""
-    totals: dict[int, dict[str, int]] = {}
-    for overview in overviews:
-        for minute in overview["minutes"]:
-            total = totals.setdefault(minute["start"], {"passed": 0, "deferred": 0})
-            for kind in total:
-                total[kind] += sum(minute[kind].values())
-    return [{"start": start} | totals[start] for start in sorted(totals)]
-
-
-def _client(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One client, as several daemons tell of it: the one that knows its score says what its limit is."""
-    client = max(told, key=lambda each: (each["reputation"] != "not-asked", each["count"]))
-    count = max(each["count"] for each in told)
-    limit = UNLIMITED if client["limit"] == "unlimited" else client["limit"]
-    limited = [each for each in told if each["place"] == LimitState.LIMITED]
-    where = limit_state(limit, count, asked=client["reputation"] != "not-asked", deferring=bool(limited))
-    waits = [each["opens_in"] for each in limited if each["opens_in"] is not None]
-    newest = max(told, key=lambda each: each["seen_at"])
-    return client | {
-        "count": count,
-        "left": "unlimited" if limit == UNLIMITED else max(0, limit - count),
-        "deferred": sum(each["deferred"] for each in told),
-        "place": where,
-        "opens_in": max(waits) if waits and where == LimitState.LIMITED else None,
-        "name": newest["name"] or client["name"],
-        "seen_at": newest["seen_at"],
+        "limited": sum(client["place"] == LimitState.LIMITED for client in clients),
+        "near": sum(client["place"] == LimitState.NEAR for client in clients),
+        "queries": {name: status["scores"][name] for name in ("used", "limit", "used_today", "daily_limit")},
+        "clients": clients,
     }
 
 
 def _nearest(client: dict[str, Any]) -> tuple[Any, ...]:
-    """Limited clients first, those that are deferred most before the others; then by the share of the limit used."""
+    """Limited clients first, those with the most deferrals before the others; then by the used share of the limit."""
     share = 0.0 if client["limit"] == "unlimited" else client["count"] / max(client["limit"], 0.5)
     return _ORDER.index(client["place"]), -client["deferred"], -share, -client["count"], client["client"]
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Show the busiest clients, nearest their limit first, and keep it up to date.
+    parser.description = """Show the busiest clients of this host's daemon, nearest to their limit first, and
+keep the list up to date; q ends.
 
-status    limited: its next message is deferred, or messages of it were within the last minutes; near: it has used
-          four fifths of its limit; within; unlimited
-let in    when a limited client is let in again, if it sends nothing until then
+status    limited: its next message is deferred, or messages were deferred
+          within the last minutes; near: it has used four fifths of its limit;
+          within; unlimited
+again in  when the daemon accepts a message of a limited client again, if the
+          client sends nothing before
 
-Without --endpoint the daemon of this host is asked, by its control socket. Of several daemons decisions, deferrals
-and score queries are added up; of a client's counts the largest is shown, as daemons that share memcached all have
-the same."""
+A narrow terminal shows fewer columns."""
     parser.epilog = """examples:
   senderscore-policy top
-  senderscore-policy top --once --clients 10
-  senderscore-policy top --endpoint http://mx1.example.org:10046 --endpoint http://mx2.example.org:10046"""
+  senderscore-policy top --once --clients 10"""
     add_config(parser)
     add_json(parser)
     parser.add_argument(
-        "--endpoint",
-        metavar="URL",
-        action="append",
-        type=checked(status_listener),
-        default=[],
-        help="a daemon's status listener, http://HOST:PORT; several are allowed",
-    )
-    parser.add_argument(
-        "--once", action="store_true", help="print it once and end; so does --json, and without a terminal"
+        "--once", action="store_true", help="print the list once and end, as with --json and without a terminal"
     )
     parser.add_argument(
         "--clients",
         metavar="N",
         type=checked(_count),
-        help="clients to be shown (default: as many as fit, with --once 20)",
+        help="number of clients to show (default: as many as fit, with --once 20)",
     )
     parser.add_argument(
-        "--interval", metavar="S", type=checked(_seconds), default=2.0, help="seconds between two looks (default: 2)"
+        "--interval", metavar="S", type=checked(_seconds), default=2.0, help="seconds between updates (default: 2)"
     )
 
 
 def _count(text: str) -> int:
     if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 100_000):
-        raise ValueError(f"{text!r} is no whole number from 1 to 100000")
+        raise ValueError(f"{text!r} is not a whole number from 1 to 100000")
     return int(text)
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0.5 <= seconds <= 3600:
-        raise ValueError(f"{text!r} is no number of seconds from 0.5 to 3600")
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0.5 <= (seconds := float(text)) <= 3600:
+            return seconds
+    raise ValueError(f"{text!r} is not a number of seconds from 0.5 to 3600")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show it, once or until Ctrl-C."""
-    daemons = sources(args.endpoint, lambda: configuration(args))
-    reports = ask_all(daemons)
-    if all(report.overview is None for report in reports):
-        raise BackendError("; ".join(report.problem for report in reports))
-    overview = added_up(reports)
+    """Show the clients, once or until `q`."""
+    paths = control_paths(configuration(args))
+    first = _look(paths)
     if args.json:
-        say_json(overview | {"clients": overview["clients"][: args.clients]})
-    elif args.once or not sys.stdout.isatty():
-        _print(overview, args.clients or 20)
+        say_json(first | {"clients": first["clients"][: args.clients]})
+    elif args.once or not in_terminal():
+        say("\n".join(summary(first)) + "\n")
+        say("\n".join(rows(first["clients"][: args.clients or 20], console().width if in_terminal() else None)))
     else:
-        _watch(daemons, args)
+        _watch(first, lambda: _look(paths), args)
     return 0
 
 
-def _print(overview: dict[str, object], most: int) -> None:
-    say("\n".join(summary(overview)) + "\n")
-    clients = overview["clients"]
-    assert isinstance(clients, list)
-    say(table(COLUMNS, [cells(client) for client in clients[:most]], NUMBERS))
+def _look(paths: Sequence[Path]) -> dict[str, Any]:
+    with find_daemon(paths) as daemon:
+        status = daemon.request("GET", "/api/status")
+    try:
+        return overview(status)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise BackendError("the daemon's answer is incomplete: it may have another version") from error
 
 
-def _watch(sources: Mapping[str, Source], args: argparse.Namespace) -> None:
-    from rich.console import Console  # noqa: PLC0415 - as above
+def _watch(shown: dict[str, Any], look: Callable[[], dict[str, Any]], args: argparse.Namespace) -> None:
+    # Only here: other commands, and `top --json`, do without.
+    from rich.console import Group  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
 
-    # The terminal is given back as it was, also when the command is ended from elsewhere.
+    # The terminal gets its state back, also when a signal ends the command.
     signal.signal(signal.SIGTERM, _end)
-    console = Console()
-    try:
-        with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
-            while True:
-                overview = added_up(ask_all(sources))
-                live.update(screen(overview, console.size.height, args.clients), refresh=True)
-                time.sleep(args.interval)
-    except KeyboardInterrupt:
-        return
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        _keys() as key_pressed,
+        Live(console=console(), screen=True, auto_refresh=False, vertical_overflow="crop") as live,
+    ):
+        while True:
+            live.update(Group(*screen(shown, console().width, console().height, args.clients)), refresh=True)
+            if key_pressed(args.interval) in {"q", "Q"}:
+                return
+            try:
+                shown = look()
+            except (BackendError, PermissionError) as error:
+                shown |= {"health": str(error)}
 
 
 def _end(*_: object) -> NoReturn:
     raise SystemExit(0)
 
 
-COLUMNS: Final = ("status", "client", "score", "tier", "count", "limit", "left", "deferred", "let in", "name")
-NUMBERS: Final = frozenset({"score", "count", "limit", "left", "deferred", "let in"})
-_STYLES: Final = {
-    LimitState.LIMITED: "bold red",
-    LimitState.NEAR: "yellow",
-    LimitState.WITHIN: "",
-    LimitState.UNLIMITED: "dim",
-}
-_BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-_AROUND: Final = 4
-"""Lines of the table beside its rows, and the one that the terminal keeps for itself."""
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """A function that waits for a key, at most some seconds; empty without one."""
+    descriptor = sys.stdin.fileno()
+    if not os.isatty(descriptor):
 
+        def pause(seconds: float) -> str:
+            time.sleep(seconds)
+            return ""
 
-def plain(value: object) -> str:
-    """A value as text for a terminal: nothing in it, whoever sent it, controls the terminal."""
-    if value is None:
-        return "-"
-    text = str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+        yield pause
+        return
+
+    def key(seconds: float) -> str:
+        ready, _, _ = select.select([descriptor], [], [], seconds)
+        if ready and not (pressed := os.read(descriptor, 1)):
+            # The terminal is gone.
+            raise KeyboardInterrupt
+        return pressed.decode("ascii", "replace") if ready else ""
+
+    before = termios.tcgetattr(descriptor)
+    tty.setcbreak(descriptor)
+    try:
+        yield key
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def wait(client: dict[str, Any]) -> str:
-    """When a client is let in again: "now", "in 12 min", "never"; empty for one that is not limited."""
+    """When a limited client may send again: "now", "12 min", "never"; empty for every other client."""
     if client["place"] != LimitState.LIMITED:
         return ""
     seconds = client["opens_in"]
@@ -347,21 +211,37 @@ def cells(client: dict[str, Any]) -> list[str]:
     return [plain(value) for value in values]
 
 
-def summary(overview: dict[str, Any]) -> list[str]:
-    """What goes above the table: a line for each daemon, then the numbers of all."""
-    lines = []
-    for daemon in overview["daemons"]:
-        mode = " (observe: nobody is deferred)" if daemon["mode"] == "observe" else ""
-        lines.append(plain(f"{daemon['endpoint']}: {daemon['health']}{mode}"))
-    queries, hour, deferred = overview["queries"], overview["requests_last_hour"], overview["deferred_last_hour"]
-    minute = overview["requests_last_minute"]
+def rows(clients: Sequence[dict[str, Any]], width: int | None) -> list[str]:
+    """The table with its head, without the columns for which the width is too small; None: as wide as it is."""
+    cut = [dict(zip(COLUMNS, cells(client), strict=True)) for client in clients]
+    widths = {name: max([len(name), *(len(row[name]) for row in cut)]) for name in COLUMNS}
+    kept = list(COLUMNS)
+    if width is not None:
+        kept.remove("name")
+        for name in _DROPPED:
+            if sum(widths[each] + 2 for each in kept) <= width + 2:
+                break
+            kept.remove(name)
+        rest = width - sum(widths[each] + 2 for each in kept)
+        if rest >= _SHORTEST_NAME:
+            kept.append("name")
+            for row in cut:
+                row["name"] = row["name"] if len(row["name"]) <= rest else f"{row['name'][: rest - 1]}…"
+    return table(kept, [[row[name] for name in kept] for row in cut], NUMBERS).splitlines()
+
+
+def summary(shown: dict[str, Any]) -> list[str]:
+    """The lines above the table: the daemon's health, then its numbers."""
+    mode = " (observe: no message is deferred)" if shown["mode"] == "observe" else ""
+    queries, deferred = shown["queries"], shown["deferred_last_hour"]
+    minute, hour = shown["requests_last_minute"], shown["requests_last_hour"]
     budget = f" of {queries['daily_limit']:,} today, {queries['used']:,} of {queries['limit']:,} in 30 days"
-    lines += [
+    return [
+        plain(f"daemon: {shown['health']}{mode}"),
         f"requests: {minute:,} in the last minute, {hour:,} in the last hour, {deferred:,} deferred",
-        f"clients: {overview['limited']:,} limited now, {overview['near']:,} near the limit",
+        f"clients: {shown['limited']:,} limited now, {shown['near']:,} near the limit",
         f"score queries: {queries['used_today']:,}" + (budget if queries["limit"] else " today, no budget"),
     ]
-    return lines
 
 
 def sparkline(numbers: list[int]) -> str:
@@ -370,46 +250,33 @@ def sparkline(numbers: list[int]) -> str:
     return "".join(_BLOCKS[math.ceil(number / highest * (len(_BLOCKS) - 1))] for number in numbers)
 
 
-def screen(overview: dict[str, Any], height: int, most: int | None) -> Group:
-    """All of it for a terminal.
+def screen(shown: dict[str, Any], width: int, height: int, most: int | None) -> "list[Text]":
+    """All lines of the terminal.
 
     Args:
-        overview: of all daemons.
+        shown: an overview.
+        width: columns of the terminal.
         height: lines of the terminal.
-        most: clients to be shown; None: as many as there is room for.
+        most: number of clients to show; None: as many as there is room for.
     """
-    head = Text("senderscore-policy", style="bold", no_wrap=True)
-    head.append(f"  {datetime.now().astimezone():%H:%M:%S}", style="dim")
-    lines = [head]
-    for daemon, line in zip(overview["daemons"], summary(overview), strict=False):
-        lines.append(
-            Text(line, style="" if daemon["health"] == "ready" else "bold red", no_wrap=True, overflow="ellipsis")
-        )
-    numbers = summary(overview)[len(overview["daemons"]) :]
-    lines += [Text(line, no_wrap=True, overflow="ellipsis") for line in numbers]
-    bars = sparkline([minute["passed"] + minute["deferred"] for minute in overview["minutes"]])
-    lines.append(Text(bars, style="cyan", no_wrap=True, overflow="crop"))
-    room = max(1, height - len(lines) - _AROUND)
-    shown = overview["clients"][: room if most is None else min(most, room)]
-    return Group(*lines, _table(shown), Text(_rest(overview, len(shown)), style="dim"))
+    from rich.text import Text  # noqa: PLC0415 - as above
 
-
-def _table(clients: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
-    for name in COLUMNS:
-        flexible = name == "name"
-        table.add_column(
-            name,
-            justify="right" if name in NUMBERS else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if flexible else None,
-        )
-    for client in clients:
-        table.add_row(*(Text(cell) for cell in cells(client)), style=_STYLES[LimitState(client["place"])])
-    return table
-
-
-def _rest(overview: dict[str, Any], shown: int) -> str:
-    more = len(overview["clients"]) - shown
-    return f"{more} more; Ctrl-C ends" if more else "Ctrl-C ends"
+    health, *numbers = summary(shown)
+    bars = sparkline([minute["passed"] + minute["deferred"] for minute in shown["minutes"]])
+    lines = [
+        Text.assemble(("senderscore-policy", "bold"), (f"  {datetime.now().astimezone():%H:%M:%S}", "dim")),
+        Text(health, "" if shown["health"] == "ready" else "bold red"),
+        *(Text(line) for line in numbers),
+        Text(bars[-width:], "cyan"),
+    ]
+    # The head of the table, the last line, and the one that the terminal keeps for itself.
+    room = max(1, height - len(lines) - 3)
+    clients = shown["clients"][: room if most is None else min(most, room)]
+    head, *body = rows(clients, width)
+    lines.append(Text(head, "dim"))
+    lines += [Text(row, _STYLES[LimitState(each["place"])]) for row, each in zip(body, clients, strict=True)]
+    more = len(shown["clients"]) - len(clients)
+    lines.append(Text(f"{more} more; q ends" if more else "q ends", "dim"))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
+    return lines

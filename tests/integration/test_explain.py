@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from daemon_process import Daemon, run_command
+from daemon_process import COMMAND, Daemon, run_command
 from nameserver import Nameserver, addresses
 from postfix_server import Postfix
-from waiting import free_port
+from terminal import read_all, terminal, without_escapes
+from waiting import free_port, wait_for_listener
 
 pytestmark = pytest.mark.real
 
@@ -64,14 +65,40 @@ def test_from_the_mail_log_to_the_reason(start: StartDaemon, start_postfix: Call
     )
     assert reason == (
         "  The client's score was 75 (looked up over DNS just then), tier 71-80: 3 messages/hour. "
-        "The window held 4 with this message, above 3; what is not let in is not counted. "
-        "Postfix was told: 421 sender score = 75, you're limited to 3 messages/hour in our policy, try again later"
+        "The window held 4 with this message, above 3; deferred messages are not counted. "
+        "The answer to Postfix: 421 sender score = 75, you're limited to 3 messages/hour in our policy, try again later"
     )
     assert re.fullmatch(
-        r"192\.0\.2\.75 now: 3 of 3 messages/hour \(tier 71-80\); let in again in \S+ (h|min|h \d+ min), at \S+, "
-        r"for one message if none comes before",
+        r"192\.0\.2\.75 now: 3 of 3 messages/hour \(tier 71-80\); the daemon accepts one message again in "
+        r"\S+ (h|min|h \d+ min) \(at \S+\) if the client sends nothing before",
         now,
     )
+
+
+def test_a_terminal_of_80_columns_gets_whole_words(start: StartDaemon) -> None:
+    """Paragraphs are wrapped at words below their indent, and coloured unless NO_COLOR is set."""
+    daemon = start()
+    with daemon.client() as postfix:
+        for _ in range(4):
+            postfix.ask(queue_id="4ABC")
+    wait_for_listener(daemon.control)
+    command = [str(COMMAND), "explain", "4ABC", "-c", str(daemon.file)]
+    with terminal(*command) as (_, screen):
+        coloured = read_all(screen)
+    assert "\x1b[1;31mdeferred" in coloured
+    with terminal(*command, NO_COLOR="1") as (_, screen):
+        plain = read_all(screen)
+    assert "\x1b[31" not in plain
+    lines = [line.rstrip() for line in without_escapes(plain).splitlines()]
+    assert max(map(len, lines)) <= 80
+    # The last paragraph changes every second.
+    words, same, piped = (
+        without_escapes(text).partition("192.0.2.75 now:")[0].split()
+        for text in (plain, coloured, daemon.run("explain", "4ABC").stdout)
+    )
+    assert words == same == piped
+    assert lines[1].startswith("  ")
+    assert lines[2].startswith("  ")
 
 
 def test_the_json_of_a_client(start: StartDaemon) -> None:
@@ -125,23 +152,23 @@ def test_each_reason_in_words(start: StartDaemon) -> None:
             postfix.ask("2001:db8::7", queue_id="SIX")
         for _ in range(2):
             postfix.ask("203.0.113.7", queue_id="NOSCORE")
-    assert explained(daemon, "EXEMPT") == ["The client's network is in [exempt]: neither counted nor limited."]
-    assert explained(daemon, "LOGIN") == ["The client had logged in as joe: neither counted nor limited."]
-    assert explained(daemon, "NOWHERE") == ["Postfix named no usable client address (unknown): let in, uncounted."]
-    once = "The client's score was not needed yet, it has the smallest limit that any client can have: 1 messages/hour."
-    again = "Asked again about a message that was decided within the minute before (instance 1.2.3): the same answer"
+    assert explained(daemon, "EXEMPT") == ["The client's network is in [exempt]: not counted and not limited."]
+    assert explained(daemon, "LOGIN") == ["The client had logged in as joe: not counted and not limited."]
+    assert explained(daemon, "NOWHERE") == ["Postfix sent no usable client address (unknown): accepted, not counted."]
+    once = "The client's score was not needed yet; until it is, the smallest limit of all applies: 1 messages/hour."
+    again = (
+        "Postfix asked again about a message that was decided within the last minute (instance 1.2.3): the same answer"
+    )
     assert explained(daemon, "TWICE") == [
         f"{once} The window held 1 with this message: within the limit.",
-        f"{again}, and no second count.",
+        f"{again}, not counted again.",
     ]
-    own = "An [[override]] gives the client a limit of its own: 2 messages/hour."
+    own = "An [[override]] sets the client's limit: 2 messages/hour."
     assert [text.partition(". ")[0] + "." for text in explained(daemon, "LARGE")] == [own] * 3
     assert "above 2;" in explained(daemon, "LARGE")[2]
-    six = "The zone holds no IPv6 addresses, so the client falls under [unscored]: no limit."
+    six = "The zone has no IPv6 and no private addresses, so [unscored] decides: no limit."
     assert explained(daemon, "2001:db8::99")[1] == f"{six} The window held 2 with this message: within the limit."
-    no_score = (
-        "The zone has no score for the client (looked up over DNS just then), it falls under [unscored]: no limit."
-    )
+    no_score = "The zone has no score for the client (looked up over DNS just then), so [unscored] decides: no limit."
     assert explained(daemon, "NOSCORE")[1].startswith(no_score)
 
 
@@ -152,18 +179,18 @@ def test_what_the_zone_did_not_tell(start: StartDaemon, nameserver: Nameserver) 
     with daemon.client() as postfix:
         for _ in range(2):
             postfix.ask("203.0.113.7", queue_id="REFUSED")
-    reason = "The score could not be read (127.255.255.254), the client falls under [unavailable]: 1 messages/hour."
+    reason = "The score could not be read (127.255.255.254), so [unavailable] decides: 1 messages/hour."
     assert explained(daemon, "REFUSED")[1].startswith(reason)
 
 
 def test_observe_mode(start: StartDaemon) -> None:
-    """The message above the limit was let in, and the text says why, and what would have been."""
+    """The message above the limit is accepted; the text says why, and what would have happened."""
     daemon = start(mode="observe")
     with daemon.client() as postfix:
         assert [postfix.ask(queue_id="OBSERVED") for _ in range(4)] == ["DUNNO"] * 4
     done = daemon.run("explain", "OBSERVED")
-    assert ", let in, would be deferred, " in done.stdout
-    assert 'With mode = "observe" it was let in all the same.' in done.stdout
+    assert ", accepted, would be deferred, " in done.stdout
+    assert 'With mode = "observe" it was accepted nevertheless.' in done.stdout
 
 
 def test_a_busy_client_is_shown_in_part(start: StartDaemon) -> None:
@@ -173,7 +200,7 @@ def test_a_busy_client_is_shown_in_part(start: StartDaemon) -> None:
         for number in range(30):
             postfix.ask(queue_id=f"{number:X}")
     printed = daemon.run("explain", "192.0.2.75").stdout
-    assert printed.startswith("30 decisions are remembered; the last 10:\n")
+    assert printed.startswith("The last 10 of 30 decisions:\n")
     assert printed.count(", queue ID ") == 10
     assert len(daemon.json("explain", "192.0.2.75")) == 30
 
@@ -188,12 +215,14 @@ def test_nothing_remembered(start: StartDaemon) -> None:
     daemon.start()
     done = daemon.run("explain", "4ABC")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Nothing is remembered about 4ABC. That can mean:\n- it was decided before ")
-    assert "a restart empties it" in done.stdout
+    assert done.stdout.startswith(
+        "Nothing is remembered about 4ABC. The possible reasons:\n- The decision is older than "
+    )
+    assert "A restart empties it" in done.stdout
     assert daemon.json("explain", "4ABC") == []
     printed = daemon.run("explain", "203.0.113.9").stdout
     assert printed.startswith("Nothing is remembered about 203.0.113.9.")
-    now = "203.0.113.9 now: 0 of 1 messages/hour (tier not-asked); 1 more are let in, then its score decides"
+    now = "203.0.113.9 now: 0 of 1 messages/hour (tier not-asked); 1 more will be accepted, then its score decides"
     assert printed.splitlines()[-1] == now
 
 

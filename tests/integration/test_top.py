@@ -1,20 +1,15 @@
-"""`top` and the metrics of installed daemons, alone and as a cluster."""
+"""`top` and the metrics of an installed daemon."""
 
-import fcntl
 import os
-import pty
-import select
 import signal
-import struct
-import subprocess
 import termios
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import pytest
-from daemon_process import COMMAND, Daemon, run_command
+from daemon_process import COMMAND, Daemon
 from memcached_server import MemcachedServer
+from terminal import read_until, terminal, without_escapes
 from waiting import free_port, wait_for_listener
 
 StartDaemon = Callable[..., Daemon]
@@ -29,37 +24,9 @@ def asked(daemon: Daemon, times: int, client: str = CLIENT) -> list[str]:
         return [postfix.ask(client) for _ in range(times)]
 
 
-@contextmanager
-def terminal(*command: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A program on a terminal of 30 lines, and the terminal's other end."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
-    environment = os.environ | {"TERM": "xterm"}
-    # A shell's background job, which the tests may be, ignores SIGINT, and lets its children inherit that.
-    heeding = ("env", "--default-signal=INT", *command)
-    process = subprocess.Popen(heeding, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-    os.close(theirs)
-    try:
-        yield process, ours
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-
-
-def read_until(terminal: int, text: str) -> str:
-    """What the program writes, up to the first time that it holds the text."""
-    written = ""
-    while text not in written:
-        ready, _, _ = select.select([terminal], [], [], 30)
-        assert ready, f"no {text!r} in {written!r}"
-        written += os.read(terminal, 65536).decode()
-    return written
-
-
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_a_client_over_its_limit_appears(start_daemon: StartDaemon, end: signal.Signals) -> None:
-    """While `top` runs, on the daemon's host; ended, it gives the terminal back and is content."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, None])
+def test_a_client_over_its_limit_appears(start_daemon: StartDaemon, end: signal.Signals | None) -> None:
+    """While `top` runs; a signal or the key q ends it, and the terminal gets its state back."""
     daemon = start_daemon(**LIMITED)
     wait_for_listener(daemon.control)
     with terminal(str(COMMAND), "top", "--interval", "0.5", "-c", str(daemon.file)) as (process, screen):
@@ -67,9 +34,28 @@ def test_a_client_over_its_limit_appears(start_daemon: StartDaemon, end: signal.
         asked(daemon, 6)
         read_until(screen, "1 limited now")
         read_until(screen, CLIENT)
-        process.send_signal(end)
+        before = termios.tcgetattr(screen)
+        if end is None:
+            os.write(screen, b"q")
+        else:
+            process.send_signal(end)
         assert "\x1b[?1049l" in read_until(screen, "\x1b[?1049l")
         assert process.wait(timeout=30) == 0
+        assert not before[3] & termios.ICANON
+        assert termios.tcgetattr(screen)[3] & termios.ICANON
+
+
+def test_at_80_columns_an_address_is_whole(start_daemon: StartDaemon) -> None:
+    """An IPv6 network can be pasted from the screen into `get`, which counts the same."""
+    daemon = start_daemon(**LIMITED, unscored={"limit": 5})
+    wait_for_listener(daemon.control)
+    asked(daemon, 4, "2001:db8:25:abcd::1")
+    with terminal(str(COMMAND), "top", "-c", str(daemon.file)) as (_, screen):
+        text = read_until(screen, "q ends")
+    row = next(line for line in without_escapes(text).splitlines() if "2001:db8" in line)
+    assert row.split()[:3] == ["near", "2001:db8:25:abcd::/64", "-"]
+    assert len(row.rstrip()) <= 80
+    assert daemon.json("get", row.split()[1])[0]["count"] == 4
 
 
 def test_scripts_get_json(start_daemon: StartDaemon) -> None:
@@ -83,27 +69,6 @@ def test_scripts_get_json(start_daemon: StartDaemon) -> None:
         ("192.0.2.76", "within", 1, 0),
     ]
     assert 3000 < clients[0]["opens_in"] <= 3900
-
-
-@pytest.mark.real
-def test_a_cluster_is_added_up(start_daemon: StartDaemon, memcached: MemcachedServer) -> None:
-    """Two daemons on one memcached tell the same count; what each deferred is added; one that is down is named."""
-    shared = LIMITED | {
-        "counters": {"store": "memcached", "servers": [f"127.0.0.1:{memcached.port}"], "timeout": 10},
-    }
-    ports = [free_port(), free_port()]
-    daemons = [start_daemon(**shared, listen={"status": f"127.0.0.1:{port}"}) for port in ports]
-    for port in ports:
-        wait_for_listener(port)
-    answers = [answer for daemon in daemons for answer in asked(daemon, 3)]
-    assert sum(answer != "DUNNO" for answer in answers) == 2
-    asked(daemons[0], 1)
-    endpoints = [word for port in (*ports, 9) for word in ("--endpoint", f"http://127.0.0.1:{port}")]
-    done = run_command("top", "--once", *endpoints)
-    assert done.returncode == 0
-    assert "http://127.0.0.1:9 does not answer" in done.stdout
-    assert "7 in the last hour, 3 deferred" in done.stdout
-    assert done.stdout.splitlines()[-1].split()[:8] == ["limited", CLIENT, "75", "0-100", "4", "4", "0", "3"]
 
 
 @pytest.mark.real
