@@ -95,6 +95,7 @@ FAULTS: Final = (
         "no connection can be accepted",
     ),
     Fault("100 reloads", host.reloads, _SURE),
+    Fault("50 floods of the smallest requests", host.floods, dns.zone, felt="malformed request"),
     Fault("4,900 stalled connections", host.stalled, own_counters),
     Fault("4,900 stalled connections, no uvloop", host.stalled, host.without_uvloop(own_counters)),
 )

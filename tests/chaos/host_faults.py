@@ -21,6 +21,10 @@ FEW: Final = 120
 """Descriptors of a daemon that has few."""
 RELOADS: Final = 100
 STALLED: Final = 4900
+FLOODS: Final = 50
+FLOOD: Final = 256 * 1024
+MOST_MEMORY: Final = 250
+"""Megabytes of a daemon that is flooded."""
 # The daemon as it is, but for the minute between two saves of its state.
 _SAVING_OFTEN: Final = """
 import sys
@@ -136,6 +140,22 @@ def stalled(site: Site, seconds: float) -> None:
     """4,900 connections on which nothing comes, or the beginning of a request."""
     with _strangers(site, STALLED):
         site.pass_time(seconds)
+
+
+def floods(site: Site, seconds: float) -> None:
+    """50 peers that each send 256 KiB of the smallest requests, read no reply, and stay until the daemon stops."""
+    smallest = (b"a=\n\n", b"client_address=198.19.0.9\n\n", b"client_address=192.0.2.9\n\n", b"\n")
+    for number in range(FLOODS):
+        peer = site.stack.enter_context(socket.socket(socket.AF_UNIX))
+        peer.connect(str(site.daemon.socket))
+        peer.setblocking(False)
+        request = smallest[number % len(smallest)]
+        with contextlib.suppress(OSError):  # the daemon reads no more, or has closed the connection
+            peer.send(request * (FLOOD // len(request)))
+    site.pass_time(seconds)
+    status = Path(f"/proc/{site.daemon.process.pid}/status").read_text()
+    resident = int(status.split("VmHWM:")[1].split()[0]) // 1024
+    assert resident < MOST_MEMORY, f"{resident} MB of memory"
 
 
 def out_of_descriptors(site: Site, seconds: float) -> None:

@@ -13,12 +13,8 @@ from typing import Final, Self
 from policy_client import request
 
 PERMIT: Final = "DUNNO"
-PATIENCE: Final = 10.0
-"""Seconds after which Postfix gives up on an answer (`timeout=10s` in main.cf)."""
-TRIES: Final = 2
-"""Of one request, on a new connection each (postconf(5), smtpd_policy_service_try_limit)."""
-RETRY_DELAY: Final = 1.0
-"""Seconds between them (smtpd_policy_service_retry_delay)."""
+PATIENCE: Final = 5.0
+"""Seconds after which Postfix gives up on an answer (`timeout=5s` in main.cf); with `try_limit=1` it tries once."""
 GREEDY: Final = tuple(f"198.19.0.{number}" for number in range(4))
 """Clients that send far above `GREEDY_LIMIT`; all others stay below theirs."""
 GREEDY_LIMIT: Final = 20
@@ -37,8 +33,7 @@ class Record:
     """What became of the requests or messages of one trial.
 
     Attributes:
-        sent, unanswered: requests of all clients. Unanswered: not even at the second try.
-        again: requests that were sent a second time because their connection was lost.
+        sent, unanswered: requests of all clients.
         sent_by: requests by client.
         answered: answers by phase and client.
         passed: messages that the greedy clients got through.
@@ -48,7 +43,7 @@ class Record:
     """
 
     def __init__(self) -> None:
-        self.sent = self.unanswered = self.again = 0
+        self.sent = self.unanswered = 0
         self.sent_by: Counter[str] = Counter()
         self.answered = {phase: Counter[str]() for phase in Phase}
         self.passed: Counter[str] = Counter()
@@ -75,7 +70,7 @@ class Record:
                 self.wrong.append(f"{client}: {action}")
 
     def lost(self, seconds: float) -> None:
-        """It was never answered."""
+        """A request was not answered."""
         with self._lock:
             self.unanswered += 1
             self.worst = max(self.worst, seconds)
@@ -89,8 +84,7 @@ class Record:
 class Load:
     """Sends requests from a thread of its own, from the moment of `with` to its end.
 
-    Each connection has one request in hand, as that of an smtpd. A request whose connection is lost
-    is sent again as Postfix does it.
+    Each connection has one request in hand, as that of an smtpd.
 
     Args:
         endpoint: the daemon's unix socket.
@@ -135,19 +129,14 @@ class Load:
     async def _ask(self, connection: "_Connection", client: str) -> None:
         wire, started = request(client), time.monotonic()
         phase = self.record.begin(client)
-        for attempt in range(TRIES):
-            try:
-                async with asyncio.timeout(PATIENCE):
-                    if attempt:
-                        self.record.again += 1
-                        await asyncio.sleep(RETRY_DELAY)
-                    action = await connection.ask(wire)
-            except (OSError, EOFError):  # a timeout is an OSError too
-                connection.close()
-            else:
-                self.record.end(client, phase, time.monotonic() - started, action)
-                return
-        self.record.lost(time.monotonic() - started)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                action = await connection.ask(wire)
+        except (OSError, EOFError):  # a timeout is an OSError too
+            connection.close()
+            self.record.lost(time.monotonic() - started)
+        else:
+            self.record.end(client, phase, time.monotonic() - started, action)
 
 
 class _Connection:

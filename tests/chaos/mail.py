@@ -1,13 +1,16 @@
-"""A steady load of messages through a real Postfix, over one SMTP connection for each client."""
+"""A steady load of messages through a real Postfix, in short SMTP sessions."""
 
 import smtplib
 import threading
 import time
 from collections.abc import Sequence
-from typing import Self
+from typing import Final, Self
 
 from load import PERMIT, Record
 from postfix_server import Postfix
+
+SESSION: Final = 5
+"""Messages of an SMTP session. With `try_limit=1` an smtpd that lost the daemon asks again from its next session on."""
 
 
 class Mail:
@@ -38,7 +41,12 @@ class Mail:
 
     def _deliver(self, address: str) -> None:
         connection = self._postfix.client(address)
+        sent = 0
         while not self._stopped.wait(self._interval):
+            sent += 1
+            if sent % SESSION == 0:
+                connection.quit()
+                connection = self._postfix.client(address)
             phase, started = self.record.begin(address), time.monotonic()
             try:
                 reply = connection.deliver()

@@ -30,8 +30,8 @@ def _generated(outcomes: Sequence[Outcome], plan: Plan, seconds: float, busy: fl
         f"{plan.connections} connections; behind Postfix ten clients sent at most ten messages a second each.",
         f"Load average before: {busy:.1f}; what else the machine does is in the times.",
         "",
-        "| fault | sent | answered | wrongly deferred | unanswered | sent again | worst | meanwhile | afterwards |",
-        "|---|---:|---:|---:|---:|---:|---:|---|---|",
+        "| fault | sent | answered | wrongly deferred | unanswered | worst | meanwhile | afterwards |",
+        "|---|---:|---:|---:|---:|---:|---|---|",
         *map(_row, outcomes),
         "",
     ]
@@ -51,7 +51,6 @@ def _row(outcome: Outcome) -> str:
         f"{outcome.answered:,}",
         _nought(outcome.wrong),
         _nought(outcome.unanswered),
-        str(outcome.again),
         worst,
         meanwhile,
         afterwards.replace("|", "\\|").replace("\n", " "),

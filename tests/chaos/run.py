@@ -46,7 +46,7 @@ def _trial(plan: Plan, number: int) -> Outcome:
 def _told(outcome: Outcome) -> Outcome:
     print(
         f"{outcome.fault}: {outcome.sent} sent, {outcome.answered} answered, {outcome.wrong} wrongly deferred, "
-        f"{outcome.unanswered} unanswered, {outcome.again} sent again, worst {outcome.worst:.2f} s; "
+        f"{outcome.unanswered} unanswered, worst {outcome.worst:.2f} s; "
         f"{'; '.join(outcome.states)}"
     )
     for problem in outcome.problems:

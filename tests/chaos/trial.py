@@ -38,7 +38,7 @@ class Outcome:
 
     Attributes:
         fault: its name.
-        sent, answered, wrong, unanswered, again: requests, see `Record`.
+        sent, answered, wrong, unanswered: requests, see `Record`.
         worst: longest wait for an answer in seconds.
         disturbed: memcached was too late also when nothing was wrong with it: the machine is busy, and counts
             may be too small.
@@ -51,7 +51,6 @@ class Outcome:
     answered: int
     wrong: int
     unanswered: int
-    again: int
     worst: float
     disturbed: bool
     states: tuple[str, ...]
@@ -90,7 +89,7 @@ def run(fault: Fault, plan: Plan) -> Outcome:
         problems += [*_answers(fault, record), *_counts(fault, site, complete=not failed)]
         problems += _end(fault, site)
     return Outcome(
-        fault.name, record.sent, record.total, len(record.wrong), record.unanswered, record.again, record.worst,
+        fault.name, record.sent, record.total, len(record.wrong), record.unanswered, record.worst,
         bool(failed), states, tuple(problems),
     )  # fmt: skip
 

@@ -34,7 +34,8 @@ smtpd_peername_lookup = no
 smtpd_authorized_xclient_hosts = 127.0.0.1
 smtpd_relay_restrictions = reject_unauth_destination
 smtpd_end_of_data_restrictions =
-    check_policy_service {{ inet:127.0.0.1:{policy_port}, timeout=10s, default_action=DUNNO }}
+    permit_mynetworks,
+    check_policy_service {{ inet:127.0.0.1:{policy_port}, timeout=5s, try_limit=1, default_action=DUNNO }}
 # As fast as it goes: no throttling of a single busy client.
 smtpd_client_event_limit_exceptions = static:all
 smtpd_error_sleep_time = 0
