@@ -1,8 +1,9 @@
-"""How many questions the zone may be asked: so many in 30 days, a tenth of that in one day."""
+"""The query budget: how many questions may be sent in 30 days, and a tenth of that in one day."""
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final
 
 from senderscore_policy.policy.ports import Clock
@@ -11,12 +12,12 @@ _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
 _MONTH: Final = 30 * _DAY
 _REFRESH_SHARE: Final = 0.8
-"""Refreshes of stale scores stop at this share of either limit: the rest is for clients without any score."""
+"""Share of either limit at which refreshes of stale scores stop; the rest is for clients without any score."""
 
 
 @dataclass(slots=True)
 class _Slot:
-    """The questions of about an hour. Times in seconds of the monotonic clock."""
+    """The questions of about an hour; times in seconds of the monotonic clock."""
 
     first: float
     last: float
@@ -26,13 +27,13 @@ class _Slot:
 class QueryBudget:
     """Counts the questions sent over rolling windows.
 
-    Hourly slots keep the memory small; a slot leaves a window when its last question does, so a
-    limit is never exceeded and at worst an hour's questions come back an hour late. All is counted by
-    the monotonic clock: a wall clock that steps changes nothing until a restart, and little then.
+    Hourly slots keep the memory small. A slot leaves a window with its last question, so a limit is never exceeded,
+    and at worst an hour's questions become available an hour late. The monotonic clock counts: a step of the wall
+    clock changes nothing until a restart, and little then.
 
     Args:
-        limit: most questions in any 30 days; in any 24 hours a tenth of it, at least one.
-            0: no budget; questions are counted all the same.
+        limit: most questions in any 30 days; in any 24 hours a tenth of it, at least one. 0: no budget, questions
+            are only counted.
         clock: the time.
     """
 
@@ -45,7 +46,7 @@ class QueryBudget:
 
     @property
     def daily_limit(self) -> int:
-        """Most questions in 24 hours; 0 without a budget."""
+        """Most questions in 24 hours; 0: no budget."""
         return max(1, self.limit // 10) if self.limit else 0
 
     @property
@@ -71,14 +72,14 @@ class QueryBudget:
 
     @property
     def refresh_allowed(self) -> bool:
-        """Whether a question may be sent for a client whose score is known but stale."""
+        """Whether a question may be sent about a client whose score is known but stale."""
         if not self.limit:
             return True
         within_day = self.used_today < max(1, _REFRESH_SHARE * self.daily_limit)
         return within_day and self.used < max(1, _REFRESH_SHARE * self.limit)
 
     def spend(self) -> bool:
-        """Count one question that is about to be sent; False: it must not be sent, and is not counted."""
+        """Count one question that is about to be sent; False: it must not be sent."""
         if self.spent:
             return False
         now = self._clock.monotonic()
@@ -92,25 +93,25 @@ class QueryBudget:
         return True
 
     def reconfigure(self, limit: int) -> None:
-        """Go by another limit; what was used stays used."""
+        """Apply another limit; the questions sent so far still count."""
         self.limit = limit
         self._find_spent_until(self._clock.monotonic())
 
     def snapshot(self) -> list[list[float]]:
-        """What `restore` takes: [age of its first question, of its last, count] of each slot, oldest first."""
+        """Return what `restore` reads: [age of its first question, of its last, count] of each slot, oldest first."""
         now = self._clock.monotonic()
         self._expire(now)
         return [[round(now - slot.first, 3), round(now - slot.last, 3), slot.count] for slot in self._slots]
 
     def restore(self, saved: Sequence[Any], away: float) -> None:
-        """Count what an earlier process sent, in addition to what this one did.
+        """Add the questions that an earlier process sent.
 
         Args:
-            saved: what `snapshot` gave.
+            saved: the value of `snapshot`.
             away: seconds since then, at least 0.
 
         Raises:
-            ValueError: it is no snapshot; nothing is taken up.
+            ValueError: the value is damaged; nothing is restored.
         """
         now = self._clock.monotonic()
         try:
@@ -135,16 +136,12 @@ class QueryBudget:
             self._used -= self._slots.popleft().count
 
     def _today(self, now: float) -> list[_Slot]:
-        """The slots of the last 24 hours, oldest first."""
-        today: list[_Slot] = []
-        for slot in reversed(self._slots):
-            if now - slot.last > _DAY:
-                break
-            today.insert(0, slot)
-        return today
+        """Return the slots of the last 24 hours, oldest first."""
+        recent = takewhile(lambda slot: now - slot.last <= _DAY, reversed(self._slots))
+        return list(recent)[::-1]
 
     def _find_spent_until(self, now: float) -> None:
-        """Set the earliest time at which a question may fit into both windows again, if none does now."""
+        """If no question fits into both windows, set the earliest time at which one may."""
         self._expire(now)
         self._spent_until = None
         today = self._today(now)

@@ -145,10 +145,8 @@ class Header:
 def to_lines(header: Header, scores: Iterable[SavedScore]) -> Iterator[str]:
     """Return the lines that `from_lines` reads."""
     yield json.dumps({"format": FORMAT} | {name: getattr(header, name) for name in Header.__slots__})
-    remaining = iter(scores)
-    while line := [
-        (address, score, int(fetched_at)) for address, score, fetched_at in islice(remaining, _SCORES_PER_LINE)
-    ]:
+    rounded = ((address, score, int(fetched_at)) for address, score, fetched_at in scores)
+    while line := list(islice(rounded, _SCORES_PER_LINE)):
         yield json.dumps(line, separators=(",", ":"))
 
 
@@ -169,26 +167,20 @@ def from_lines(lines: Iterable[str]) -> tuple[Header, list[SavedScore]]:
     return header, scores
 
 
+_HEADER: Final = {"zone": str, "nameservers": list, "saved_at": int | float, "budget": list, "refusal": dict | None}
+
+
 def _read_header(header: Any) -> Header:
     if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
         raise ValueError(f"no header of format {FORMAT}")
-    try:
-        result = Header(**header)
-    except TypeError as error:
-        raise ValueError(f"header: {error}") from error
-    types = (
-        ("zone", str),
-        ("nameservers", list),
-        ("saved_at", int | float),
-        ("budget", list),
-        ("refusal", dict | None),
-    )
-    for name, kind in types:
-        if not isinstance(getattr(result, name), kind):
-            raise ValueError(f"header: {name} is {getattr(result, name)!r}")  # noqa: TRY004 - the file is wrong
-    if not 0 <= result.saved_at < _END_OF_TIME:
+    if header.keys() != _HEADER.keys():
+        raise ValueError(f"header: has {', '.join(header)}")
+    for name, kind in _HEADER.items():
+        if not isinstance(header[name], kind):
+            raise ValueError(f"header: {name} is {header[name]!r}")  # noqa: TRY004 - the file is wrong
+    if not 0 <= header["saved_at"] < _END_OF_TIME:
         raise ValueError("header: saved_at is not a time")
-    return result
+    return Header(**header)
 
 
 def _parse(line: str) -> Any:

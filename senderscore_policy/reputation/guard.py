@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import Enum, StrEnum
+from enum import StrEnum
 from typing import Any, Final
 
 from senderscore_policy.config.model import ReputationSettings
@@ -38,13 +38,6 @@ class ZoneState(StrEnum):
     BUDGET_SPENT = "budget spent"
 
 
-class Permit(Enum):
-    """Why a question may be asked."""
-
-    QUESTION = "the zone answers"
-    PROBE = "this one question finds out whether the zone answers again"
-
-
 @dataclass(frozen=True, slots=True)
 class Closed:
     """The zone answers, as far as is known: every question is allowed."""
@@ -52,13 +45,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Refusing:
-    """The zone refuses this resolver, for every client.
-
-    Args:
-        detail: its raw answer.
-        period: seconds from a refusal to the next question.
-        until: time of the next question, by the monotonic clock.
-    """
+    """The zone refuses this resolver, for every client, until the next question `period` seconds later."""
 
     detail: str
     period: float
@@ -67,12 +54,7 @@ class Refusing:
 
 @dataclass(frozen=True, slots=True)
 class Failing:
-    """Ten lookups in a row failed.
-
-    Args:
-        since: time of the tenth failure, by the monotonic clock.
-        until: time of the next probe, by the monotonic clock.
-    """
+    """Ten lookups in a row had failed at `since`; the next probe is due at `until`."""
 
     since: float
     until: float
@@ -83,7 +65,7 @@ CLOSED: Final = Closed()
 
 
 class Breaker:
-    """Allows every question while the zone answers, and single probes while it does not.
+    """Allows every question while the zone answers, and single probes while it does not. Times are monotonic seconds.
 
     Failures of one client count once until another client's lookup fails too: they say nothing about the zone.
     A probe goes to a client whose lookup has not failed during the outage; if none comes for `failure_ttl`, to any.
@@ -108,6 +90,7 @@ class Breaker:
         self.detail = ""
         self.answered = False
         self._failed: set[str] = set()
+        self._probe = ""
 
     def admits(self, address: str, now: float) -> bool:
         """Whether `enter` would allow a question."""
@@ -115,27 +98,28 @@ class Breaker:
             return True
         return now >= self.state.until + (self.failure_ttl if address in self._failed else 0)
 
-    def enter(self, address: str, now: float) -> Permit | None:
-        """Ask for a permit, whose outcome goes to `record`; None: the question would be pointless."""
-        if isinstance(self.state, Closed):
-            return Permit.QUESTION
+    def enter(self, address: str, now: float) -> bool:
+        """Allow a question about an address, whose outcome goes to `record`; False: it would be pointless."""
         if not self.admits(address, now):
-            return None
-        # If the probe never returns, the next one is due after the same time as if it had failed.
-        self.state = replace(self.state, until=now + self.failure_ttl)
-        return Permit.PROBE
+            return False
+        if not isinstance(self.state, Closed):
+            # If the probe never returns, the next one is due after the same time as if it had failed.
+            self.state = replace(self.state, until=now + self.failure_ttl)
+            self._probe = address
+        return True
 
-    def record(self, permit: Permit, address: str, outcome: Reputation, now: float) -> None:
+    def record(self, address: str, outcome: Reputation, now: float) -> None:
         """Learn from the outcome of a question about an address."""
+        is_probe = address == self._probe
         if isinstance(outcome, Refused):
-            self._record_refusal(permit, outcome.detail, now)
+            self._record_refusal(outcome.detail, now, is_probe=is_probe)
         elif isinstance(outcome, Unavailable):
-            self._record_failure(permit, address, outcome.detail, now)
-        elif permit is Permit.PROBE or not isinstance(self.state, Refusing):
+            self._record_failure(address, outcome.detail, now, is_probe=is_probe)
+        elif is_probe or not isinstance(self.state, Refusing):
             self.reset()
             self.answered = True
 
-    def _record_failure(self, permit: Permit, address: str, detail: str, now: float) -> None:
+    def _record_failure(self, address: str, detail: str, now: float, *, is_probe: bool) -> None:
         if self._failed != {address}:
             self.failures += 1
         if len(self._failed) >= MAX_NAMES:
@@ -144,14 +128,14 @@ class Breaker:
         self.detail = detail
         if isinstance(self.state, Closed) and self.failures >= FAILURES_IN_A_ROW:
             self.state = Failing(now, now + self.failure_ttl)
-        elif isinstance(self.state, Failing) and permit is Permit.PROBE:
+        elif isinstance(self.state, Failing) and is_probe:
             period = max(self.failure_ttl, min(0.1 * (now - self.state.since), LONGEST_PROBE_PERIOD))
             self.state = Failing(self.state.since, now + period)
 
-    def _record_refusal(self, permit: Permit, detail: str, now: float) -> None:
+    def _record_refusal(self, detail: str, now: float, *, is_probe: bool) -> None:
         period = FIRST_PERIOD
         if isinstance(self.state, Refusing):
-            if permit is Permit.QUESTION:
+            if not is_probe:
                 return  # one of many lookups that were under way when the first of them was refused
             period = min(2 * self.state.period, LONGEST_PERIOD)
         self.failures = 0
@@ -227,28 +211,21 @@ class QueryGuard:
         affordable = self._budget.refresh_allowed if refresh else not self._budget.spent
         return affordable and self._breaker.admits(address, self._clock.monotonic())
 
-    def enter(self, address: str, *, refresh: bool) -> Permit | Refused | Unavailable:
-        """Ask for a permit.
+    def enter(self, address: str, *, refresh: bool) -> Refused | Unavailable | None:
+        """Allow a question, whose result goes to `record`, or return why it must not be asked.
 
         Args:
             address: the client that the question is about.
             refresh: the client's score is known but stale; such questions stop first.
-
-        Returns:
-            A permit for `record`, or why the question must not be asked.
         """
         if self._budget.spent or (refresh and not self._budget.refresh_allowed):
             return Refused(f"query budget spent: {self._budget}")
-        permit = self._breaker.enter(address, self._clock.monotonic())
-        if permit is None:
-            assert self._reason is not None
-            return self._reason
-        return permit
+        return None if self._breaker.enter(address, self._clock.monotonic()) else self._reason
 
-    def record(self, permit: Permit, address: str, result: LookupResult) -> None:
+    def record(self, address: str, result: LookupResult) -> None:
         """Learn from a lookup. A refusal by the own query budget says nothing about the zone."""
         if result.refused_by_zone or not isinstance(result.outcome, Refused):
-            self._breaker.record(permit, address, result.outcome, self._clock.monotonic())
+            self._breaker.record(address, result.outcome, self._clock.monotonic())
         self._update()
 
     def reconfigure(self, settings: ReputationSettings, *, moved: bool) -> None:

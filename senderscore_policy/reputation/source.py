@@ -14,7 +14,7 @@ from senderscore_policy.policy.reputation import CachedScore, Reputation, Scored
 from senderscore_policy.policy.window import CLOCK_SKEW
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.cache import Header, ScoreCache, as_text, from_lines, from_text, to_lines
-from senderscore_policy.reputation.guard import Permit, QueryGuard, ZoneState, parse_refusal
+from senderscore_policy.reputation.guard import QueryGuard, ZoneState, parse_refusal
 from senderscore_policy.reputation.lookup import LazyResolver, LookupResult
 
 ROUNDS: Final = 50
@@ -277,12 +277,12 @@ class ScoreSource:
 
     async def _from_zone(self, address: str, *, refresh: bool) -> Reputation:
         epoch = self._epoch
-        permit = self._guard.enter(address, refresh=refresh)
-        if not isinstance(permit, Permit):
-            return permit
+        reason = self._guard.enter(address, refresh=refresh)
+        if reason is not None:
+            return reason
         looked_up = await self._resolver.query_raw(address)
         if epoch == self._epoch:
-            self._guard.record(permit, address, looked_up)
+            self._guard.record(address, looked_up)
         self._observer.looked_up(looked_up.outcome.name, looked_up.elapsed)
         return looked_up.outcome
 

@@ -15,7 +15,6 @@ from senderscore_policy.reputation.guard import (
     Breaker,
     Closed,
     Failing,
-    Permit,
     Refusing,
     parse_refusal,
 )
@@ -33,10 +32,10 @@ FRESH = itertools.count()
 def ask(breaker: Breaker, outcome: Reputation, now: float, client: str = "") -> bool:
     """Ask one question, about another client each time unless one is given, if it is allowed."""
     client = client or f"client {next(FRESH)}"
-    permit = breaker.enter(client, now)
-    if permit is not None:
-        breaker.record(permit, client, outcome, now)
-    return permit is not None
+    allowed = breaker.enter(client, now)
+    if allowed:
+        breaker.record(client, outcome, now)
+    return allowed
 
 
 def failing(*clients: str) -> Breaker:
@@ -72,10 +71,9 @@ def test_each_further_refusal_doubles_the_pause_up_to_six_hours() -> None:
 def test_many_lookups_refused_at_once_count_as_one_refusal() -> None:
     """Those under way when the first is refused do not double anything."""
     breaker = Breaker(TTL)
-    permits = [breaker.enter(CLIENT, 0) for _ in range(50)]
-    for permit in permits:
-        assert permit is Permit.QUESTION
-        breaker.record(permit, CLIENT, REFUSED, 0)
+    assert all(breaker.enter(f"client {number}", 0) for number in range(50))
+    for number in range(50):
+        breaker.record(f"client {number}", REFUSED, 0)
     assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, FIRST_PERIOD)
 
 
@@ -93,10 +91,9 @@ def test_an_answer_to_the_probe_ends_the_refusal(answer: Reputation) -> None:
 def test_an_answer_to_an_older_question_does_not_end_a_refusal() -> None:
     """It says nothing about now."""
     breaker = Breaker(TTL)
-    old = breaker.enter(CLIENT, 0)
-    assert old is Permit.QUESTION
+    assert breaker.enter(CLIENT, 0)
     ask(breaker, REFUSED, 1)
-    breaker.record(old, CLIENT, Scored(75), 2)
+    breaker.record(CLIENT, Scored(75), 2)
     assert isinstance(breaker.state, Refusing)
 
 
@@ -134,16 +131,14 @@ def test_any_answer_ends_the_failing() -> None:
     ask(breaker, Scored(50), TTL)
     assert isinstance(breaker.state, Closed)
     breaker = failing()
-    breaker.record(Permit.QUESTION, CLIENT, Scored(50), 1)
+    breaker.record(CLIENT, Scored(50), 1)
     assert isinstance(breaker.state, Closed)
 
 
 def test_a_probe_that_never_comes_back_is_followed_by_another() -> None:
     """A lookup that was cancelled must not close the zone for ever."""
     breaker = failing()
-    assert breaker.enter(CLIENT, TTL) is Permit.PROBE
-    assert breaker.enter(CLIENT, TTL + 1) is None
-    assert breaker.enter(CLIENT, 2 * TTL) is Permit.PROBE
+    assert [breaker.enter(CLIENT, now) for now in (TTL, TTL + 1, 2 * TTL)] == [True, False, True]
 
 
 def test_a_failed_probe_of_a_refusing_zone_is_tried_again_soon() -> None:
@@ -221,5 +216,5 @@ def test_the_clients_remembered_are_bounded() -> None:
     """An outage of years does not fill the memory."""
     breaker = Breaker(TTL)
     for _ in range(3 * MAX_NAMES):
-        breaker.record(Permit.QUESTION, f"client {next(FRESH)}", FAILED, 0)
+        breaker.record(f"client {next(FRESH)}", FAILED, 0)
     assert len(breaker._failed) <= MAX_NAMES
