@@ -24,6 +24,7 @@ from senderscore_policy.monitoring.clients import ClientAdmin, SeenClients
 from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, RecentTraffic
 from senderscore_policy.policy.engine import Engine
+from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.ports import Observer
 from senderscore_policy.reputation.source import open_source
 from senderscore_policy.server import sockets as systemd
@@ -78,7 +79,9 @@ class Service:
         self._config = config
         self._path = path
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
         self.generation = 1
+        self.reload_failed = False
         clock = SystemClock()
         self._metrics = Metrics()
         self._counting = CounterBackend(config.counters, clock, self._metrics)
@@ -118,7 +121,7 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         loop.set_exception_handler(refusals_logged())
         self._state.lock()
         self._state.restore()
@@ -126,8 +129,8 @@ class Service:
         sockets = listeners(passed, "policy", self._config.listen.policy)
         servers = [await self._listen(each) for each in sockets]
         deciding = asyncio.create_task(self._decide())
-        background = [self._server.sweep(), self._state.save_regularly(), self._serve_http(passed)]
-        background += [self._traffic.keep(), self._evictions.watch()]
+        background = [self._reload_on_hangup(), self._server.sweep(), self._state.save_regularly()]
+        background += [self._serve_http(passed), self._traffic.keep(), self._evictions.watch()]
         if (interval := systemd.watchdog_interval()) is not None:
             background.append(systemd.feed_watchdog(interval))
         tasks = [asyncio.create_task(work) for work in background]
@@ -217,10 +220,11 @@ class Service:
             window=policy.window,
             counted="recipients" if policy.count_recipients else "messages",
             generation=self.generation,
+            reload_failed=self.reload_failed,
             started_at=self._started_at,
             connections=self._server.connections,
             accepted=counts.accepted,
-            closed={"idle": counts.closed_idle, "newcomer": counts.closed_for_newcomer},
+            closed={"idle": counts.closed_idle, "max_connections": counts.closed_for_newcomer},
             malformed=counts.malformed,
             failed=counts.failed,
             log_dropped=self._writer.dropped,
@@ -239,21 +243,33 @@ class Service:
             "state": self._state.state,
         }
 
-    def reload(self) -> None:
-        """Read the configuration again; an invalid one changes nothing."""
-        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    async def _reload_on_hangup(self) -> None:
+        """Reload after each SIGHUP, until cancelled; several during one reload cause one more."""
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            await self.reload()
+            systemd.notify("READY=1")
+
+    async def reload(self) -> None:
+        """Load the configuration file again; a file with a mistake changes nothing."""
+        began = time.time()
         try:
-            # A daemon that began without a file takes up the system's once there is one.
+            # A daemon that was started without a file loads the system's once it exists.
             path = config_file(self._path)
-            config = load(path)
-            self._path = path
-            self._apply(config)
+            # In a thread: thousands of networks take longer to load than a request may wait for its decision.
+            config, policy = await asyncio.to_thread(_load, path)
         except ConfigError as error:
+            self.reload_failed = True
             for problem in error.problems:
                 log.error("configuration not reloaded: %s", problem)
-        systemd.notify("READY=1")
+        else:
+            self.reload_failed = False
+            self._path, self._read_at = path, began
+            self._apply(config, policy)
 
-    def _apply(self, config: Config) -> None:
+    def _apply(self, config: Config, policy: Policy) -> None:
         old, self._config = self._config, config
         for section, was, now in (
             ("[listen]", old.listen, config.listen),
@@ -268,10 +284,14 @@ class Service:
         self._seen.window = config.counters.window_of_time()
         self._source.reconfigure(config.reputation)
         self._engine.store = self._counting.store
-        self._engine.policy = policy_of(config)
+        self._engine.policy = policy
         self.generation += 1
-        self._read_at = time.time()
         log.info("configuration reloaded, generation %d", self.generation)
+
+
+def _load(path: Path | None) -> tuple[Config, Policy]:
+    config = load(path)
+    return config, policy_of(config)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

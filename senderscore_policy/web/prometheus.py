@@ -161,15 +161,15 @@ class Exposition:
             "store_round_trip_duration_seconds", "Duration of a round trip to a memcached.", metrics.round_trip_latency
         )
         yield _counter("store_commands", "Commands sent to memcached.", metrics.store_commands)
-        yield _counter("store_poisoned_keys", "Keys deleted because they held no counter.", metrics.poisoned_keys)
+        yield _counter("store_invalid_keys", "Keys deleted because they did not hold a number.", metrics.poisoned_keys)
 
     def _connections(self) -> Iterator[Metric]:
         service = self._collector.service()
         yield _gauge("connections_open", "Policy connections open now.", service.connections)
         yield _counter("connections_accepted", "Policy connections accepted.", service.accepted)
         yield _counters("connections_closed", "Idle connections closed, by reason.", "reason", service.closed)
-        yield _counter("malformed_requests", "Connections closed for a malformed request.", service.malformed)
-        yield _counter("unforeseen_errors", "Connections closed for an unforeseen error.", service.failed)
+        yield _counter("malformed_requests", "Connections closed because of a malformed request.", service.malformed)
+        yield _counter("internal_errors", "Connections closed because of an internal error.", service.failed)
 
     def _daemon(self) -> Iterator[Metric]:
         service = self._collector.service()
@@ -180,8 +180,11 @@ class Exposition:
         if service.saved_at is not None:
             yield _gauge("state_saved_timestamp_seconds", "When the state was saved last.", service.saved_at)
         yield _counter("log_lines_dropped", "Log lines that were not written.", service.log_dropped)
-        yield _gauge("config_generation", "How often the configuration was taken up.", service.generation)
-        yield _gauge("observe_mode", "Whether nobody is deferred.", float(service.mode == "observe"))
+        yield _gauge(
+            "config_generation", "The start, and reloads that changed the configuration in force.", service.generation
+        )
+        yield _gauge("config_last_reload_successful", "0 after a refused reload.", float(not service.reload_failed))
+        yield _gauge("observe_mode", "Whether the daemon only observes.", float(service.mode == "observe"))
         info = GaugeMetricFamily(PREFIX + "build_info", "Versions; always 1.", labels=["version", "python"])
         info.add_metric([__version__, platform.python_version()], 1)
         yield info

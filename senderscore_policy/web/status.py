@@ -106,6 +106,7 @@ class ServiceStatus:
         window: of the limits, in words.
         counted: "messages" or "recipients".
         generation: the number of configurations that were applied.
+        reload_failed: whether the last reload was refused.
         started_at: seconds since the epoch.
         connections: open now.
         accepted: connections.
@@ -123,6 +124,7 @@ class ServiceStatus:
     window: str
     counted: str
     generation: int
+    reload_failed: bool
     started_at: float
     connections: int
     accepted: int

@@ -117,5 +117,5 @@ def poisoned(site: Site, seconds: float) -> None:
     finally:
         done.set()
         thread.join()
-    assert site.metric("store_poisoned_keys_total") > 1
+    assert site.metric("store_invalid_keys_total") > 1
     assert site.record.answered[Phase.BEFORE][CLIENTS[0]]

@@ -226,6 +226,20 @@ class TestService:
             assert postfix.ask() == "DUNNO"
             assert postfix.ask().startswith("421 sender score = 75, you're limited to 4 messages/hour")
 
+    def test_requests_are_answered_during_a_reload(self, start_daemon: StartDaemon) -> None:
+        """However long the new file takes to load, the limits of the old one stay in force until then."""
+        daemon = start_daemon(**LIMITED)
+        text = daemon.file.read_text()
+        daemon.file.unlink()
+        os.mkfifo(daemon.file)
+        daemon.process.send_signal(signal.SIGHUP)
+        with daemon.file.open("w") as fifo:  # the daemon has begun to read it when this returns
+            assert asked(daemon, 4) == ["DUNNO"] * 3 + [OVER_LIMIT]
+            fifo.write(text)
+        daemon.wait_for("RELOADING=1")
+        daemon.wait_for("READY=1")
+        daemon.file.unlink()
+
     def test_reload_of_an_invalid_file_changes_nothing(self, start_daemon: StartDaemon) -> None:
         """The old configuration stays in force and the log has every reason."""
         daemon = start_daemon(**LIMITED)
