@@ -97,8 +97,10 @@ def test_a_terminal_of_80_columns_gets_whole_words(start: StartDaemon) -> None:
         for text in (plain, coloured, daemon.run("explain", "4ABC").stdout)
     )
     assert words == same == piped
-    assert lines[1].startswith("  ")
-    assert lines[2].startswith("  ")
+    first = next(number for number, line in enumerate(lines) if line.startswith("  The client's score"))
+    paragraph = lines[first : lines.index("", first)]
+    assert len(paragraph) > 1
+    assert all(line.startswith("  ") for line in paragraph)
 
 
 def test_the_json_of_a_client(start: StartDaemon) -> None:
