@@ -66,7 +66,8 @@ class DecisionHistory:
         return self._select(lambda row: line in row[0])
 
     def _select(self, wanted: Callable[[_Row], bool]) -> list[Decision]:
-        kinds = (filter(wanted, _rows(iter(list(kind)))) for kind in (self._over_limit, self._others))
+        # Decisions of one batch have one time, and a client exceeds its limit with the last of them.
+        kinds = (filter(wanted, _rows(iter(list(kind)))) for kind in (self._others, self._over_limit))
         return [Decision(Request(row[0]), *row[1:]) for row in merge(*kinds, key=lambda row: row[-1])]
 
     def since(self, *, over_limit: bool) -> float | None:
