@@ -89,6 +89,6 @@ $(TEST_VENV)/.installed: $(SOURCES)
 	rm -rf build/wheel
 	$(TEST_VENV)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
 	wheel="$$(echo build/wheel/*.whl)"; \
-		$(TEST_VENV)/bin/$(PIP) "$$wheel[test,browser,uvloop,zstd]" || $(TEST_VENV)/bin/$(PIP) "$$wheel[test]"
+		$(TEST_VENV)/bin/$(PIP) "$$wheel[test,browser,uvloop]" || $(TEST_VENV)/bin/$(PIP) "$$wheel[test]"
 	$(TEST_VENV)/bin/$(PIP) --force-reinstall --no-deps build/wheel/*.whl
 	@touch $@

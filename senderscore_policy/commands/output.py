@@ -70,6 +70,11 @@ def say_paragraph(*body: Part, head: Sequence[Part] = (), indent: int = 0) -> No
     console().print(grid)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 message", "2,000 messages"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Container[str] = ()) -> str:
     """An aligned table. None is shown as "-".
 

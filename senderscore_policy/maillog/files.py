@@ -1,156 +1,158 @@
-"""Log files as a stream of whole lines, whatever they are packed in."""
+"""Mail logs as a stream of whole lines: files, packed or not, standard input, and the journal."""
 
 import bz2
+import codecs
 import gzip
-import importlib
 import io
 import lzma
 import math
-import os
+import shutil
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from senderscore_policy.errors import InputError
 
 CHUNK: Final = 1 << 20
 """Bytes read at a time."""
 LONGEST_LINE: Final = 1 << 24
-"""Bytes that are kept in wait for the end of a line; what has none by then is no log, and is passed on in pieces."""
+"""Bytes without an end of line; a file with more is not a log, and is passed on in pieces."""
 STDIN: Final = "-"
-
-Advance = Callable[[int], None]
-"""Told how many bytes of a file, as it is on disk, have been read since the last call."""
-
-
-class _Counted(io.RawIOBase):
-    """A file whose reading is followed."""
-
-    def __init__(self, raw: io.FileIO, advance: Advance) -> None:
-        self._raw = raw
-        self._advance = advance
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Read some bytes."""
-        count = self._raw.readinto(buffer) or 0
-        self._advance(count)
-        return count
-
-
-class _Zstd:
-    """Unpacks zstd by a library that is not in Python before 3.14.
-
-    Raises:
-        InputError: the library is not installed.
-    """
-
-    def __init__(self, packed: io.BufferedReader) -> None:
-        try:
-            zstandard: Any = importlib.import_module("zstandard")
-        except ImportError as error:
-            raise InputError(
-                'zstd needs the Python package "zstandard"; or: zstdcat FILE | senderscore-policy forecast -'
-            ) from error
-        self._packed = packed
-        self._error: type[Exception] = zstandard.ZstdError
-        self._new_frame: Callable[[], Any] = lambda: zstandard.ZstdDecompressor().decompressobj()
-        self._frame = self._new_frame()
-        self._ahead = b""
-        self._ended = True
-
-    def read(self, size: int, /) -> bytes:
-        """Some bytes, about as many as asked for; none at the end.
-
-        Raises:
-            EOFError: the file is cut short.
-            OSError: it is damaged.
-        """
-        while packed := self._ahead or self._packed.read(size // 16):
-            try:
-                data: bytes = self._frame.decompress(packed)
-            except self._error as error:
-                raise OSError(str(error)) from error
-            self._ended = self._frame.eof
-            self._ahead = self._frame.unused_data if self._ended else b""
-            if self._ended:
-                self._frame = self._new_frame()
-            if data:
-                return data
-        if not self._ended:
-            raise EOFError("the last frame has no end")
-        return b""
-
+JOURNAL: Final = ""
+EMPTY_JOURNAL: Final = (
+    "the journal shows no mail; run this as root or as a member of the group systemd-journal, or name the mail logs, "
+    "such as /var/log/mail.log"
+)
 
 _UNPACKERS: Final[dict[bytes, Callable[[Any], Any]]] = {
     b"\x1f\x8b": lambda packed: gzip.GzipFile(fileobj=packed),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\0": lzma.LZMAFile,
-    b"\x28\xb5\x2f\xfd": _Zstd,
+    b"]\0\0": lzma.LZMAFile,
 }
-"""By what a packed file begins with; its name need not tell."""
+"""By the first bytes of a file, whatever its name."""
+_OTHER_PACKERS: Final = {b"\x28\xb5\x2f\xfd": "zstdcat", b"\x04\x22\x4d\x18": "lz4cat", b"PK\3\4": "unzip -p"}
+_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_JOURNALCTL: Final = (
+    "journalctl",
+    "--quiet",
+    "--no-pager",
+    "--output=json",
+    "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_HOSTNAME,_PID",
+    # Facility mail: the names of Postfix's programs depend on syslog_name.
+    "SYSLOG_FACILITY=2",
+)
+
+Advance = Callable[[int], None]
+"""Is called with the bytes of a file, as on disk, that were read since the last call."""
+
+
+def title(name: str) -> str:
+    """What people call a log."""
+    return {STDIN: "standard input", JOURNAL: "the journal"}.get(name, name)
+
+
+class _Counted(io.RawIOBase):
+    """A file that reports how much of it was read."""
+
+    def __init__(self, raw: io.RawIOBase, advance: Advance) -> None:
+        self._raw = raw
+        self._advance = advance
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._raw.readinto(buffer) or 0
+        self._advance(count)
+        return count
 
 
 def in_order_of_age(names: Sequence[str]) -> list[str]:
     """The files, those written last at the end, so that a message whose lines are in two of them is found.
 
     Raises:
-        InputError: one is missing, or is a directory.
-        PermissionError: one must not be looked at.
+        InputError: a file is missing, or is a directory.
+        PermissionError: a file is not accessible.
     """
-    return sorted(names, key=lambda name: math.inf if name == STDIN else _status(name).st_mtime)
+    return sorted(names, key=lambda name: math.inf if name in {STDIN, JOURNAL} else _status(name)[0])
 
 
 def size_of(names: Sequence[str]) -> int | None:
-    """Bytes of all files together as they are on disk; None if that is not known (standard input, a pipe).
+    """Bytes of all files together as on disk; None if that is unknown (standard input, a pipe).
 
     Raises:
-        InputError, PermissionError: as of `in_order_of_age`.
+        InputError, PermissionError: see `in_order_of_age`.
     """
-    return None if STDIN in names else sum(_status(name).st_size for name in names) or None
+    return None if {STDIN, JOURNAL}.intersection(names) else sum(_status(name)[1] for name in names) or None
 
 
-def _status(name: str) -> os.stat_result:
+def written_at(name: str) -> float:
+    """When a file was written last, in seconds since the epoch; infinity if that is unknown."""
+    return math.inf if name in {STDIN, JOURNAL} else _status(name)[0]
+
+
+def _status(name: str) -> tuple[float, int]:
     path = Path(name)
     try:
         status = path.stat()
-    except PermissionError:
-        raise
     except OSError as error:
-        raise InputError(f"{name}: {error.strerror}") from error
+        raise _unreadable(name, error) from error
     if path.is_dir():
         raise InputError(f"{name}: is a directory")
-    return status
+    return status.st_mtime, status.st_size
+
+
+def _unreadable(name: str, error: Exception) -> Exception:
+    if isinstance(error, PermissionError):
+        return PermissionError(f"{title(name)}: permission denied; run this as root or as a member of the group adm")
+    # The errors of gzip and bz2 are OSErrors, without an error number.
+    reason = (isinstance(error, OSError) and error.strerror) or f"is damaged or cut short: {error}"
+    return InputError(f"{title(name)}: {reason}")
 
 
 def chunks_of(name: str, advance: Advance) -> Iterator[bytes]:
-    """The content of a file, unpacked, in pieces that end with the end of a line.
+    """The content of a log, unpacked, as UTF-8, in pieces that end with the end of a line.
 
     Args:
-        name: a path, or "-" for standard input.
-        advance: told of the bytes read.
+        name: a path, `STDIN` or `JOURNAL`.
+        advance: receives the bytes read.
 
     Raises:
-        InputError: it cannot be read to its end.
-        PermissionError: it must not be read.
+        InputError: the log cannot be read to its end.
+        PermissionError: the file is not accessible.
     """
     try:
-        with io.FileIO(sys.stdin.fileno() if name == STDIN else name, closefd=name != STDIN) as raw:
+        with _opened(name) as raw:
             packed = io.BufferedReader(_Counted(raw, advance), CHUNK)
             head = packed.peek(8)
+            if command := next((command for magic, command in _OTHER_PACKERS.items() if head.startswith(magic)), None):
+                raise InputError(f"{title(name)}: unpack it first: {command} FILE | senderscore-policy forecast -")
             unpack = next((unpack for magic, unpack in _UNPACKERS.items() if head.startswith(magic)), None)
-            yield from _whole_lines(unpack(packed) if unpack else packed)
-    except PermissionError:
-        raise
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        # The errors of gzip, bz2 and zstd are OSErrors, without an error number.
-        reason = (isinstance(error, OSError) and error.strerror) or f"is damaged or cut short: {error}"
-        raise InputError(f"{'standard input' if name == STDIN else name}: {reason}") from error
+            stream = unpack(packed) if unpack else packed
+            yield from _whole_lines(codecs.EncodedFile(stream, "utf-8", "utf-16") if head[:2] in _UTF_16 else stream)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise _unreadable(name, error) from error
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[io.RawIOBase]:
+    if name != JOURNAL:
+        with io.FileIO(sys.stdin.fileno() if name == STDIN else name, closefd=name != STDIN) as raw:
+            yield raw
+        return
+    if shutil.which(_JOURNALCTL[0]) is None:
+        raise InputError("this host has no journal; name the mail logs, such as /var/log/mail.log")
+    with subprocess.Popen(_JOURNALCTL, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603
+        # Unbuffered, so that it is a FileIO.
+        yield cast("io.RawIOBase", process.stdout)
+        if process.wait():
+            detail = cast("io.RawIOBase", process.stderr).readall().decode(errors="replace").strip()
+            raise InputError(f"the journal cannot be read: {detail or f'{_JOURNALCTL[0]} failed'}")
 
 
 def _whole_lines(stream: Any) -> Iterator[bytes]:

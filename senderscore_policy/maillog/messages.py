@@ -1,15 +1,17 @@
-"""Messages out of Postfix's log: which client sent one, when, and to how many recipients.
+"""Messages out of Postfix's log: those for which Postfix asks a policy server at end of data.
 
-The lines are those of Postfix 3.4 to 3.12 (msg_info calls in smtpd.c, cleanup_message.c,
-cleanup_milter.c and qmgr_message.c):
+The lines are those of Postfix 3.4 to 3.12 (msg_info and msg_warn calls in smtpd.c, cleanup_message.c,
+cleanup_milter.c, cleanup_map11.c and qmgr_message.c):
 
     smtpd    ABC: client=mx.example.net[192.0.2.75]           the client of queue ID ABC
-    qmgr     ABC: from=<…>, size=…, nrcpt=1 (queue active)    the message was taken
-    cleanup  ABC: milter-reject: END-OF-MESSAGE from …        it was not, but only after its end
+    cleanup  ABC: message-id=<…>                              its content arrives
+    qmgr     ABC: from=<…>, size=…, nrcpt=1 (queue active)    an end: the message was taken
+    cleanup  ABC: milter-reject: END-OF-MESSAGE from …        an end: a filter, a map or the hop count stopped it
+    smtpd    ABC: reject: END-OF-MESSAGE from … <END-OF-MESSAGE>: …    an end: a policy or a restriction rejected it
     smtpd    NOQUEUE: client=…, then proxy-accept: …          the same in front of a smtpd_proxy_filter
 
-A message is decided when the first of the last three is logged. That is at most some milliseconds
-after its end of data, the moment at which Postfix asks the policy server.
+A message is a client and an end, in whatever order their lines come. Its time is that of its message-id, since
+qmgr may be late by hours when its queue is full.
 """
 
 import re
@@ -17,38 +19,57 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from itertools import islice
 from operator import gt
 from typing import Final
 
 from senderscore_policy.errors import InputError
-from senderscore_policy.maillog.files import STDIN, Advance, chunks_of
-from senderscore_policy.maillog.formats import Count, Record, Service, form_of
-from senderscore_policy.maillog.timestamps import ABSOLUTE, Stamps
+from senderscore_policy.maillog.files import EMPTY_JOURNAL, JOURNAL, Advance, chunks_of, title, written_at
+from senderscore_policy.maillog.lines import FORMS, Coverage, Line, LineReader
+from senderscore_policy.maillog.timestamps import OTHER_ZONE, OUT_OF_ORDER, Timestamps
 from senderscore_policy.policy.bounded import BoundedCache
 
-MAX_OPEN: Final = 200_000
-"""Queue IDs whose client is remembered at most. Most that never become a message are rejected or lost connections."""
+MAX_OPEN: Final = 100_000
+"""Queue IDs that are remembered at most. Most that never become a message are rejected or lost connections."""
+MAX_HELD: Final = 10_000
+SAME_MESSAGE: Final = 2.0
+"""Seconds within which the same queue ID and client are the same message, as logs show fractions or not."""
+_YEAR_2001: Final = 978_307_200.0
+"""A file that was written before has no usable time: archives set such times."""
 
-# The client of a message, a message that is refused at its end, or a proxy filter's word on one.
 _SMTPD: Final = re.compile(
-    rb"(\w+): (?:client=(.*?)\[([\dA-Fa-f.:]+)\](.*)|(?:milter-)?reject: END-OF-MESSAGE )"
-    rb"|proxy-(?:accept|reject): END-OF-MESSAGE: "
+    rb"(\w+): (?:client=(.*?)\[([\dA-Fa-f.:]+)\](.*)|reject: END-OF-MESSAGE from .*? <(END-OF-MESSAGE)>: "
+    rb"|(milter-)?(hold|discard): )"
+    rb"|proxy-(accept|reject): END-OF-MESSAGE: (.*)"
 )
 _AUTHENTICATED: Final = re.compile(rb", sasl_username=[^,]")
 _TAKEN: Final = re.compile(rb"(\w+): from=<.*, nrcpt=(\d{1,9}) \(queue active\)")
-# What header_checks, body_checks and milters do to a message, which by then has come to its end.
-_VERDICT: Final = re.compile(rb"(\w+): (?:milter-(?:\w+-)?)?(?:reject|discard|hold): ")
+# What header_checks, body_checks, milters, maps and limits do to a message that has come to its end.
+_CLEANUP: Final = re.compile(
+    rb"(\w+): (?:(?:resent-)?(message-id)=|(?:milter-(?:\w+-)?)?(?:reject|discard|hold): )"
+    rb"|warning: (\w+): (?:message rejected: hopcount|.* -- message not accepted)"
+)
 
 
-@dataclass(slots=True)
+class End(IntEnum):
+    """What the log says about the end of a message."""
+
+    TAKEN = 0
+    FILTERED = 1
+    """Rejected, discarded or held after its end, by a milter, a proxy filter, header_checks, a map or a limit."""
+    REFUSED = 2
+    """Rejected at its end, by this policy or another restriction."""
+
+
+@dataclass(frozen=True, slots=True)
 class LoggedClient:
-    """Somebody who sent messages.
+    """A client in the log.
 
     Args:
         address: an IP address, as logged.
         authenticated: logged in with a user name.
-        name: of the host, as the log has it: anything that its owner could put into DNS; printable.
+        name: of the host, as logged: whatever its owner put into DNS; printable.
     """
 
     address: str
@@ -58,109 +79,180 @@ class LoggedClient:
 
 @dataclass(slots=True)
 class Traffic:
-    """The messages of the logs in the order of time, as columns: 16 bytes for each.
+    """The messages of the logs in the order of time, as columns: 25 bytes for each.
 
     Args:
-        times: of their end, seconds since the epoch.
-        senders: numbers of their senders.
+        times: seconds since the epoch.
+        senders: numbers of their clients.
         recipients: how many each had.
-        who: the senders by number.
-        count: of the lines read.
-        refused: messages that a restriction rejected at their end, as this policy does. They are not
-            among the messages.
+        ends: an `End` each.
+        identities: hashes of queue ID and client.
+        who: the clients by number.
+        coverage: how much of the logs was understood.
     """
 
     times: "array[float]" = field(default_factory=lambda: array("d"))
     senders: "array[int]" = field(default_factory=lambda: array("I"))
     recipients: "array[int]" = field(default_factory=lambda: array("I"))
+    ends: "array[int]" = field(default_factory=lambda: array("B"))
+    identities: "array[int]" = field(default_factory=lambda: array("q"))
     who: list[LoggedClient] = field(default_factory=list)
-    count: Count = field(default_factory=Count)
-    refused: int = 0
+    coverage: Coverage = field(default_factory=Coverage)
 
-    def sort(self) -> None:
-        """Put the messages into the order of time."""
+    def settle(self) -> None:
+        """Put the messages into the order of time, each once."""
         if any(map(gt, self.times, islice(self.times, 1, None))):
-            order = sorted(range(len(self.times)), key=self.times.__getitem__)
-            self.times = array("d", map(self.times.__getitem__, order))
-            self.senders = array("I", map(self.senders.__getitem__, order))
-            self.recipients = array("I", map(self.recipients.__getitem__, order))
+            self._keep(sorted(range(len(self.times)), key=self.times.__getitem__))
+        seen: BoundedCache[int, float] = BoundedCache(MAX_OPEN)
+        once = []
+        for index, (at, identity) in enumerate(zip(self.times, self.identities, strict=True)):
+            before = seen.get(identity)
+            if before is None or at - before > SAME_MESSAGE:
+                once.append(index)
+                seen.put(identity, at)
+        if len(once) < len(self.times):
+            self.coverage.repeated = len(self.times) - len(once)
+            self.coverage.begun -= self.coverage.repeated
+            self.coverage.ended -= self.coverage.repeated
+            self._keep(once)
+
+    def _keep(self, order: Sequence[int]) -> None:
+        for name in ("times", "senders", "recipients", "ends", "identities"):
+            column = getattr(self, name)
+            setattr(self, name, array(column.typecode, map(column.__getitem__, order)))
+
+
+@dataclass(slots=True)
+class _Open:
+    """What is known of a message so far."""
+
+    client: tuple[bytes, bytes, bool] | None = None
+    began: float = 0.0
+    asked: float | None = None
+    ended: float | None = None
+    recipients: int = 1
+    end: End = End.TAKEN
+    held: bool = False
+    identity: bytes = b""
+
+    def belongs_to(self, began: float, tolerance: float) -> bool:
+        """Whether a message that began at this time may have what is known."""
+        known = self.asked if self.ended is None else self.ended
+        return self.client is None and (known is None or known >= began - tolerance)
 
 
 class _Reader:
-    """Takes the records of one file after the other."""
+    """Takes the lines of one log after the other."""
 
     def __init__(self) -> None:
         self.traffic = Traffic()
-        self._numbers: dict[tuple[bytes, bool], int] = {}
-        self._open: BoundedCache[bytes, int] = BoundedCache(MAX_OPEN)
-        self.begin()
+        self.coverage = self.traffic.coverage
+        self._numbers: dict[bytes, int] = {}
+        self._open: BoundedCache[bytes, _Open] = BoundedCache(MAX_OPEN)
+        self._stopped: dict[bytes, bool] = {}
 
-    def begin(self) -> None:
-        """Begin a file."""
-        self._hours = array("i")
-        self._stamps = Stamps()
-        self._stamp: bytes | float = 0.0
-        self._time: tuple[int, float] | None = None
-
-    def end(self, now: float) -> None:
-        """End a file: settle the times of its messages."""
-        starts = self._stamps.hours(now)
-        times = self.traffic.times
-        for index, hour in enumerate(self._hours, len(times) - len(self._hours)):
-            if hour != ABSOLUTE:
-                times[index] += starts[hour]
-
-    def take(self, record: Record) -> None:
+    def take(self, line: Line) -> None:
         """Take the next line."""
-        stamp, service, process, text = record
-        if stamp != self._stamp:
-            self._go_to(stamp)
-        if service is Service.QMGR:
-            if taken := _TAKEN.match(text):
-                self._message(taken[1], max(1, int(taken[2])))
-        elif service is Service.CLEANUP:
-            if verdict := _VERDICT.match(text):
-                self._message(verdict[1], 1)
-        elif found := _SMTPD.match(text):
-            queue_id, name, address, rest = found.groups()
-            # In front of a proxy filter there is no queue ID; a process has one message at a time.
-            key = process if queue_id == b"NOQUEUE" else queue_id
-            if queue_id is None:
-                self._message(process, 1)
-            elif address is None:
-                self.traffic.refused += 1
-                self._open.pop(key)
+        at, program, origin, tag, text = line
+        if program == b"smtpd":
+            if found := _SMTPD.match(text):
+                self._smtpd(at, origin + tag, found)
+        elif program == b"cleanup":
+            if found := _CLEANUP.match(text):
+                queue_id, message_id, rejected = found.groups()
+                if message_id:
+                    self._asked(queue_id, at)
+                else:
+                    self._ended(queue_id or rejected, at, End.FILTERED)
+        elif found := _TAKEN.match(text):
+            self._ended(found[1], at, End.TAKEN, max(1, int(found[2])))
+
+    def _smtpd(self, at: float, process: bytes, found: re.Match[bytes]) -> None:
+        queue_id, name, address, rest, refused, milter, stopped, verdict, answer = found.groups()
+        # In front of a proxy filter there is no queue ID; a process has one message at a time.
+        key = process if queue_id in {None, b"NOQUEUE"} else queue_id
+        if verdict:
+            end = End.TAKEN if verdict == b"accept" else End.FILTERED
+            self._ended(key, at, end, identity=b"%d %b" % (at, answer))
+        elif refused:
+            self._ended(key, at, End.REFUSED)
+        elif address:
+            authenticated = bool(rest) and _AUTHENTICATED.search(rest) is not None
+            self._began(key, at, (address, name, authenticated), process)
+        elif stopped == b"discard" and not milter:
+            # Postfix does not ask about a message that an access table discards.
+            if self._open.get(key) is None:
+                self._stop(process, held=False)
             else:
-                self._open.put(key, self._sender(name, address, rest))
+                self._open.pop(key)
+                self.coverage.begun -= 1
+        elif known := self._open.get(key):
+            known.held = True
+        else:
+            self._stop(process, held=True)
 
-    def _go_to(self, stamp: bytes | float) -> None:
-        self._stamp = stamp
-        try:
-            self._time = self._stamps.read(stamp) if isinstance(stamp, bytes) else (ABSOLUTE, stamp)
-        except ValueError:
-            self._time = None
-            self.traffic.count.alien += 1
+    def _stop(self, process: bytes, *, held: bool) -> None:
+        """An access table holds or discards the message that the process begins next."""
+        if len(self._stopped) > MAX_HELD:
+            self._stopped.clear()
+        self._stopped[process] = held
 
-    def _message(self, key: bytes, recipients: int) -> None:
-        """A message has come to its end, unless it is not from smtpd or has done so before."""
-        sender = self._open.get(key)
-        if sender is None:
+    def _began(self, key: bytes, at: float, client: tuple[bytes, bytes, bool], process: bytes) -> None:
+        held = self._stopped.pop(process, None) if self._stopped else None
+        if held is False:
+            return
+        known = self._open.get(key)
+        # Without a queue ID an end that came before is another message's, unless the log is newest first.
+        if known is None or not known.belongs_to(at, OUT_OF_ORDER if key != process else 0.0):
+            if known is not None and known.client == client and known.began == at:
+                return
+            known = _Open()
+            self._open.put(key, known)
+        self.coverage.begun += 1
+        known.client, known.began, known.held = client, at, known.held or held is True
+        self._finish(key, known)
+
+    def _asked(self, key: bytes, at: float) -> None:
+        known = self._open.get(key)
+        if known is None:
+            known = _Open()
+            self._open.put(key, known)
+        known.asked = at
+        self._finish(key, known)
+
+    def _ended(self, key: bytes, at: float, end: End, recipients: int = 1, identity: bytes = b"") -> None:
+        known = self._open.get(key)
+        if known is None or at < known.began - OUT_OF_ORDER:
+            known = _Open()
+            self._open.put(key, known)
+        known.ended, known.end, known.recipients, known.identity = at, end, recipients, identity or key
+        self._finish(key, known)
+
+    def _finish(self, key: bytes, known: _Open) -> None:
+        """Make a message of what has a client and an end."""
+        if known.client is None:
+            return
+        if known.held and known.ended is None:
+            known.ended, known.end, known.identity = known.asked, End.FILTERED, key
+        if known.ended is None:
             return
         self._open.pop(key)
-        if self._time is not None:
-            hour, seconds = self._time
-            self._hours.append(hour)
-            self.traffic.times.append(seconds)
-            self.traffic.senders.append(sender)
-            self.traffic.recipients.append(recipients)
+        self.coverage.ended += 1
+        traffic = self.traffic
+        traffic.times.append(known.ended if known.asked is None or known.end is End.REFUSED else known.asked)
+        traffic.senders.append(self._number(known.client))
+        traffic.recipients.append(known.recipients)
+        traffic.ends.append(known.end)
+        traffic.identities.append(hash(known.identity + known.client[0]))
 
-    def _sender(self, name: bytes, address: bytes, rest: bytes) -> int:
-        """The number of the sender in a line of smtpd."""
-        key = (address, bool(rest) and _AUTHENTICATED.search(rest) is not None)
+    def _number(self, client: tuple[bytes, bytes, bool]) -> int:
+        """The number of a client."""
+        address, name, authenticated = client
+        key = address + b"+" if authenticated else address
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.traffic.who)
-            self.traffic.who.append(LoggedClient(_as_text(address), key[1], _as_text(name)))
+            self.traffic.who.append(LoggedClient(_as_text(address), authenticated, _as_text(name)))
         return number
 
 
@@ -174,27 +266,33 @@ def read_logs(names: Sequence[str], advance: Advance) -> Traffic:
     """The messages in these logs.
 
     Args:
-        names: files in the order of their age, as far as it is known; "-" for standard input.
-        advance: told of the bytes read.
+        names: files in the order of their age, as far as it is known; see `files.chunks_of`.
+        advance: receives the bytes read.
 
     Raises:
-        InputError: a file cannot be read, or is no log; or there is no line of Postfix in any.
-        PermissionError: a file must not be read.
+        InputError: a log cannot be read, or none has a line of Postfix.
+        PermissionError: a file is not accessible.
     """
     reader = _Reader()
-    count = reader.traffic.count
+    coverage = reader.coverage
     for name in names:
-        before = count.lines - count.alien
-        form = None
-        reader.begin()
+        understood, lines = coverage.postfix, coverage.lines
+        written = written_at(name)
+        latest = min(time.time(), written if written > _YEAR_2001 else time.time()) + OTHER_ZONE
+        stamps = Timestamps(latest, reader.traffic.times)
+        line_reader = LineReader(stamps, coverage)
         for chunk in chunks_of(name, advance):
-            form = form or form_of(chunk)
-            for record in form.records(chunk, count):
-                reader.take(record)
-        reader.end(time.time())
-        if form is not None and count.lines - count.alien == before:
-            raise InputError(f"{'standard input' if name == STDIN else name}: is no mail log")
-    if not count.postfix and count.lines:
-        raise InputError(f"{', '.join(names)}: no line of Postfix's smtpd, cleanup or qmgr")
-    reader.traffic.sort()
+            for line in line_reader.read(chunk):
+                reader.take(line)
+        stamps.end()
+        coverage.files += 1
+        if name == JOURNAL and coverage.lines == lines:
+            raise InputError(EMPTY_JOURNAL)
+        if coverage.postfix == understood and coverage.lines > lines:
+            coverage.without_postfix[title(name)] = line_reader.first
+    if coverage.without_postfix and not coverage.postfix:
+        name, first = next(iter(coverage.without_postfix.items()))
+        why = ", ".join(coverage.unread) or "no line of Postfix's smtpd, cleanup or qmgr"
+        raise InputError(f"{name}: {why}; the first line is {_as_text((coverage.example or first)[:200])!r}. {FORMS}")
+    reader.traffic.settle()
     return reader.traffic

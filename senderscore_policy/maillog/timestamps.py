@@ -1,108 +1,165 @@
-"""The times of log lines; a syslog line tells no year, and a whole file is needed to know it."""
+"""The times of log lines; a syslog line carries no year and no time zone."""
 
 import calendar
+import re
 import time
+from array import array
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Final
 
-ABSOLUTE: Final = -1
-"""Instead of an hour's number: the time is known as it stands."""
-CLOCK_SKEW: Final = 300.0
-"""Seconds that the clock of the host that logged may be ahead of ours; a line later than that is from the future."""
-
-_MONTHS: Final = {
-    name: number
-    for number, name in enumerate(
-        (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"), 1
-    )
-}
-_LEAP_YEAR: Final = 2024
-_YEARS_BACK: Final = 12
+OTHER_ZONE: Final = 26 * 3600.0
+"""Seconds by which the local time of a host elsewhere may be ahead of ours (UTC+14 and UTC-12)."""
+OUT_OF_ORDER: Final = 60.0
+"""Seconds by which a line may be earlier than the one before it."""
+_YEARS: Final = 12
 """A 29 February is found within eight years, also around 1900 and 2100."""
 
-Hour = tuple[int, int, int, int]
-"""Year counted from the first line's, month, day, hour."""
+STAMP: Final = re.compile(
+    rb"(?P<date>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d(?:[.,]\d+)?)"
+    rb" ?(?P<zone>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\S))?"
+    rb"|(?<![\w.])(?P<epoch>1\d{9}(?:\.\d+)?)(?![\w.])"
+    rb"|(?P<month>(?:[A-Za-z]|[\xc3-\xd1][\x80-\xbf]){3,12}|\d{1,2}\xe6\x9c\x88)\.? {1,2}(?P<day>\d{1,2})"
+    rb" (?:(?P<year>\d{4}) )?(?P<hour>\d\d):(?P<seconds>\d\d:\d\d(?:\.\d+)?)"
+)
+"""A timestamp of ISO 8601, in seconds since the epoch, or of syslog."""
+
+_MONTHS: Final = {
+    name.encode(): number
+    # journalctl writes months in the language of the locale, glibc's abmon: Czech, Danish, Dutch, English,
+    # Finnish, French, German, Hungarian, Italian, Norwegian, Polish, Portuguese, Russian, Spanish, Swedish, Turkish.
+    for number, names in enumerate(
+        (
+            "jan janv ene gen sty led oca янв tammi",
+            "feb febr fév févr fev lut úno şub фев helmi",
+            "mar mars mär mrz márc mrt bře мар maalis",
+            "apr april abr avr avril kwi dub ápr nis апр huhti",
+            "may mai mag mei maj máj kvě мая май touko",
+            "jun juin juni giu jún cze čen haz июн kesä",
+            "jul juil juli lug júl lip čec tem июл heinä",
+            "aug ago aoû août sie srp ağu авг elo",
+            "sep sept set wrz zář szept eyl сен syys",
+            "oct okt ott out paź říj eki окт loka",
+            "nov lis kas ноя marras",
+            "dec dez déc dic des gru pro ara дек joulu",
+        ),
+        1,
+    )
+    for name in chain.from_iterable((each, each.capitalize()) for each in (*names.split(), f"{number}月"))
+}
 
 
-class Stamps:
-    """Reads the timestamps of one log file, in the order of its lines.
+class Timestamps:
+    """Reads the timestamps of one log, in the order of its lines, as seconds since the epoch.
 
-    An ISO timestamp is a time. A syslog timestamp, in the host's local time and without a year, is an
-    hour, numbered in the order of first sight, and seconds within it; `hours` says at the end when
-    those were. The year goes up where the date falls back by more than half a year.
+    A syslog timestamp gets the year that is nearest to the line before it, and the first line the latest year that
+    puts it at most at `latest`. An hour that a clock change repeats is read twice.
+
+    Args:
+        latest: no line without a year is later than this.
+        times: of messages; the caller appends to it, `end` corrects the years of those appended since.
     """
 
-    def __init__(self) -> None:
-        self._numbers: dict[Hour, int] = {}
-        self._latest: list[float] = []
-        self._year = 0
+    def __init__(self, latest: float, times: "array[float]") -> None:
+        self._latest = latest
+        self._times = times
+        self._first = len(times)
+        self._year: int | None = None
         self._month = 0
-        self._prefix = b""
-        self._number = ABSOLUTE
+        self._hour: tuple[bytes, ...] | None = None
+        self._starts: list[float] = []
+        self._before = 0.0
+        self._trend = 1
+        self._absolute = False
 
-    def read(self, stamp: bytes) -> tuple[int, float]:
-        """A timestamp's hour and the seconds within it; of an ISO timestamp `ABSOLUTE` and seconds since the epoch.
-
-        Args:
-            stamp: "Oct  3 12:00:01", "Oct 03 12:00:01.123456", or ISO 8601; without an offset it is
-                in local time.
+    def read(self, stamp: re.Match[bytes]) -> float:
+        """The time of a match of `STAMP`.
 
         Raises:
             ValueError: there is no such date.
         """
-        if stamp[0] <= 0x39:
-            return ABSOLUTE, datetime.fromisoformat(stamp.decode("ascii")).timestamp()
-        if stamp[:9] != self._prefix:
-            self._enter(stamp[:9])
-        seconds = int(stamp[10:12]) * 60 + float(stamp[13:])
-        self._latest[self._number] = max(self._latest[self._number], seconds)
-        return self._number, seconds
+        date, clock, zone, epoch = stamp.group("date", "time", "zone", "epoch")
+        if date and zone:
+            self._absolute = True
+            zone = b"Z" if zone in {b"UTC", b"GMT"} else zone
+            self._before = datetime.fromisoformat((date + b"T" + clock + zone).decode()).timestamp()
+        elif epoch:
+            self._absolute = True
+            self._before = float(epoch)
+        else:
+            self._before = self._local(stamp)
+        return self._before
 
-    def _enter(self, prefix: bytes) -> None:
-        """Go to the hour that this beginning of a timestamp names."""
-        month, day, hour = _MONTHS.get(prefix[:3]), int(prefix[4:6]), int(prefix[7:9])
-        if month is None or not 1 <= day <= calendar.monthrange(_LEAP_YEAR, month)[1] or hour > 23:
-            raise ValueError(f"{prefix!r} is no date")
-        if self._month:
-            gone = month - self._month
-            if gone < -6:
-                self._year += 1
-            elif gone == 11:
-                # A late line of December after one of January.
-                self._year -= 1
-        self._month = month
-        key = (self._year, month, day, hour)
-        number = self._numbers.setdefault(key, len(self._latest))
-        if number == len(self._latest):
-            self._latest.append(0.0)
-        self._prefix, self._number = prefix, number
+    def _local(self, stamp: re.Match[bytes]) -> float:
+        """The time of a timestamp without a time zone: the one of two that follows the line before."""
+        date, clock, month, day, named_year, hour, seconds = stamp.group(
+            "date", "time", "month", "day", "year", "hour", "seconds"
+        )
+        if date:
+            hour, seconds = clock[:2], clock[3:].replace(b",", b".")
+        key = (date, month, day, named_year, hour)
+        if key != self._hour:
+            self._absolute |= bool(date or named_year)
+            self._year, self._month, day_of_month = map(int, date.split(b"-")) if date else self._date(stamp)
+            self._starts = _starts(self._year, self._month, day_of_month, int(hour))
+            self._hour = key
+        within = int(seconds[:2]) * 60 + float(seconds[3:])
+        if int(seconds[:2]) > 59 or within >= 3601:
+            raise ValueError("impossible time")
+        if len(self._starts) == 1:
+            then = self._starts[0] + within
+            self._trend += (then > self._before) - (then < self._before)
+            return then
+        times = [start + within for start in self._starts]
+        if self._trend < 0:
+            return next((then for then in times[::-1] if then <= self._before + OUT_OF_ORDER), times[0])
+        return next((then for then in times if then >= self._before - OUT_OF_ORDER), times[-1])
 
-    def hours(self, now: float) -> list[float]:
-        """When the hours began, in seconds since the epoch: the latest years that put no line in the future.
+    def _date(self, stamp: re.Match[bytes]) -> tuple[int, int, int]:
+        month, day = _MONTHS.get(stamp["month"]), int(stamp["day"])
+        if month is None:
+            raise ValueError(f"{stamp['month'].decode(errors='replace')!r} is not a month")
+        if stamp["year"]:
+            return int(stamp["year"]), month, day
+        if self._year is None:
+            this, hour = time.localtime(self._latest).tm_year, int(stamp["hour"])
+            years = [year for year in range(this, this - _YEARS, -1) if _exists(year, month, day)]
+            years = [year for year in years if _starts(year, month, day, hour)[0] <= self._latest]
+            if not years:
+                raise ValueError("impossible date")
+            return years[0], month, day
+        year = self._year + (self._month - month > 6) - (month - self._month > 6)
+        if not self._absolute and (month, day) == (2, 29) and not _exists(year, month, day):
+            # Only a leap year has this day, so all lines before it belong to an earlier year, too.
+            back = next(back for back in range(1, _YEARS) if _exists(year - back, month, day))
+            self._move(back)
+            year -= back
+        return year, month, day
 
-        Args:
-            now: seconds since the epoch.
-        """
-        if not self._numbers:
-            return []
-        this_year = time.localtime(now).tm_year
-        first = min(hour[0] for hour in self._numbers)
-        past: list[list[float]] = []
-        for year in range(this_year - first, this_year - first - _YEARS_BACK, -1):
-            starts = [_start(year, hour) for hour in self._numbers]
-            if max(map(sum, zip(starts, self._latest, strict=True))) <= now + CLOCK_SKEW:
-                if all(_exists(year, hour) for hour in self._numbers):
-                    return starts
-                past.append(starts)
-        return past[0]
+    def end(self) -> None:
+        """Correct the year of the messages of this log if it turned out to be too late."""
+        while not self._absolute and self._first < len(self._times) and max(self._times[self._first :]) > self._latest:
+            self._move(1)
+
+    def _move(self, years: int) -> None:
+        for index in range(self._first, len(self._times)):
+            then = time.localtime(self._times[index])
+            self._times[index] = time.mktime((then.tm_year - years, *then[1:6], 0, 0, -1)) + self._times[index] % 1
+        self._hour = None
 
 
-def _start(year: int, hour: Hour) -> float:
-    return time.mktime((year + hour[0], *hour[1:], 0, 0, 0, 0, -1))
+def _exists(year: int, month: int, day: int) -> bool:
+    return 1 <= day <= calendar.monthrange(year, month)[1]
 
 
-def _exists(year: int, hour: Hour) -> bool:
-    return hour[1:3] != (2, 29) or calendar.isleap(year + hour[0])
+def _starts(year: int, month: int, day: int, hour: int) -> list[float]:
+    """When a local hour began; twice when a clock change repeats it.
+
+    Raises:
+        ValueError: there is no such date or hour.
+    """
+    local = datetime(year, month, day, hour)  # noqa: DTZ001 - the time zone of this host, by mktime's rules
+    return sorted({local.replace(fold=fold).timestamp() for fold in (0, 1)})
 
 
 def as_text(seconds: float) -> str:

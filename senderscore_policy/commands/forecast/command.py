@@ -4,9 +4,12 @@ import argparse
 import contextlib
 import csv
 import os
+import re
+import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -15,54 +18,89 @@ from senderscore_policy.commands.forecast.page import page
 from senderscore_policy.commands.forecast.report import Change, Report
 from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores
 from senderscore_policy.commands.forecast.simulation import Case, ClientForecast
-from senderscore_policy.commands.output import say, say_json, table
+from senderscore_policy.commands.output import counted, say, table
 from senderscore_policy.config.load import load
 from senderscore_policy.config.paths import config_file
 from senderscore_policy.errors import InputError
-from senderscore_policy.maillog.files import STDIN, Advance, in_order_of_age, size_of
+from senderscore_policy.maillog.files import JOURNAL, Advance, in_order_of_age, size_of, title
 from senderscore_policy.maillog.messages import read_logs
 from senderscore_policy.maillog.timestamps import for_people
-from senderscore_policy.policy.clients import NetworkTable
+from senderscore_policy.policy.clients import Network, NetworkTable
 from senderscore_policy.policy.reputation import UNKNOWN, Scored, Unknown
+from senderscore_policy.policy.status import limit_as_json
 
+WIDTH: Final = 100
+Rows = Sequence[tuple[object, ...]]
 ROWS: Final = 20
-"""Clients that the text shows."""
-COLUMNS: Final = ("client", "score", "tier", "limit", "messages", "deferred", "first_deferred")
-NUMBERS: Final = frozenset({"score", "limit", "messages", "deferred", "clients", "there", "change"})
+"""Clients in a table of the text."""
+COLUMNS: Final = (
+    "client", "host", "score", "origin", "tier", "limit", "messages", "peak", "deferred", "late",
+    "first_deferred", "last_deferred", "hours_deferred",
+)  # fmt: skip
+"""Of --csv."""
+TEXTS: Final = frozenset({"client", "tier", "first deferred", "last deferred", "host"})
+"""Columns of the text that are not numbers."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Replay mail logs against the limits: who would have been deferred, and when first.
+    parser.description = """Replay mail logs against the limits: which clients would have been deferred, and when.
 
-The daemon's own engine decides, by the clock of the log. Logs are Postfix's, as syslog or the journal
-has them (text, -o json, -o export), also packed (.gz, .bz2, .xz, .zst), in any order.
+Without a MAILLOG it reads the journal. It understands Postfix's lines in syslog files, journalctl's output
+and container logs, also packed (.gz, .bz2, .xz), in any order; a message in several files counts once.
 
-The scores come from --scores, from what the daemon has in its cache, and with --lookup from DNS, for
-those clients alone that sent more than the smallest limit. All others are taken as --assume says."""
+The scores come from --scores, from the daemon's cache, and with --lookup from DNS, for those clients alone
+that sent more than the smallest limit. All others are assumed to have what --assume says."""
     parser.epilog = """examples:
+  senderscore-policy forecast
   senderscore-policy forecast /var/log/mail.log /var/log/mail.log.*
-  senderscore-policy forecast --scores scores.csv --html forecast.html /var/log/mail.log
+  senderscore-policy forecast --lookup --html forecast.html /var/log/mail.log
   senderscore-policy forecast --compare stricter.toml --assume 50 /var/log/mail.log
-  journalctl -t postfix/smtpd -t postfix/cleanup -t postfix/qmgr -o short-iso | senderscore-policy forecast -"""
+  docker compose logs postfix | senderscore-policy forecast -"""
     add_config(parser)
-    parser.add_argument("logs", metavar="MAILLOG", nargs="+", help="a mail log; - is standard input")
     parser.add_argument(
-        "--scores", metavar="FILE", type=Path, help='scores: "address-or-network,score" a line, # begins a comment'
+        "logs", metavar="MAILLOG", nargs="*", help="a mail log; - is standard input (default: the journal)"
     )
-    parser.add_argument("--lookup", action="store_true", help="look up over DNS, within the query budget, what decides")
+    parser.add_argument(
+        "--scores",
+        metavar="FILE",
+        type=Path,
+        help='scores: "address-or-network,score" a line, # begins a comment; or the output of --csv',
+    )
+    parser.add_argument(
+        "--lookup", action="store_true", help="look up over DNS, within the query budget, the scores that decide"
+    )
     parser.add_argument(
         "--assume",
         metavar="SCORE|unscored",
         type=checked(_assumption),
-        default=UNKNOWN,
-        help="what to take for clients without a known score (default: unscored)",
+        help="the score of clients whose score is unknown (default: unscored, and the range of results)",
+    )
+    parser.add_argument(
+        "--not-asked",
+        metavar="NETWORKS",
+        type=checked(_networks),
+        default=(),
+        help='networks that main.cf permits before the check: "$(postconf -xh mynetworks)"',
     )
     parser.add_argument("--compare", metavar="OTHER.toml", type=Path, help="show what this configuration would change")
     parser.add_argument("--html", metavar="OUT", type=Path, help="write the report as a page to this file")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print JSON, for programs")
     forms.add_argument("--csv", action="store_true", help="print a line for each client, for spreadsheets")
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    """The value of --not-asked, in the notation of Postfix's mynetworks.
+
+    Raises:
+        ValueError: a part is not a network.
+    """
+    parts = re.sub(r"[\[\],]", lambda found: " " if found[0] == "," else "", text).split()
+    try:
+        return tuple(ip_network(part, strict=False) for part in parts)
+    except ValueError as error:
+        raise ValueError(f"{error}; name networks only, not tables or host names") from error
 
 
 def _assumption(text: str) -> Scored | Unknown:
@@ -88,12 +126,12 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"senderscore-policy: {error}\n")
         return os.EX_USAGE
     if args.json:
-        result = report.forecast.as_json()
-        say_json(result | ({"compare": report.other.as_json()} if report.other else {}))
+        sys.stdout.writelines(report.json_text())
     elif args.csv:
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(client.as_json() for client in report.forecast.clients)
+        sys.stderr.write("".join(f"{note}\n" for note in report.notes))
     else:
         _say(report)
         if args.html:
@@ -105,23 +143,22 @@ def _report(args: argparse.Namespace) -> Report:
     path = config_file(given_file(args))
     config = load(path)
     other = load(args.compare) if args.compare else None
-    given: NetworkTable[int] = read_scores(args.scores) if args.scores else NetworkTable(())
+    given: NetworkTable[Scored | Unknown] = read_scores(args.scores) if args.scores else NetworkTable(())
     if args.html and not args.html.absolute().parent.is_dir():
         raise InputError(f"{args.html}: there is no such directory to write it to")
-    logs = in_order_of_age(args.logs)
+    logs = in_order_of_age(args.logs or [JOURNAL])
     with _progress(size_of(logs)) as advance:
         traffic = read_logs(logs, advance)
-        cases = [Case(each, traffic) for each in (config, other) if each]
-    scores = Scores(given, args.assume)
-    clients = dict.fromkeys(address for case in cases for address in case.addresses())
+    cases = [Case(each, traffic, args.not_asked) for each in (config, other) if each]
+    scores = Scores(given, args.assume or UNKNOWN)
+    clients = (address for case in cases for address in case.addresses())
     wanted = dict.fromkeys(address for case in cases for address in case.undecided())
     trouble = learn(scores, config, clients, wanted, lookup=args.lookup)
     forecast, *others = [case.forecast(scores) for case in cases]
     return Report(
-        logs=["standard input" if name == STDIN else name for name in logs],
+        logs=[title(name) for name in logs],
         traffic=traffic,
-        scores=scores,
-        guessed=sum(not scores.is_known(address) for address in wanted),
+        assumed=args.assume,
         trouble=trouble,
         name=str(path) if path else "the built-in defaults",
         forecast=forecast,
@@ -148,8 +185,8 @@ def _progress(total: int | None) -> Iterator[Advance]:
 def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
-    except PermissionError:
-        raise
+    except PermissionError as error:
+        raise PermissionError(f"{path}: permission denied") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
 
@@ -157,33 +194,54 @@ def _write(path: Path, text: str) -> None:
 def _say(report: Report) -> None:
     """Print the report for people."""
     say(f"{report.period}: {report.summary()}.")
+    for sentence in report.details():
+        say(textwrap.fill(sentence, WIDTH))
     say(f"\nLimits of {report.name}, in {report.counted_in}:\n")
     bands = [(each.tier, each.limit, each.clients, each.messages, each.deferred) for each in report.bands()]
-    say(table(("tier", "limit", "clients", "messages", "deferred"), bands, NUMBERS))
-    if report.limited:
-        say("\nDeferred most:\n")
-        say(table((*COLUMNS, "host"), [_row(client) for client in report.limited[:ROWS]], NUMBERS))
-        _say_more(len(report.limited))
+    say(_table(("tier", "limit", "clients", "messages", "deferred"), bands))
+    if report.is_range:
+        deciding = report.forecast.deciding
+        rows: Rows = [(each.key, each.messages, each.peak, each.at_worst, each.name) for each in deciding]
+        _say_table("Clients whose score decides", ("client", "messages", "peak", "deferred at most", "host"), rows)
+    rows = [(*_row(each), each.messages, each.peak, each.deferred, *_times(each), each.name) for each in report.limited]
+    head = ("client", "score", "limit", "messages", "peak", "deferred", "first deferred", "last deferred", "host")
+    _say_table("Deferred most", head, rows)
+    rows = [(*_row(each), each.messages, each.peak, each.name) for each in report.near]
+    _say_table("Within 80% of their limit", ("client", "score", "limit", "messages", "peak", "host"), rows)
     if report.other is not None:
-        say(f"\nUnder {report.other_name}: {report.other.deferred:,} messages deferred.")
-        changes = report.changes()
-        if changes:
-            say("\nChanged most:\n")
-            head = ("client", "messages", "deferred", "there", "change", "host")
-            say(table(head, [_change(change) for change in changes[:ROWS]], NUMBERS))
-            _say_more(len(changes))
-    for note in report.notes():
-        say(f"\n{textwrap.fill(note, 100)}")
+        say(f"\nUnder {report.other_name}: {counted(report.other.deferred, 'message')} deferred.")
+        rows = [_change(change) for change in report.changes()]
+        _say_table("Changed most", ("client", "messages", "deferred", "there", "change", "host"), rows)
+    for note in report.notes:
+        say(f"\n{textwrap.fill(note, WIDTH)}")
 
 
-def _say_more(rows: int) -> None:
-    if rows > ROWS:
-        say(f"… and {rows - ROWS:,} more; --html, --csv and --json show more")
+def _say_table(title: str, head: Sequence[str], rows: Rows) -> None:
+    """Print the first rows, with the last column cut to the width of the terminal."""
+    if not rows:
+        return
+    shown = rows[:ROWS]
+    without = _table(head[:-1], [row[:-1] for row in shown])
+    room = max(16, shutil.get_terminal_size((120, 24)).columns - max(map(len, without.splitlines())) - 2)
+    names = [str(row[-1]) for row in shown]
+    cut = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
+    say(f"\n{title}:\n\n{_table(head, [(*row[:-1], name) for row, name in zip(shown, cut, strict=True)])}")
+    if len(rows) > ROWS:
+        say(f"… and {len(rows) - ROWS:,} more; --html, --csv and --json show more")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    texts = [[f"{value:,}" if isinstance(value, int) else value for value in row] for row in rows]
+    return table(head, texts, frozenset(head) - TEXTS)
 
 
 def _row(client: ClientForecast) -> tuple[object, ...]:
-    values = client.as_json() | {"first_deferred": for_people(client.first_deferred or 0)}
-    return *(values[name] for name in COLUMNS), client.name
+    return client.key, client.score, limit_as_json(client.limit.messages)
+
+
+def _times(client: ClientForecast) -> tuple[str, str]:
+    first, last = client.tally.first, client.tally.last
+    return for_people(first or 0), for_people(last or 0)
 
 
 def _change(change: Change) -> tuple[object, ...]:

@@ -1,29 +1,40 @@
-"""What there is to say about a forecast, for the terminal and for the page."""
+"""What there is to say about a forecast, for the terminal, the page and programs."""
 
+import json
+import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Any, Final
 
-from senderscore_policy.commands.forecast.scores import Scores
-from senderscore_policy.commands.forecast.simulation import ClientForecast, Forecast
-from senderscore_policy.maillog.messages import Traffic
-from senderscore_policy.maillog.timestamps import for_people
-from senderscore_policy.policy.reputation import Scored
+from senderscore_policy.commands.forecast.scores import ASSUMED, FILE, KNOWN
+from senderscore_policy.commands.forecast.simulation import DAY, HOUR, ClientForecast, Forecast
+from senderscore_policy.commands.output import counted
+from senderscore_policy.maillog.messages import End, Traffic
+from senderscore_policy.maillog.timestamps import as_text, for_people
+from senderscore_policy.policy.clients import NetworkTable
+from senderscore_policy.policy.reputation import Scored, Unknown
 from senderscore_policy.policy.status import limit_as_json
+from senderscore_policy.reputation.budget import QueryBudget
 
-RETRIES = (
-    "In reality a deferred message comes back: a mail server tries it again after minutes to hours, and each attempt "
-    "that is deferred again is one more 421 in the log, while one that gets in takes a place in a later window. So "
-    'read "deferred" as messages that would have been late, not as mail lost, and expect more 421 replies than that '
-    "from clients that stay above their limit. Most senders of spam do not try again."
+RETRIES: Final = (
+    "A mail server sends a deferred message again after minutes to hours. Each attempt above the limit is one more "
+    '421; one within it takes a place in a later window. So "deferred" means late, not lost. Most senders of spam do '
+    "not try again."
 )
-FRESH_COUNTERS = (
-    "The counters are empty when the log begins: in its first window less is deferred than would have been."
+FRESH_COUNTERS: Final = (
+    "The counters are empty when the log begins, so in its first window fewer messages are deferred than in reality."
 )
+MISSING_ENDS: Final = 0.05
+"""The share of messages without an end from which lines seem to be missing."""
+_PRIVATE: Final = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 169.254.0.0/16 fc00::/7 fe80::/10"
+"""Networks of a site's own hosts (RFC 6890)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """All clients under one rule."""
+    """All clients under one limit."""
 
     tier: str
     limit: int | str
@@ -57,26 +68,28 @@ class Report:
     """A forecast with what it was made from.
 
     Args:
-        logs: names of the logs.
-        traffic: what they held.
-        scores: what was known of the clients.
-        guessed: clients whose score decides and is only assumed.
-        trouble: why scores could not be looked up; or empty.
-        name: of the configuration.
+        logs: titles of the logs.
+        traffic: their messages.
+        assumed: the reputation of every client whose score is unknown; None: the user named none.
+        trouble: why scores are missing; or empty.
+        name: the configuration's.
         forecast: what would have happened under it.
-        other_name: of the configuration it is compared with; empty: there is none.
+        other_name: the name of the configuration it is compared with; empty: there is none.
         other: what would have happened under that.
     """
 
     logs: list[str]
     traffic: Traffic
-    scores: Scores
-    guessed: int
+    assumed: Scored | Unknown | None
     trouble: str
     name: str
     forecast: Forecast
     other_name: str = ""
     other: Forecast | None = None
+    notes: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "notes", [note for note in (*self._about_scores(), *self._about_logs()) if note])
 
     @property
     def period(self) -> str:
@@ -86,8 +99,14 @@ class Report:
 
     @property
     def limited(self) -> list[ClientForecast]:
-        """The clients of which messages would have been deferred, the most deferred first."""
+        """The clients with messages that would have been deferred, the most deferred first."""
         return [client for client in self.forecast.clients if client.deferred]
+
+    @property
+    def near(self) -> list[ClientForecast]:
+        """The clients that came near their limit and stayed within, the nearest first."""
+        near = [client for client in self.forecast.clients if client.near]
+        return sorted(near, key=lambda client: -client.peak / max(1, client.limit.messages))
 
     @property
     def counted_in(self) -> str:
@@ -95,13 +114,71 @@ class Report:
         counters = self.forecast.config.counters
         return f"{counters.count}/{counters.window_of_time()}"
 
+    @property
+    def is_range(self) -> bool:
+        """Whether the result depends on scores about which nothing is known or assumed by the user."""
+        return self.assumed is None and bool(self.forecast.deciding)
+
+    def summary(self) -> str:
+        """The result in a sentence."""
+        forecast, limited = self.forecast, len(self.limited)
+        messages = counted(forecast.messages, "message")
+        if self.is_range:
+            return (
+                f"{forecast.least:,} to {forecast.most:,} of {messages} would have been deferred, depending on the "
+                f"{'scores' if len(forecast.deciding) != 1 else 'score'} of {counted(len(forecast.deciding), 'client')}"
+            )
+        share = 100 * forecast.deferred / forecast.messages if forecast.messages else 0
+        return (
+            f"{forecast.deferred:,} of {messages} ({share:.1f}%) would have been deferred, from {limited:,} of "
+            f"{counted(len(forecast.clients), 'client')}"
+        )
+
+    def details(self) -> Iterator[str]:
+        """What became of the deferred messages, when, and the cost in queries, as sentences."""
+        forecast = self.forecast
+        if self.is_range:
+            questions = counted(len(forecast.deciding), "question")
+            yield f"--lookup asks {questions}. If these clients have no score, {forecast.deferred:,} would be deferred."
+            yield from _fates("At most", forecast.worst_ends)
+        else:
+            yield from _fates("Deferred", forecast.ends)
+        if forecast.deferred:
+            first, last = (edge(forecast.hourly_deferred) for edge in (min, max))
+            yield (
+                f"Messages are deferred in {counted(len(forecast.hourly_deferred), 'hour')}, "
+                f"between {for_people(first)} and {for_people(last + HOUR)}."
+            )
+        yield self._cost()
+
+    def _cost(self) -> str:
+        queries = self.queries()
+        if not queries["total"]:
+            return "The daemon would have asked for no score."
+        budget = queries["budget_per_day"]
+        allowed = f"the budget allows {budget:,} in a day" if budget else "there is no query budget"
+        return (
+            f"The daemon would have asked for {counted(queries['total'], 'score')}: {queries['per_day']:,} a day, at "
+            f"most {queries['most_in_a_day']:,} in one day; {allowed}."
+        )
+
+    def queries(self) -> dict[str, Any]:
+        """The score queries that the daemon would have sent, and how many its budget allows."""
+        queries, times = self.forecast.queries, self.traffic.times
+        days = max(1.0, (times[-1] - times[0]) / DAY) if times else 1.0
+        return {
+            "total": queries.total(),
+            "per_day": round(queries.total() / days, 1),
+            "most_in_a_day": max(queries.values(), default=0),
+            "budget_per_day": QueryBudget(self.forecast.config.reputation.query_budget, time).daily_limit or None,
+        }
+
     def bands(self) -> list[Band]:
-        """The tiers and other rules that clients fell under, from the worst score up."""
-        order = [rule.name for rule in self.forecast.config.tiers.limits]
+        """The tiers and other limits that hold for clients, from the worst score up."""
+        order = [limit.name for limit in self.forecast.config.tiers.limits]
         groups: dict[tuple[str, int | str], list[ClientForecast]] = {}
         for client in self.forecast.clients:
-            rule = client.standing.limit
-            groups.setdefault((rule.name, limit_as_json(rule.messages)), []).append(client)
+            groups.setdefault((client.limit.name, limit_as_json(client.limit.messages)), []).append(client)
         bands = [
             Band(tier, limit, len(group), sum(each.messages for each in group), sum(each.deferred for each in group))
             for (tier, limit), group in groups.items()
@@ -118,62 +195,129 @@ class Report:
         changes = [change for change in changes if change.deferred[0] != change.deferred[1]]
         return sorted(changes, key=lambda change: (-abs(change.deferred[1] - change.deferred[0]), change.client.key))
 
-    def notes(self) -> list[str]:
-        """What the numbers rest on, as sentences."""
-        return [*self._about_scores(), *self._about_lines(), FRESH_COUNTERS, RETRIES]
-
-    def _about_scores(self) -> list[str]:
-        origins = Counter(
-            self.scores.origins[client.standing.client.address]
-            for client in self.forecast.clients
-            if client.standing.client.address and not client.standing.client.overridden
-        )
-        notes = []
-        if origins["assumed"]:
-            assumed = self.scores.assumed
-            taken = f"a score of {assumed.score}" if isinstance(assumed, Scored) else "no score at all (unscored)"
-            known = ", ".join(
-                f"{origins[origin]:,} {words}"
-                for origin, words in (
-                    ("file", "from the file"),
-                    ("cache", "from the daemon's cache"),
-                    ("dns", "looked up"),
-                )
-                if origins[origin]
+    def _about_scores(self) -> Iterator[str]:
+        forecast = self.forecast
+        zone = [each.origin for each in forecast.clients if each.client.address and not each.client.overridden]
+        known, given, assumed = zone.count(KNOWN), zone.count(FILE), zone.count(ASSUMED)
+        if assumed:
+            reputation = self.assumed
+            taken = f"a score of {reputation.score}" if isinstance(reputation, Scored) else "no score (unscored)"
+            sources = [
+                f"{known:,} known to the daemon or the zone" if known else "",
+                f"{given:,} from --scores" if given else "",
+            ]
+            yield (
+                f"Scores: {', '.join(filter(None, sources)) or 'none is known'}; "
+                f"{counted(assumed, 'IPv4 client')} {'is' if assumed == 1 else 'are'} assumed to have {taken}."
             )
-            others = f"The other {origins['assumed']:,}" if known else f"None is known. All {origins['assumed']:,}"
-            notes.append(f"Scores: {known}{'. ' if known else ''}{others} IPv4 clients are assumed to have {taken}.")
-        if self.guessed:
-            notes.append(
-                f"{self.guessed:,} clients of an assumed score sent more than the smallest limit, so it matters: see "
-                "--scores, --lookup and --assume."
+        if forecast.deciding and not self.is_range:
+            yield (
+                f"{counted(len(forecast.deciding), 'client')} with an assumed score sent more than the smallest limit "
+                f"in a window. With other scores {forecast.least:,} to {forecast.most:,} messages would be deferred: "
+                "see --lookup and --scores."
             )
         if self.trouble:
-            notes.append(f"{self.trouble[:1].upper()}{self.trouble[1:]}; these clients are among the assumed ones.")
-        return notes
+            yield f"{self.trouble[:1].upper()}{self.trouble[1:]}."
 
-    def _about_lines(self) -> list[str]:
-        count = self.traffic.count
-        notes = []
-        if self.forecast.uncounted:
-            notes.append(
-                f"{self.forecast.uncounted:,} messages are not counted: their clients are exempt, had logged in, or "
-                "have no address."
-            )
-        if self.traffic.refused:
-            notes.append(
-                f"{self.traffic.refused:,} messages are left out that were rejected at their end already, by this "
-                "policy or another restriction: under other limits some would have come in."
-            )
-        if count.alien:
-            notes.append(f"{count.alien:,} of {count.lines:,} lines could not be read as lines of a mail log.")
-        return notes
-
-    def summary(self) -> str:
-        """The result in a sentence."""
-        forecast, limited = self.forecast, len(self.limited)
-        share = 100 * forecast.deferred / forecast.messages if forecast.messages else 0
-        return (
-            f"{forecast.deferred:,} of {forecast.messages:,} messages ({share:.1f}%) would have been deferred, of "
-            f"{limited:,} of {len(forecast.clients):,} clients"
+    def _about_logs(self) -> Iterator[str]:
+        coverage, lost = self.traffic.coverage, self.traffic.coverage.begun - self.traffic.coverage.ended
+        yield (
+            f"Read: {counted(coverage.files, 'log')} with {counted(coverage.lines, 'line')}, {coverage.postfix:,} by "
+            f"Postfix's smtpd, cleanup and qmgr; {counted(coverage.begun, 'message')} begun, {lost:,} without an end."
         )
+        if lost > MISSING_ENDS * coverage.begun:
+            yield (
+                f"Of {counted(coverage.begun, 'message')} that clients began, {lost:,} have no end in the log. Clients "
+                "break off, but many such messages mean that lines are missing: forecast needs those of smtpd, "
+                "cleanup and qmgr."
+            )
+        for reason, lines in coverage.unread.items():
+            yield f"{counted(lines, 'line')} of Postfix could not be read: {reason}."
+        if coverage.unread:
+            yield f"The first unread line: {_quoted(coverage.example)}."
+        for name, first in coverage.without_postfix.items():
+            yield f"{name} has no line of Postfix's smtpd, cleanup or qmgr; it begins with {_quoted(first)}."
+        if coverage.repeated:
+            yield f"{counted(coverage.repeated, 'message')} occurred more than once in the logs and counted once."
+        yield from self._about_messages()
+
+    def _about_messages(self) -> Iterator[str]:
+        forecast = self.forecast
+        if forecast.uncounted:
+            uncounted = counted(forecast.uncounted, "message")
+            yield f"{uncounted} did not count: the client is exempt, logged in, or has no address."
+        own = NetworkTable((ip_network(network), True) for network in _PRIVATE.split())
+        private = [each for each in forecast.clients if own.match(ip_network(each.key, strict=False).network_address)]
+        if private:
+            yield (
+                f"{counted(sum(client.messages for client in private), 'message')} of "
+                f"{counted(len(private), 'client')} in private networks counted. If main.cf permits these clients "
+                "before the check (permit_mynetworks), Postfix does not ask; then use "
+                '--not-asked "$(postconf -xh mynetworks)".'
+            )
+        if self.traffic.times:
+            yield FRESH_COUNTERS
+            yield RETRIES
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `forecast --json`, without the clients."""
+        forecast, coverage, times = self.forecast, self.traffic.coverage, self.traffic.times
+        return {
+            "messages": forecast.messages,
+            "deferred": forecast.deferred,
+            "deferred_range": [forecast.least, forecast.most],
+            "late": forecast.ends[End.TAKEN],
+            "filtered": forecast.ends[End.FILTERED],
+            "refused": forecast.ends[End.REFUSED],
+            "uncounted": forecast.uncounted,
+            "period": {"begin": as_text(times[0]), "end": as_text(times[-1])} if times else None,
+            "hours_deferred": len(forecast.hourly_deferred),
+            "queries": self.queries(),
+            "coverage": {
+                "files": coverage.files,
+                "lines": coverage.lines,
+                "postfix_lines": coverage.postfix,
+                "unread": dict(coverage.unread),
+                "without_postfix": list(coverage.without_postfix),
+                "begun": coverage.begun,
+                "without_end": coverage.begun - coverage.ended,
+                "repeated": coverage.repeated,
+            },
+            "notes": self.notes,
+            "deciding": [client.key for client in forecast.deciding],
+        }
+
+    def json_text(self) -> Iterator[str]:
+        """The whole object in pieces, as a site may have a million clients."""
+        yield json.dumps(self.as_json(), indent=2)[:-2]
+        yield ',\n  "clients": '
+        yield from _clients_as_json(self.forecast)
+        if self.other is not None:
+            yield f',\n  "compare": {{"messages": {self.other.messages}, "deferred": {self.other.deferred}, "clients": '
+            yield from _clients_as_json(self.other)
+            yield "}"
+        yield "\n}\n"
+
+
+def _clients_as_json(forecast: Forecast) -> Iterator[str]:
+    separator = "["
+    for client in forecast.clients:
+        yield f"{separator}\n    {json.dumps(client.as_json())}"
+        separator = ","
+    yield "\n  ]" if forecast.clients else "[]"
+
+
+def _fates(title: str, ends: Counter[int]) -> Iterator[str]:
+    """What the log says became of deferred messages: was it spam anyway?"""
+    taken, filtered, refused = (ends[end] for end in End)
+    parts = (
+        f"{taken:,} that Postfix took, so {'it' if taken == 1 else 'they'} would have been late" if taken else "",
+        f"{filtered:,} that a filter rejected, held or discarded anyway" if filtered else "",
+        f"{refused:,} that met a rejection at the end of data already" if refused else "",
+    )
+    if ends.total():
+        yield f"{title} {counted(ends.total(), 'message')}: {'; '.join(filter(None, parts))}."
+
+
+def _quoted(line: bytes) -> str:
+    return ascii(line[:120].decode("utf-8", "replace"))

@@ -1,6 +1,7 @@
-"""The scores that a forecast goes by: given in a file, known to the daemon, looked up, or assumed."""
+"""The scores that a forecast uses: given in a file, known to the daemon, looked up, or assumed."""
 
 import asyncio
+import csv
 import logging
 import time
 from collections import Counter
@@ -10,136 +11,132 @@ from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.control import ControlClient, NoDaemonError, find_daemon
+from senderscore_policy.commands.output import counted
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths, state_directory
 from senderscore_policy.errors import ConfigError, InputError
 from senderscore_policy.policy.clients import Network, NetworkTable, parse_address
-from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Reputation, Scored, Unknown
+from senderscore_policy.policy.reputation import UNKNOWN, Reputation, Scored, Unknown
 from senderscore_policy.reputation.source import ScoreSource, open_source
 
 SYSTEM_STATE: Final = Path("/var/lib/senderscore-policy")
 """Where the packaged service keeps its state."""
 STATE_FILE: Final = "scores"
+BEST_SCORE: Final = 100
 AT_ONCE: Final = 50
 """Lookups under way at a time."""
+KNOWN, FILE, ASSUMED = "known", "file", "assumed"
+"""Origins of a score: the daemon or the zone, --scores, --assume."""
 
 
 class Scores:
-    """What is known of each client, the same at all times (`ports.ReputationSource`).
+    """What is known of each client.
 
     Args:
-        given: scores by network.
-        assumed: of every client of which nothing else is known.
-
-    Attributes:
-        origins: where the scores that were asked for came from: "file", "cache", "dns" or
-            "assumed", by address.
+        given: scores by network; `UNKNOWN` for a client that the zone has no score for.
+        assumed: of every client whose score is not known.
     """
 
-    def __init__(self, given: NetworkTable[int], assumed: Scored | Unknown) -> None:
+    def __init__(self, given: NetworkTable[Scored | Unknown], assumed: Scored | Unknown) -> None:
         self.assumed = assumed
-        self.origins: dict[str, str] = {}
         self._given = given
-        self._known: dict[str, CachedScore] = {}
+        self._learned: dict[str, Scored | Unknown] = {}
+
+    def find(self, address: str) -> tuple[Scored | Unknown, str]:
+        """The reputation of an IPv4 address, and its origin."""
+        parsed = parse_address(address)
+        given = self._given.match(parsed) if parsed else None
+        if given is not None:
+            return given, FILE
+        learned = self._learned.get(address)
+        return (self.assumed, ASSUMED) if learned is None else (learned, KNOWN)
 
     def is_known(self, address: str) -> bool:
         """Whether the score of an IPv4 address is more than assumed."""
-        self.known(address)
-        return self.origins[address] != "assumed"
+        return self.find(address)[1] != ASSUMED
 
-    def learn(self, address: str, reputation: Reputation, origin: str) -> None:
-        """Take up a score, or that there is none; a failed lookup says nothing."""
+    def learn(self, address: str, reputation: Reputation) -> None:
+        """Keep a score, or that there is none; a failed lookup says nothing."""
         if isinstance(reputation, Scored | Unknown):
-            self._enter(address, reputation, origin)
-
-    def known(self, address: str) -> CachedScore:
-        """The reputation of an IPv4 address."""
-        known = self._known.get(address)
-        if known is None:
-            parsed = parse_address(address)
-            assert parsed is not None, address
-            score = self._given.match(parsed)
-            if score is not None:
-                return self._enter(address, Scored(score), "file")
-            return self._enter(address, self.assumed, "assumed")
-        return known
-
-    def start(self, address: str) -> None:
-        """Nothing: there is nothing more to be known."""
-
-    async def lookup(self, address: str) -> Reputation:
-        """As `known`."""
-        return self.known(address).reputation
-
-    def _enter(self, address: str, reputation: Reputation, origin: str) -> CachedScore:
-        self.origins[address] = origin
-        known = self._known[address] = CachedScore(reputation, 0.0, float("inf"), "cache")
-        return known
+            self._learned[address] = reputation
 
 
-def read_scores(path: Path) -> NetworkTable[int]:
-    """Scores from a file: one `address-or-network,score` a line; `#` begins a comment.
+def read_scores(path: Path) -> NetworkTable[Scored | Unknown]:
+    """Scores from a file.
+
+    Each line is `address-or-network,score`, where the score may be `unscored` and `#` begins a comment; or the file is
+    what `forecast --csv` printed, of which the scores count that were not assumed.
 
     Raises:
-        InputError: it cannot be read, or a line is something else.
-        PermissionError: it must not be read.
+        InputError: the file cannot be read, or a line is something else.
+        PermissionError: the file is not accessible.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except PermissionError:
-        raise
+        text = path.read_text(encoding="utf-8-sig")
+    except PermissionError as error:
+        raise PermissionError(f"{path}: permission denied") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', None) or 'is no UTF-8 text'}") from error
-    entries = []
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or 'is not UTF-8 text'}") from error
+    entries: list[tuple[Network, Scored | Unknown]] = []
+    columns = ["client", "score"]
     for number, line in enumerate(text.splitlines(), 1):
-        if content := line.partition("#")[0].strip():
+        content = line.partition("#")[0].strip()
+        values = [value.strip() for value in next(csv.reader([content]), [])]
+        if "client" in values and "score" in values:
+            columns = values
+        elif content:
             try:
-                entries.append(_entry(content))
+                entries += _entry(dict(zip(columns, values, strict=False)))
             except ValueError as error:
                 raise InputError(
-                    f"{path}:{number}: {content[:80]!a} is not an address or network, a comma and a score from 0 to 100"
+                    f"{path}:{number}: {content[:80]!a} is not an address or network, a comma and a score from 0 to "
+                    '100 or "unscored"'
                 ) from error
     return NetworkTable(entries)
 
 
-def _entry(text: str) -> tuple[Network, int]:
-    """One line of a file of scores.
+def _entry(fields: dict[str, str]) -> list[tuple[Network, Scored | Unknown]]:
+    """The score in a line; none in a line of a forecast whose score was assumed.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the line is something else.
     """
-    who, _, score = (part.strip() for part in text.partition(","))
-    address = parse_address(who)
-    value = int(score)
-    if not score.isdecimal() or not 0 <= value <= 100:
+    origin = fields.get("origin")
+    if origin not in {None, KNOWN, FILE}:
+        return []
+    who, score = fields["client"], fields.get("score", "")
+    network = ip_network(parse_address(who) or who, strict=False)
+    if score == "unscored" or (origin and not score):
+        return [(network, UNKNOWN)]
+    if not score.isdecimal() or int(score) > BEST_SCORE:
         raise ValueError(score)
-    return ip_network(address or who, strict=False), value
+    return [(network, Scored(int(score)))]
 
 
 def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterable[str], *, lookup: bool) -> str:
-    """Take up what the daemon knows, and look up what it does not if that is asked for.
+    """Learn what the daemon knows, and with `lookup` ask the zone for the rest of what is wanted.
 
     Args:
-        scores: to be added to.
-        config: tells where the daemon is, and its budget.
+        scores: receives what is learned.
+        config: names the daemon's places, and its budget.
         clients: all IPv4 addresses of clients.
-        wanted: those of them whose score decides something.
-        lookup: ask the zone about those whose score is not known.
+        wanted: those whose score decides something.
+        lookup: ask the zone for unknown scores.
 
     Returns:
-        Why scores could not be looked up; empty if they could, or nobody asked for it.
+        Why scores are missing; empty if they are not, or without `lookup`.
 
     Raises:
         PermissionError: scores are to be looked up, and the running daemon's control socket denies access.
-        BackendError: the daemon broke off.
+        BackendError: the daemon closed the connection.
     """
-    # A zone that refuses is told in the result.
+    # The result reports a zone that refuses.
     logging.getLogger("senderscore_policy").addHandler(logging.NullHandler())
     source = open_source(config.reputation, time, _Unobserved(), None)
     if _restore(source, config):
         for address in clients:
-            if not scores.is_known(address) and (known := source.known(address)):
-                scores.learn(address, known.reputation, "cache")
+            if known := source.known(address):
+                scores.learn(address, known.reputation)
     missing = [address for address in wanted if not scores.is_known(address)]
     if not missing:
         return ""
@@ -150,13 +147,13 @@ def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterab
     except PermissionError:
         if lookup:
             raise
-        return ""
+        return "the daemon's scores are not accessible: run this as root"
     with daemon:
         return _ask_daemon(scores, daemon, missing, lookup=lookup)
 
 
 def _restore(source: ScoreSource, config: Config) -> bool:
-    """Take up what a daemon saved, if it may be read: scores, and how much of the budget is used."""
+    """Load what a daemon saved, if it is accessible: scores, and how much of the budget is used."""
     for path in _state_files(config):
         try:
             with path.open(encoding="utf-8") as file:
@@ -180,10 +177,10 @@ def _ask_daemon(scores: Scores, daemon: ControlClient, addresses: list[str], *, 
     failures: Counter[str] = Counter()
     for address in addresses:
         answer = daemon.score(address) if lookup else daemon.client(address)
-        if answer.get("reputation") == "scored" and isinstance(answer.get("score"), int):
-            scores.learn(address, Scored(answer["score"]), "dns" if answer.get("source") == "dns" else "cache")
+        if answer.get("reputation") == Scored.name and isinstance(answer.get("score"), int):
+            scores.learn(address, Scored(answer["score"]))
         elif answer.get("reputation") == UNKNOWN.name:
-            scores.learn(address, UNKNOWN, "dns" if answer.get("source") == "dns" else "cache")
+            scores.learn(address, UNKNOWN)
         else:
             failures[str(answer.get("reputation"))] += 1
     return _in_words(failures) if lookup else ""
@@ -198,7 +195,7 @@ async def _look_up(scores: Scores, source: ScoreSource, addresses: list[str]) ->
         async with slots:
             reputation = await source.lookup(address)
         if isinstance(reputation, Scored | Unknown):
-            scores.learn(address, reputation, "dns")
+            scores.learn(address, reputation)
         else:
             failures[f"{reputation.name}: {reputation.detail}"] += 1
 
@@ -210,14 +207,12 @@ async def _look_up(scores: Scores, source: ScoreSource, addresses: list[str]) ->
 def _in_words(failures: Counter[str]) -> str:
     if not failures:
         return ""
-    return f"{failures.total():,} of the scores could not be looked up ({failures.most_common(1)[0][0]})"
+    return f"{counted(failures.total(), 'score')} could not be looked up ({failures.most_common(1)[0][0]})"
 
 
 class _Unobserved:
-    """Nobody measures a command (`ports.LookupObserver`)."""
+    """Ignores what a daemon would measure (`ports.LookupObserver`)."""
 
-    def looked_up(self, outcome: str, seconds: float) -> None:
-        """Nothing."""
+    def looked_up(self, outcome: str, seconds: float) -> None: ...
 
-    def cache(self, result: str) -> None:
-        """Nothing."""
+    def cache(self, result: str) -> None: ...

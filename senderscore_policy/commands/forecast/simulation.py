@@ -1,167 +1,157 @@
 """What the limits would have done to the mail of the past."""
 
+from array import array
 from collections import Counter, deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, Final
 
-from senderscore_policy.commands.forecast.scores import Scores
+from senderscore_policy.commands.forecast.scores import ASSUMED, Scores
 from senderscore_policy.config.model import Config, policy_of
-from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.maillog.messages import LoggedClient, Traffic
+from senderscore_policy.maillog.messages import End, LoggedClient, Traffic
 from senderscore_policy.maillog.timestamps import as_text
-from senderscore_policy.policy.clients import Client, parse_address
-from senderscore_policy.policy.decision import Decision, Reason
-from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.policy import Policy
-from senderscore_policy.policy.ports import ReputationSource
-from senderscore_policy.policy.protocol import Request
-from senderscore_policy.policy.status import ClientStatus, limit_as_json, status_of
+from senderscore_policy.policy.clients import Client, Network, parse_address
+from senderscore_policy.policy.policy import within
+from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Reputation, Scored
+from senderscore_policy.policy.status import NEAR, limit_as_json
+from senderscore_policy.policy.tiers import UNLIMITED, Limit
+from senderscore_policy.policy.verdict import verdict
 from senderscore_policy.policy.window import Window
 
 HOUR: Final = 3600
 """Seconds of a step in the charts."""
+DAY: Final = 86400
+_NOT_COUNTED: Final = -1
 
 
-class Ledger:
-    """Keeps what was deferred (`ports.Observer`).
+class WindowCounts:
+    """Counts of clients in a window that moves with the log, as the daemon's counters have them."""
 
-    Attributes:
-        deferred: messages by client.
-        first: when that began, seconds since the epoch.
-        hourly: the deferred messages by client and hour (its beginning, seconds since the epoch).
-    """
+    def __init__(self, window: Window) -> None:
+        self._length = window.bucket_seconds
+        self._buckets = window.buckets
+        self._newest: deque[tuple[int, Counter[int]]] = deque()
+        self._sums: Counter[int] = Counter()
 
-    def __init__(self) -> None:
-        self.deferred: Counter[str] = Counter()
-        self.first: dict[str, float] = {}
-        self.hourly: Counter[tuple[str, int]] = Counter()
+    def add(self, client: int, amount: int, now: int) -> int:
+        """Count a message; all of the client's in the window, this one included."""
+        index = int(now // self._length)
+        if not self._newest or self._newest[-1][0] != index:
+            self._newest.append((index, Counter()))
+            while self._newest[0][0] <= index - self._buckets:
+                _, gone = self._newest.popleft()
+                for key, count in gone.items():
+                    self._sums[key] -= count
+                    if not self._sums[key]:
+                        del self._sums[key]
+        self._newest[-1][1][client] += amount
+        self._sums[client] += amount
+        return self._sums[client]
 
-    def decided(self, decisions: Sequence[Decision]) -> None:
-        """See `ports.Observer.decided`."""
-        for decision in decisions:
-            if decision.reason is Reason.OVER_LIMIT and decision.client is not None:
-                key = decision.client.key
-                self.deferred[key] += 1
-                self.first.setdefault(key, decision.time)
-                self.hourly[key, int(decision.time) // HOUR * HOUR] += 1
-
-
-class _Clock:
-    """Stands where the log is (`ports.Clock`)."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        return self.now
-
-    def monotonic(self) -> float:
-        """The same: the log never goes back."""
-        return self.now
+    def take_back(self, client: int, amount: int) -> None:
+        """Take back what was counted last: a deferred message does not count."""
+        self._newest[-1][1][client] -= amount
+        self._sums[client] -= amount
 
 
-class LoggedRequest:
-    """A message for which nobody waits (`requests.PendingRequest`); it may be asked any number of times.
+@dataclass(slots=True)
+class Tally:
+    """What a client would have met.
 
     Args:
-        address: of the client.
-        recipients: how many the message has.
-        authenticated: whether the client has logged in.
+        first: when its first message was deferred, in seconds since the epoch; None: never.
+        last: when its last one was.
+        ends: its deferred messages by what the log says became of them.
+        hourly: its messages by the start of their hour.
+        hourly_deferred: the deferred ones.
     """
 
-    def __init__(self, address: str, recipients: int, *, authenticated: bool) -> None:
-        user = "-" if authenticated else ""
-        attributes = f"client_address={address}\nrecipient_count={recipients}\nsasl_username={user}\n"
-        self.request = Request(f"\nrequest=smtpd_access_policy\nprotocol_state=END-OF-MESSAGE\n{attributes}".encode())
+    first: float | None = None
+    last: float | None = None
+    ends: Counter[int] = field(default_factory=Counter)
+    hourly: Counter[int] = field(default_factory=Counter)
+    hourly_deferred: Counter[int] = field(default_factory=Counter)
 
-    def answer(self, action: str) -> None:
-        """Nobody waits for it."""
+    @property
+    def deferred(self) -> int:
+        """Its deferred messages."""
+        return self.ends.total()
 
-    def fail(self, error: Exception) -> None:
-        """End the replay."""
-        raise error
-
-
-def replay(
-    rules: Policy, window: Window, source: ReputationSource, messages: Iterable[tuple[int, LoggedRequest]]
-) -> Ledger:
-    """Let the engine decide messages, with empty counters at the beginning.
-
-    Those of one second are one batch, as if they had arrived together. Syslog tells no more than the
-    second anyway. Within a batch the order is kept, and only what is given back (the places of
-    messages above the limit) comes a batch late, as it does in the daemon.
-
-    Args:
-        rules: the policy.
-        window: of the counters.
-        source: the reputations; it must know every one at once.
-        messages: in the order of time, with their times in whole seconds since the epoch.
-    """
-    clock, ledger = _Clock(), Ledger()
-    engine = Engine(rules, MemoryStore(window, clock), source, clock, [ledger])
-    # From now on `run` returns when it has nothing left to decide.
-    engine.stop()
-    for time, question in messages:
-        if time != clock.now:
-            _run_to_its_end(engine.run())
-            clock.now = time
-        engine.submit(question)
-    _run_to_its_end(engine.run())
-    return ledger
+    def defer(self, at: float, end: int) -> None:
+        """Count a deferred message."""
+        self.first = at if self.first is None else self.first
+        self.last = at
+        self.ends[end] += 1
+        self.hourly_deferred[int(at) // HOUR * HOUR] += 1
 
 
-def _run_to_its_end(work: Coroutine[None, None, None]) -> None:
-    """Run what never has to wait for anything outside, step by step: an event loop takes several times as long.
-
-    Raises:
-        RuntimeError: it does wait.
-    """
-    try:
-        while work.send(None) is None:
-            pass
-    except StopIteration:
-        return
-    work.close()
-    raise RuntimeError("the replay waits for something that never comes")
+_NOTHING: Final = Tally()
 
 
 @dataclass(frozen=True, slots=True)
 class ClientForecast:
-    """What a client would have met.
+    """A client, its limit, and what it would have met.
 
     Args:
-        standing: its score, tier and limit.
-        name: of its host, as logged: anything that its owner could put into DNS.
-        messages: all that it sent.
-        deferred: those of them that would have been deferred.
-        first_deferred: when that began, seconds since the epoch; None: never.
+        client: the client.
+        name: its host's, as logged: whatever its owner put into DNS.
+        reputation: the one assumed or known.
+        origin: the reputation's: "known", "assumed", "file" or "override".
+        limit: the limit that holds for it.
+        messages: those it sent.
+        peak: the most in a window, if none were deferred.
+        tally: its deferred messages.
+        at_worst: for a client whose score decides: messages deferred under the smallest limit.
     """
 
-    standing: ClientStatus
+    client: Client
     name: str
+    reputation: Reputation
+    origin: str
+    limit: Limit
     messages: int
-    deferred: int
-    first_deferred: float | None
+    peak: int
+    tally: Tally
+    at_worst: int
 
     @property
     def key(self) -> str:
         """What the client is counted under."""
-        return self.standing.client.key
+        return self.client.key
+
+    @property
+    def score(self) -> int | None:
+        """The score, or None."""
+        return self.reputation.score if isinstance(self.reputation, Scored) else None
+
+    @property
+    def deferred(self) -> int:
+        """Messages that would have been deferred."""
+        return self.tally.deferred
+
+    @property
+    def near(self) -> bool:
+        """Whether it came near its limit and stayed within."""
+        return not self.deferred and self.limit.messages != UNLIMITED and self.peak >= NEAR * self.limit.messages
 
     def as_json(self) -> dict[str, Any]:
-        """The object of `forecast --json`."""
-        first = self.first_deferred
+        """The object of `forecast --json`, and the line of `--csv`."""
+        tally = self.tally
         return {
             "client": self.key,
-            "score": self.standing.score,
-            "tier": self.standing.limit.name,
-            "limit": limit_as_json(self.standing.limit.messages),
+            "host": self.name,
+            "score": self.score,
+            "origin": self.origin,
+            "tier": self.limit.name,
+            "limit": limit_as_json(self.limit.messages),
             "messages": self.messages,
+            "peak": self.peak,
             "deferred": self.deferred,
-            "first_deferred": None if first is None else as_text(first),
+            "late": tally.ends[End.TAKEN],
+            "first_deferred": None if tally.first is None else as_text(tally.first),
+            "last_deferred": None if tally.last is None else as_text(tally.last),
+            "hours_deferred": len(tally.hourly_deferred),
         }
 
 
@@ -171,162 +161,198 @@ class Forecast:
 
     Args:
         config: that one.
-        clients: who sent messages that the policy counts, the most deferred first.
-        tried: how many of them were run through the engine; no other could reach its limit.
+        clients: those that sent messages that the policy counts, the most deferred first.
+        deciding: those whose score is assumed and decides, the largest peak first.
+        least: messages deferred if the deciding clients have the scores with the largest limit.
         uncounted: messages of exempt and authenticated clients, and of those without an address.
-        hourly: the counted messages by client and hour (its beginning, seconds since the epoch), of
-            clients of which some would have been deferred.
-        hourly_total: those of all clients by hour.
-        hourly_deferred: messages that would have been deferred, by client and hour.
+        hourly: the counted messages by the start of their hour.
+        ends: the deferred messages by what the log says became of them.
+        worst_ends: the same if the deciding clients have the scores with the smallest limit.
+        hourly_deferred: the deferred messages by the start of their hour.
+        queries: score queries that the daemon would have sent, by day.
     """
 
     config: Config
     clients: list[ClientForecast]
-    tried: int
+    deciding: list[ClientForecast]
+    least: int
     uncounted: int
-    hourly: Counter[tuple[str, int]]
-    hourly_total: Counter[int]
-    hourly_deferred: Counter[tuple[str, int]]
+    hourly: Counter[int]
+    ends: Counter[int]
+    worst_ends: Counter[int]
+    hourly_deferred: Counter[int]
+    queries: Counter[int]
 
     @property
     def messages(self) -> int:
         """All messages that the policy counts."""
-        return self.hourly_total.total()
+        return self.hourly.total()
 
     @property
     def deferred(self) -> int:
-        """Those of them that would have been deferred."""
-        return self.hourly_deferred.total()
+        """Those that would have been deferred."""
+        return self.ends.total()
 
-    def as_json(self) -> dict[str, Any]:
-        """The object of `forecast --json`."""
-        clients = [client.as_json() for client in self.clients]
-        return {"messages": self.messages, "deferred": self.deferred, "clients": clients}
+    @property
+    def most(self) -> int:
+        """Messages deferred if the deciding clients have the scores with the smallest limit."""
+        return self.worst_ends.total()
+
+
+def _total(counts: Iterable[Counter[int]]) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
 
 
 class Case:
-    """A configuration put to the traffic.
+    """A configuration applied to the traffic.
 
     Args:
         config: the configuration.
         traffic: in the order of time.
+        not_asked: networks that Postfix permits before it asks.
     """
 
-    def __init__(self, config: Config, traffic: Traffic) -> None:
+    def __init__(self, config: Config, traffic: Traffic, not_asked: Sequence[Network] = ()) -> None:
         self._config = config
         self._traffic = traffic
-        self._rules = policy_of(config)
+        exempt = replace(config.exempt, networks=(*config.exempt.networks, *not_asked))
+        self._policy = policy_of(replace(config, exempt=exempt))
         self._window = config.counters.window_of_time()
-        self._clients = [self._counted(sender) for sender in traffic.who]
-        self._peaks = self._find_peaks()
+        self._clients: list[Client] = []
+        self._names: list[str] = []
+        self._index = array("l", self._indices(traffic.who))
+        self._messages = array("L", [0] * len(self._clients))
+        self._peaks = array("L", [0] * len(self._clients))
+        self._hourly: Counter[int] = Counter()
+        self._measure()
 
-    def _counted(self, sender: LoggedClient) -> Client | None:
-        """The client behind a sender; None: the policy does not count it."""
-        address = parse_address(sender.address)
-        if address is None or (sender.authenticated and self._rules.exempt_authenticated):
-            return None
-        client = self._rules.directory.client(address)
-        return None if client.exempt else client
+    def _indices(self, who: Iterable[LoggedClient]) -> Iterator[int]:
+        """The client behind each address; -1: the policy does not count it."""
+        found: dict[str, int] = {}
+        for logged in who:
+            address = parse_address(logged.address)
+            exempt = address is None or (logged.authenticated and self._policy.exempt_authenticated)
+            client = None if exempt or address is None else self._policy.directory.client(address)
+            if client is None or client.exempt:
+                yield _NOT_COUNTED
+                continue
+            index = found.setdefault(client.key, len(self._clients))
+            if index == len(self._clients):
+                self._clients.append(client)
+                self._names.append(logged.name)
+            yield index
 
-    def _charges(self) -> Iterator[tuple[int, int, int]]:
-        """Time in whole seconds, number of the sender and charged amount of each message."""
+    def _charges(self) -> Iterator[tuple[int, int, int, int]]:
+        """Time in whole seconds, client, charged amount and end of each counted message."""
         traffic = self._traffic
-        amounts = traffic.recipients if self._rules.count_recipients else repeat(1)
-        return zip(map(int, traffic.times), traffic.senders, amounts, strict=False)
+        amounts = traffic.recipients if self._policy.count_recipients else repeat(1)
+        for at, sender, amount, end in zip(traffic.times, traffic.senders, amounts, traffic.ends, strict=False):
+            client = self._index[sender]
+            if client != _NOT_COUNTED:
+                yield int(at), client, amount, end
 
-    def _find_peaks(self) -> dict[str, int]:
-        """The most that clients were charged within the length of a window and a bucket.
+    def _measure(self) -> None:
+        """Find how many messages each client sent, and the most in a window."""
+        counts, messages, peaks = WindowCounts(self._window), self._messages, self._peaks
+        for at, client, amount, _ in self._charges():
+            messages[client] += 1
+            self._hourly[at // HOUR * HOUR] += 1
+            count = counts.add(client, amount, at)
+            peaks[client] = max(peaks[client], count)
 
-        No counter ever shows more than that, so a client whose peak is within its limit is never
-        deferred. Clients that stay within the smallest limit all the time are left out.
-        """
-        smallest = self._rules.tiers.not_asked.messages
-        totals: Counter[str] = Counter()
-        for _, number, amount in self._charges():
-            client = self._clients[number]
-            if client is not None:
-                totals[client.key] += amount
-        large = {
-            number: client.key
-            for number, client in enumerate(self._clients)
-            if client is not None and totals[client.key] > (client.limit.messages if client.limit else smallest)
-        }
-        span = self._window.seconds + self._window.bucket_seconds
-        recent: dict[str, deque[tuple[int, int]]] = {key: deque() for key in large.values()}
-        sums: Counter[str] = Counter()
-        peaks: dict[str, int] = dict.fromkeys(recent, 0)
-        for time, number, amount in self._charges():
-            if number in large:
-                key = large[number]
-                charges = recent[key]
-                charges.append((time, amount))
-                sums[key] += amount
-                while charges[0][0] < time - span:
-                    sums[key] -= charges.popleft()[1]
-                peaks[key] = max(peaks[key], sums[key])
-        return peaks
-
-    def addresses(self) -> list[str]:
+    def addresses(self) -> Iterator[str]:
         """IPv4 addresses of all clients whose limit depends on their score."""
-        return [client.address for client in self._clients if client and client.address and not client.overridden]
+        return (client.address for client in self._clients if client.address and not client.overridden)
 
     def undecided(self) -> list[str]:
-        """Those of them that reached the smallest limit."""
-        smallest = self._rules.tiers.not_asked.messages
+        """Those whose peak is above the smallest limit: their score decides."""
+        return [self._clients[index].address or "" for index in self._depending(self._policy.tiers.not_asked.messages)]
+
+    def _depending(self, count: float) -> list[int]:
+        """The clients of the zone whose peak is above the count."""
         return [
-            client.address
-            for client in self._clients
-            if client and client.address and not client.overridden and self._peaks.get(client.key, 0) > smallest
+            index
+            for index, client in enumerate(self._clients)
+            if client.address and not client.overridden and self._peaks[index] > count
         ]
 
     def forecast(self, scores: Scores) -> Forecast:
         """Decide every message by these scores."""
-        standings = {client.key: self._standing(client, scores) for client in self._clients if client is not None}
-        tried = {key for key, peak in self._peaks.items() if peak > standings[key].limit.messages}
-        ledger = replay(self._rules, self._window, scores, self._questions(tried))
-        messages: Counter[str] = Counter()
-        hourly: Counter[tuple[str, int]] = Counter()
-        total: Counter[int] = Counter()
-        for time, number in zip(self._traffic.times, self._traffic.senders, strict=True):
-            client = self._clients[number]
-            if client is not None:
-                hour = int(time) // HOUR * HOUR
-                messages[client.key] += 1
-                total[hour] += 1
-                if client.key in ledger.first:
-                    hourly[client.key, hour] += 1
-        names = {
-            client.key: sender.name
-            for client, sender in zip(self._clients, self._traffic.who, strict=True)
-            if client is not None
+        tiers = self._policy.tiers
+        known = [self._reputation(client, scores) for client in self._clients]
+        limits = [self._policy.limit_for(client, pair[0]) for client, pair in zip(self._clients, known, strict=True)]
+        # No other client reaches its limit, nor is its score asked.
+        replayed = {index for index, limit in enumerate(limits) if self._peaks[index] > limit.messages}
+        replayed.update(self._depending(self._policy.ask_from - 1))
+        queries: Counter[int] = Counter()
+        tallies = self._replay(replayed, lambda index: known[index][0], queries)
+        deciding = {index for index in self._depending(tiers.not_asked.messages) if known[index][1] == ASSUMED}
+        possible: list[Reputation] = [*map(Scored, range(101)), UNKNOWN]
+        possible.sort(key=lambda each: tiers.limit_for(each).messages)
+        worst, best = self._replay(deciding, lambda _: possible[0]), self._replay(deciding, lambda _: possible[-1])
+        clients = {
+            index: ClientForecast(
+                client=client,
+                name=self._names[index],
+                reputation=known[index][0],
+                origin=known[index][1],
+                limit=limits[index],
+                messages=self._messages[index],
+                peak=self._peaks[index],
+                tally=tallies.get(index, _NOTHING),
+                at_worst=worst.get(index, _NOTHING).deferred,
+            )
+            for index, client in enumerate(self._clients)
+            if self._messages[index]
         }
-        clients = [
-            ClientForecast(standings[key], names[key], count, ledger.deferred[key], ledger.first.get(key))
-            for key, count in messages.items()
-        ]
+        certain = _total(tally.ends for index, tally in tallies.items() if index not in deciding)
         return Forecast(
             config=self._config,
-            clients=sorted(clients, key=lambda each: (-each.deferred, -each.messages, each.key)),
-            tried=len(tried),
-            uncounted=len(self._traffic.times) - total.total(),
-            hourly=hourly,
-            hourly_total=total,
-            hourly_deferred=ledger.hourly,
+            clients=sorted(clients.values(), key=lambda each: (-each.deferred, -each.messages, each.key)),
+            deciding=sorted((clients[index] for index in deciding), key=lambda each: (-each.peak, each.key)),
+            least=certain.total() + sum(tally.deferred for tally in best.values()),
+            worst_ends=certain + _total(tally.ends for tally in worst.values()),
+            uncounted=len(self._traffic.times) - self._hourly.total(),
+            hourly=self._hourly,
+            ends=_total(tally.ends for tally in tallies.values()),
+            hourly_deferred=_total(tally.hourly_deferred for tally in tallies.values()),
+            queries=queries,
         )
 
-    def _standing(self, client: Client, scores: Scores) -> ClientStatus:
-        reputation = scores.known(client.address).reputation if client.address else None
-        return status_of(self._rules, client, reputation)
+    def _reputation(self, client: Client, scores: Scores) -> tuple[Reputation, str]:
+        """The client's reputation, and where it comes from."""
+        if client.overridden:
+            return client.reputation or UNKNOWN, "override"
+        if client.reputation is not None or client.address is None:
+            return client.reputation or UNKNOWN, "known"
+        return scores.find(client.address)
 
-    def _questions(self, keys: set[str]) -> Iterator[tuple[int, LoggedRequest]]:
-        """The messages of these clients, with their times."""
-        asked: dict[tuple[int, int], LoggedRequest] = {}
-        for time, number, amount in self._charges():
-            client = self._clients[number]
-            if client is not None and client.key in keys:
-                question = asked.get((number, amount))
-                if question is None:
-                    sender = self._traffic.who[number]
-                    question = LoggedRequest(sender.address, amount, authenticated=sender.authenticated)
-                    asked[number, amount] = question
-                yield time, question
+    def _replay(
+        self, clients: Container[int], reputation: Callable[[int], Reputation], queries: Counter[int] | None = None
+    ) -> dict[int, Tally]:
+        """Let the policy decide the messages of these clients, with empty counters at the beginning."""
+        counts, tallies = WindowCounts(self._window), dict[int, Tally]()
+        cached: dict[int, CachedScore] = {}
+        settings = self._config.reputation
+        for at, index, amount, end in self._charges():
+            if index not in clients:
+                continue
+            client = self._clients[index]
+            count = counts.add(index, amount, at)
+            decided = verdict(self._policy, client, cached.get(index), count, amount, now=at)
+            if decided.wait or decided.refresh:
+                found = reputation(index)
+                ttl = settings.scored_ttl if isinstance(found, Scored) else settings.unknown_ttl
+                cached[index] = CachedScore(found, at, at + ttl, "dns")
+                decided = verdict(self._policy, client, cached[index], count, amount, now=at)
+                if queries is not None:
+                    queries[at // DAY] += 1
+            tally = tallies.setdefault(index, Tally())
+            tally.hourly[at // HOUR * HOUR] += 1
+            if not within(decided.limit.messages, count, amount):
+                counts.take_back(index, amount)
+                tally.defer(at, end)
+        return tallies

@@ -1,4 +1,4 @@
-"""The command forecast: what it prints and writes, and how it fails."""
+"""The command forecast: its output, its page and its errors."""
 
 import csv
 import gzip
@@ -7,17 +7,19 @@ import json
 import os
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from maillog_lines import Log
+from maillog_lines import BEGIN, Log, from_clients
 
 from senderscore_policy.cli import main
 from senderscore_policy.commands.forecast import scores as forecast_scores
 
 Forecast = Callable[..., tuple[int, str, str]]
 
+LEAP_DAY = "Feb 30 10:00:00 mx postfix/smtpd[1]: B1: client=a[192.0.2.1]"
 HOSTILE = "<script>alert(1)</script>\x1b[31m{{7*7}}"
 
 
@@ -55,75 +57,188 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def test_json(forecast: Forecast, log: Path) -> None:
-    """One object, with every client."""
+def test_json_has_the_result_its_basis_and_every_client(forecast: Forecast, log: Path) -> None:
+    """One object, with the period, the coverage, the range, the queries and the notes."""
     status, out, err = forecast("--json", "--scores", "scores.csv", str(log))
     result = json.loads(out)
     assert (status, err) == (0, "")
-    assert result.keys() == {"messages", "deferred", "clients"}
     assert (result["messages"], result["deferred"], len(result["clients"])) == (450, 50, 152)
-    assert result["clients"][0].keys() == {
-        "client", "score", "tier", "limit", "messages", "deferred", "first_deferred"
-    }  # fmt: skip
+    assert (result["deferred_range"], result["late"], result["deciding"]) == ([50, 50], 50, [])
+    assert result["coverage"] == {
+        "files": 1,
+        "lines": 2702,
+        "postfix_lines": 2251,
+        "unread": {},
+        "without_postfix": [],
+        "begun": 450,
+        "without_end": 0,
+        "repeated": 0,
+    }
+    assert result["period"].keys() == {"begin", "end"}
+    assert result["queries"] == {"total": 2, "per_day": 2.0, "most_in_a_day": 2, "budget_per_day": 1000}
+    assert any(note.startswith("Scores: 2 from --scores; 150 IPv4 clients are assumed") for note in result["notes"])
     assert result["clients"][1] == {
         "client": "192.0.2.75",
+        "host": "mx.example.net",
         "score": 75,
+        "origin": "file",
         "tier": "71-80",
         "limit": 800,
         "messages": 150,
+        "peak": 150,
         "deferred": 0,
+        "late": 0,
         "first_deferred": None,
+        "last_deferred": None,
+        "hours_deferred": 0,
     }
 
 
-def test_csv(forecast: Forecast, log: Path) -> None:
-    """The same as lines."""
-    status, out, _ = forecast("--csv", "--scores", "scores.csv", str(log))
+def test_csv_has_a_line_for_each_client(forecast: Forecast, log: Path) -> None:
+    """The notes go to standard error, and the output is a file for --scores."""
+    status, out, err = forecast("--csv", "--scores", "scores.csv", str(log))
     rows = list(csv.DictReader(io.StringIO(out)))
     assert (status, len(rows), rows[0]["client"], rows[0]["deferred"]) == (0, 152, "192.0.2.5", "50")
+    assert rows[1]["host"] == "mx.example.net"
+    assert "Read: 1 log with 2,702 lines" in err
+    Path("again.csv").write_text(out)
+    assert json.loads(forecast("--json", "--scores", "again.csv", str(log))[1])["deferred"] == 50
 
 
-def test_text(forecast: Forecast, log: Path) -> None:
-    """The result, the tiers, who was deferred, and what the numbers rest on; nothing that a terminal obeys."""
+def test_the_text_has_the_result_and_its_basis(forecast: Forecast, log: Path) -> None:
+    """The headline, the tiers, the deferred clients and the notes; nothing that a terminal obeys."""
     status, out, _ = forecast("--scores", "scores.csv", str(log))
+    text = " ".join(out.split())
     assert status == 0
-    assert "50 of 450 messages (11.1%) would have been deferred, of 1 of 152 clients." in out
+    assert "50 of 450 messages (11.1%) would have been deferred, from 1 of 152 clients." in out
+    assert "Deferred 50 messages: 50 that Postfix took, so they would have been late." in text
+    assert "Messages are deferred in 1 hour, between 20" in text
+    assert "The daemon would have asked for 2 scores: 2.0 a day, at most 2 in one day; the budget allows 1,000" in text
     assert re.search(r"^0-10 +100 +1 +150 +50$", out, re.MULTILINE)
-    assert re.search(
-        r"^192\.0\.2\.5 +5 +0-10 +100 +150 +50 +20\d\d-.* <script>alert\(1\)</script>\\x1b\[31m", out, re.MULTILINE
-    )
-    assert "Scores: 2 from the file. The other 150 IPv4 clients are assumed to have no score at all" in out
-    assert "1 of 2,702 lines could not be read" in out
-    assert "In reality a deferred message comes back" in out
+    assert re.search(r"^192\.0\.2\.5 +5 +100 +150 +150 +50 +20\d\d-.* <script>alert\(1", out, re.MULTILINE)
+    assert "Scores: 2 from --scores; 150 IPv4 clients are assumed to have no score (unscored)." in text
+    assert "Read: 1 log with 2,702 lines, 2,251 by Postfix's smtpd, cleanup and qmgr; 450 messages begun" in text
+    assert "A mail server sends a deferred message again" in text
     assert out.replace("\n", "").isprintable()
 
 
-def test_what_is_only_guessed_is_said(forecast: Forecast, log: Path) -> None:
-    """Without any scores nobody is limited; who reads that is told how many scores would matter."""
+def test_long_names_do_not_wrap_a_table(forecast: Forecast, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host's name is cut to what the terminal has room for."""
+    monkeypatch.setenv("COLUMNS", "130")
+    log.write_text(log.read_text().replace("mx.example.net", f"{'a' * 250}.net"))
+    out = forecast("--assume", "5", str(log))[1]
+    assert re.search(r" a+…$", out, re.MULTILINE)
+    assert max(map(len, out.splitlines())) <= 130
+
+
+def test_without_scores_the_result_is_a_range(forecast: Forecast, log: Path) -> None:
+    """The headline depends on the clients whose score decides, which are listed with their peak."""
     out = forecast(str(log))[1]
-    assert "0 of 450 messages" in out
-    assert "None is known. All 152 IPv4 clients are assumed to have no score at all" in " ".join(out.split())
-    assert "2 clients of an assumed score sent more than the smallest limit" in out
+    assert "0 to 100 of 450 messages would have been deferred, depending on the scores of 2 clients." in out
+    assert "--lookup asks 2 questions. If these clients have no score, 0 would be deferred." in out
+    assert "At most 100 messages: 100 that Postfix took, so they would have been late." in out
+    assert "Scores: none is known; 152 IPv4 clients are assumed to have no score (unscored)." in out
+    assert re.search(r"^192\.0\.2\.75 +150 +150 +50 +mx\.example\.net$", out, re.MULTILINE)
+    result = json.loads(forecast("--json", str(log))[1])
+    assert (result["deferred_range"], result["deciding"]) == ([0, 100], ["192.0.2.5", "192.0.2.75"])
+    assert {client["origin"] for client in result["clients"]} == {"assumed"}
+    forecast("--html", "out.html", str(log))
+    assert "<title>Forecast: 0 to 100 of 450 messages would have been deferred" in Path("out.html").read_text()
 
 
-def test_assumption(forecast: Forecast, log: Path) -> None:
-    """Clients without a known score are taken as they are assumed to be."""
+def test_an_assumption_makes_one_result(forecast: Forecast, log: Path) -> None:
+    """Clients without a known score have the score that --assume names."""
     result = json.loads(forecast("--json", "--assume", "5", str(log))[1])
     assert (result["deferred"], {client["score"] for client in result["clients"]}) == (100, {5})
+    text = " ".join(forecast("--assume", "5", str(log))[1].split())
+    assert "100 of 450 messages (22.2%) would have been deferred, from 2 of 152 clients." in text
+    assert "2 clients with an assumed score sent more than the smallest limit in a window. With other scores" in text
+
+
+def test_spam_is_told_from_late_mail(forecast: Forecast, tmp_path: Path) -> None:
+    """The log knows which of the deferred messages a filter rejected anyway."""
+    log = Log()
+    for number in range(150):
+        log.now = BEGIN + timedelta(seconds=number)
+        log.line(f"B{number}: client=a[192.0.2.5]")
+        log.line(f"B{number}: milter-reject: END-OF-MESSAGE from a[192.0.2.5]: 5.7.1 Spam", "postfix/cleanup[1]")
+    log.messages("192.0.2.5", 7)
+    (tmp_path / "mail.log").write_text(log.text)
+    text = " ".join(forecast("--scores", "scores.csv", "mail.log")[1].split())
+    parts = "7 that Postfix took, so they would have been late; 50 that a filter rejected, held or discarded anyway"
+    assert f"Deferred 57 messages: {parts}." in text
+    result = json.loads(forecast("--json", "--scores", "scores.csv", "mail.log")[1])
+    assert (result["late"], result["filtered"], result["clients"][0]["late"]) == (7, 50, 7)
+
+
+def test_permitted_networks_are_not_asked(forecast: Forecast, tmp_path: Path) -> None:
+    """Private clients get a note, and --not-asked takes Postfix's mynetworks."""
+    (tmp_path / "mail.log").write_text(from_clients(["10.0.0.5", "10.0.0.5", "192.0.2.6"]))
+    assert "2 messages of 1 client in private networks counted." in " ".join(forecast("mail.log")[1].split())
+    out = forecast("--json", "--not-asked", "127.0.0.0/8, 10.0.0.0/8 [::1]/128", "mail.log")[1]
+    result = json.loads(out)
+    assert ([client["client"] for client in result["clients"]], result["uncounted"]) == (["192.0.2.6"], 2)
+    assert "private" not in out
+
+
+@pytest.mark.parametrize(
+    ("damage", "note"),
+    [
+        (lambda lines: [line for line in lines if "client=" in line], "3 messages that clients began, 3 have no end"),
+        (lambda lines: lines * 2, "3 messages occurred more than once in the logs and counted once"),
+        (lambda lines: [*lines, LEAP_DAY], "1 line of Postfix could not be read: impossible date."),
+    ],
+)
+def test_every_output_says_what_is_missing(
+    forecast: Forecast, tmp_path: Path, damage: Callable[[list[str]], list[str]], note: str
+) -> None:
+    """Lost, repeated and unread lines are notes of the text, the page, JSON and CSV."""
+    log = Log()
+    log.messages("192.0.2.5", 3)
+    (tmp_path / "mail.log").write_text("\n".join(damage(log.lines)) + "\n")
+    for option in ((), ("--json",), ("--csv",)):
+        _, out, err = forecast(*option, "mail.log")
+        assert note in " ".join((out + err).split()), option
+    forecast("--html", "out.html", "mail.log")
+    assert note in Path("out.html").read_text()
 
 
 def test_comparison(forecast: Forecast, log: Path) -> None:
-    """What another configuration would change."""
+    """Another configuration's result is shown with the clients that it treats differently."""
     Path("other.toml").write_text('[[tier]]\nscores = "0-100"\nlimit = 120\n')
     arguments = ("--scores", "scores.csv", "--compare", "other.toml", str(log))
     result = json.loads(forecast("--json", *arguments)[1])
     assert (result["deferred"], result["compare"]["deferred"]) == (50, 60)
+    assert len(result["compare"]["clients"]) == 152
     out = forecast("--html", "out.html", *arguments)[1]
     assert "Under other.toml: 60 messages deferred." in out
     assert re.search(r"^192\.0\.2\.75 +150 +0 +30 +\+30 ", out, re.MULTILINE)
     page = Path("out.html").read_text()
     assert "60 messages would have been deferred instead of 50." in page
     assert ">+30<" in page.replace("\n", "").replace("</tr>", "<")
+
+
+def test_without_a_log_the_journal_is_read(forecast: Forecast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """journalctl prints the mail facility as JSON; an empty journal and a failure are errors with a remedy."""
+    entry = {"__REALTIME_TIMESTAMP": "1772618400000000", "_HOSTNAME": "mx", "_PID": "1"}
+    texts = {"smtpd": "B1: client=a[192.0.2.5]", "qmgr": "B1: from=<a@b>, size=1, nrcpt=1 (queue active)"}
+    entries = [entry | {"SYSLOG_IDENTIFIER": f"postfix/{name}", "MESSAGE": text} for name, text in texts.items()]
+    (tmp_path / "journal").write_text("".join(json.dumps(each) + "\n" for each in entries))
+    program = tmp_path / "journalctl"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for script, status, text in (
+        (f'case "$*" in *SYSLOG_FACILITY=2*) cat {tmp_path}/journal;; esac', os.EX_OK, "1 message "),
+        (
+            "true",
+            os.EX_USAGE,
+            "the journal shows no mail; run this as root or as a member of the group",
+        ),
+        ("echo broken >&2; exit 1", os.EX_USAGE, "the journal cannot be read: broken"),
+    ):
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        found, out, err = forecast()
+        assert (found, text in out + err) == (status, True), out + err
 
 
 class Page(HTMLParser):
@@ -142,8 +257,8 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_stands_alone_and_shows_what_is_hostile_as_text(forecast: Forecast, log: Path) -> None:
-    """No script, no request to anywhere, and names out of DNS are text."""
+def test_the_page_needs_no_other_file_and_shows_hostile_names_as_text(forecast: Forecast, log: Path) -> None:
+    """It has no script and makes no request, and names out of DNS are text."""
     status, out, _ = forecast("--html", "out.html", "--scores", "scores.csv", str(log))
     assert (status, "The whole report is in out.html." in out) == (0, True)
     text = Path("out.html").read_text()
@@ -170,14 +285,14 @@ def test_a_page_of_nothing(forecast: Forecast) -> None:
     ("arguments", "message"),
     [
         (["nowhere.log"], "nowhere.log: No such file or directory"),
-        (["policy.toml"], "policy.toml: is no mail log"),
+        (["policy.toml"], "policy.toml: no line of Postfix's smtpd, cleanup or qmgr; the first line is '[state]'"),
         (["broken.gz"], "broken.gz: is damaged or cut short"),
         (["--scores", "policy.toml", "mail.log"], "policy.toml:1: '[state]' is not an address or network"),
         (["--html", "nowhere/out.html", "mail.log"], "nowhere/out.html: there is no such directory"),
         (["--html", ".", "mail.log"], ".: Is a directory"),
         (["--assume", "101", "mail.log"], "'101' is neither a score from 0 to 100 nor unscored"),
         (["--json", "--csv", "mail.log"], "not allowed with"),
-        ([], "the following arguments are required: MAILLOG"),
+        (["--not-asked", "hash:/etc/networks", "mail.log"], "name networks only, not tables or host names"),
     ],
 )
 def test_mistakes(forecast: Forecast, log: Path, arguments: list[str], message: str) -> None:

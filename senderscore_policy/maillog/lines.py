@@ -1,0 +1,219 @@
+"""Lines of Postfix's smtpd, cleanup and qmgr out of a log in any form.
+
+A line is recognised by its program's tag, `…/smtpd[123]: ` or RFC 5424's `…/smtpd 123 - - `, and by the timestamp
+before it, whatever else the line carries: host, priority, level, container, file name. A JSON object is written out
+as such a line first, whether it comes from the journal, a container, or a log daemon's template.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from senderscore_policy.maillog.timestamps import STAMP, Timestamps
+
+FORMS: Final = (
+    "Postfix's lines carry a time and a tag such as postfix/smtpd[123]: before their text; forecast reads them in "
+    "syslog files, journalctl's output (short forms with a date, json), container logs and JSON lines"
+)
+"""What is understood, for an error message."""
+
+MAX_REASONS: Final = 5
+"""Reasons for unread lines that are counted apart."""
+_TAG: Final = re.compile(
+    rb"/(smtpd|cleanup|[no]?qmgr)((?:\[\d+\])?:| \S+ \S+ (?:-|\[[^\n\]]*\])(?: \xef\xbb\xbf)?) ?"
+    # Solaris writes a message's number and priority before its text.
+    rb"(?:\[ID \d+ [\w.]+\] )?(.*)"
+)
+_JSON: Final = re.compile(rb"^[^\n{]*(\{\s*\".*)$", re.MULTILINE)
+_PROGRAMS: Final = re.compile(rb"smtpd|cleanup|qmgr")
+_LINE_BREAK: Final = re.compile(rb"\n(?=[ \t]|\})")
+
+_MESSAGE: Final = ("message", "msg", "log", "short_message", "line")
+_PROGRAM: Final = (
+    "syslog_identifier",
+    "program",
+    "programname",
+    "syslogtag",
+    "app_name",
+    "appname",
+    "process",
+    "ident",
+)
+_TIME: Final = (
+    "realtime_timestamp",
+    "source_realtime_timestamp",
+    "time",
+    "timestamp",
+    "isodate",
+    "timereported",
+    "datetime",
+    "date",
+    "ts",
+)
+"""Names of fields in JSON, without leading signs and in lower case, the first one that an object has counts."""
+
+
+Line = tuple[float, bytes, bytes, bytes, bytes]
+"""A line of one of the programs; a plain tuple, as there are very many.
+
+Seconds since the epoch; smtpd, cleanup or qmgr (also nqmgr and oqmgr); host and instance, and the process number,
+which together name a process; what the program wrote.
+"""
+
+
+@dataclass(slots=True)
+class Coverage:
+    """How much of the logs was understood.
+
+    Args:
+        files: that were read.
+        lines: of all programs.
+        postfix: lines of smtpd, cleanup and qmgr with a time.
+        unread: lines of these programs that could not be read, by reason.
+        example: the first of these.
+        without_postfix: names of logs that have lines, but none of Postfix, with their first line.
+        begun: messages that a client began.
+        ended: those whose end is in the logs.
+        repeated: messages whose lines occurred more than once.
+    """
+
+    files: int = 0
+    lines: int = 0
+    postfix: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    example: bytes = b""
+    without_postfix: dict[str, bytes] = field(default_factory=dict)
+    begun: int = 0
+    ended: int = 0
+    repeated: int = 0
+
+    def unread_line(self, reason: str, line: bytes) -> None:
+        """Count a line of Postfix that cannot be read."""
+        if reason not in self.unread and len(self.unread) >= MAX_REASONS:
+            reason = "other reasons"
+        self.unread[reason] += 1
+        self.example = self.example or line
+
+
+class LineReader:
+    """Finds the lines of one log.
+
+    Args:
+        stamps: reads the times.
+        coverage: is kept up to date.
+    """
+
+    def __init__(self, stamps: Timestamps, coverage: Coverage) -> None:
+        self._stamps = stamps
+        self._coverage = coverage
+        self._before = b""
+        self._minute_head = self._tail = b"\n"
+        self._minute = self._time = 0.0
+        self._origin: bytes | None = None
+        self._rest = b""
+        self.first = b""
+
+    def read(self, chunk: bytes) -> Iterator[Line]:
+        """The lines in a piece of the log, which ends with a line."""
+        coverage = self._coverage
+        coverage.lines += chunk.count(b"\n")
+        self.first = self.first or next((line for line in chunk[:10_000].splitlines() if line.strip(b"\0 \t")), b"")
+        if b'{"' in chunk or self.first == b"{":
+            chunk = self._without_json(chunk)
+        for found in _TAG.finditer(chunk):
+            start = found.start()
+            before = chunk[chunk.rfind(b"\n", 0, start) + 1 : start]
+            if before != self._before:
+                head, tail = self._minute_head, self._tail
+                # Lines of the same minute differ in their seconds.
+                if before.startswith(head) and before.endswith(tail) and (seconds := before[len(head) : -len(tail)]):
+                    try:
+                        self._time = self._minute + float(seconds)
+                        self._before = before
+                    except ValueError:
+                        self._go_to(before, found)
+                else:
+                    self._go_to(before, found)
+            if self._origin is not None:
+                coverage.postfix += 1
+                yield self._time, found[1], self._origin, found[2], found[3]
+
+    def _go_to(self, before: bytes, found: re.Match[bytes]) -> None:
+        """Read what is before a tag: text up to a colon, a timestamp, and a host's and an instance's name."""
+        self._origin, self._before, self._minute_head, self._tail = None, b"", b"\n", b"\n"
+        stamps = list(STAMP.finditer(before))
+        ahead, behind = (before[: stamps[-1].start()], before[stamps[-1].end() :]) if stamps else (b"", before)
+        if b": " in behind or ahead.partition(b": ")[2].strip():
+            # Another program's line that quotes such a tag: what a client says must not look like a line.
+            return
+        if not stamps:
+            self._coverage.unread_line("no time", before + found[0])
+            return
+        exact = [stamp for stamp in stamps if stamp["zone"] or stamp["epoch"]]
+        stamp = (exact or stamps)[-1]
+        try:
+            self._time = self._stamps.read(stamp)
+        except ValueError as error:
+            self._coverage.unread_line(str(error), before + found[0])
+            return
+        self._origin, self._before = behind, before
+        end = stamp.end("time" if stamp["date"] else "seconds")
+        start = before.rfind(b":", 0, max(0, end)) + 1
+        if start and len(before) > end:
+            self._minute_head, self._tail = before[:start], before[end:]
+            self._minute = self._time - float(before[start:end].replace(b",", b"."))
+
+    def _without_json(self, chunk: bytes) -> bytes:
+        """The piece of a log with its JSON objects written out as lines."""
+        if self.first == b"{":
+            # Objects over several lines, as journalctl -o json-pretty prints them.
+            chunk = self._rest + chunk
+            end = chunk.rfind(b"\n}\n") + 3
+            chunk, self._rest = _LINE_BREAK.sub(b"", chunk[:end]), chunk[end:]
+        return _JSON.sub(self._written_out, chunk)
+
+    def _written_out(self, found: re.Match[bytes]) -> bytes:
+        """A JSON object of Postfix as a plain line; nothing of other objects."""
+        if _PROGRAMS.search(found[1]) is None:
+            return b""
+        try:
+            values: Any = json.JSONDecoder().raw_decode(found[1].decode("utf-8", "surrogateescape"))[0]
+            return _as_line({name.lower().lstrip("_@").replace("-", "_"): value for name, value in values.items()})
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            self._coverage.unread_line("not a JSON object with a message", found[1])
+            return b""
+
+
+def _as_line(fields: dict[str, Any]) -> bytes:
+    """The fields of a JSON object as a plain line."""
+    message = _first(fields, _MESSAGE)
+    if isinstance(message, list):
+        # The journal gives text that is not UTF-8 as an array of numbers (systemd.journal-fields(7)).
+        message = bytes(message).decode("utf-8", "surrogateescape")
+    host, pid = _first(fields, ("hostname", "host")), _first(fields, ("pid", "syslog_pid", "procid"))
+    program: Any = _first(fields, _PROGRAM)
+    if isinstance(program, dict):
+        program, pid = program.get("name"), program.get("pid")
+    head = f"{_instant(_first(fields, _TIME))} {host if isinstance(host, str) else '-'}"
+    if program:
+        name = str(program).rstrip(":")
+        head += f" {name}:" if pid is None or "[" in name else f" {name}[{pid}]:"
+    return f"{head} {str(message).strip()}".replace("\n", " ").encode("utf-8", "surrogateescape")
+
+
+def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def _instant(value: object) -> str:
+    """A time as a log shows it; a number in seconds, be it in milliseconds, microseconds or nanoseconds."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return str(value)
+    while number > 1e11:
+        number /= 1000
+    return f"{number:.6f}"
