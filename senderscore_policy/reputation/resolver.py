@@ -74,6 +74,21 @@ class ScoreResolver:
             outcome = Refused(f"query budget spent: {self._budget}")
         return LookupResult(outcome, addresses, rcode, loop.time() - started, backend.nameserver, backend.questions)
 
+    async def zone_rcode(self) -> str | None:
+        """Return the rcode of the answer to a question for the zone's SOA record; None: no readable response."""
+        zone, backend = dns.name.from_text(self._settings.zone), _MeteredBackend(self._budget)
+        try:
+            resolver = _make_resolver(self._settings.nameservers, self._file, 0.95 * self._patience)
+            async with asyncio.timeout(self._patience):
+                answer = await resolver.resolve(
+                    zone, dns.rdatatype.SOA, raise_on_no_answer=False, search=False, backend=backend
+                )
+        except dns.resolver.NXDOMAIN:
+            return "NXDOMAIN"
+        except (dns.exception.DNSException, OSError, ValueError) as error:
+            return _rcode_of(error)
+        return dns.rcode.to_text(answer.response.rcode())
+
     async def _resolve(
         self, address: str, backend: "_MeteredBackend", lifetime: float
     ) -> tuple[Reputation, tuple[str, ...], str]:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 import dns.exception
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.reversename
@@ -162,6 +163,7 @@ class Nameserver:
         host, port: where it listens.
         answers: the reply for a client, by the client's IPv4 address.
         otherwise: the reply for all other clients.
+        zone: the reply to a question for the zone itself.
         questions: all that came in, in order.
         forgeries: what somebody else sends before the answer to a query over UDP, each through a socket of his
             own or (None) the server's.
@@ -171,6 +173,7 @@ class Nameserver:
         self.host = host
         self.answers: dict[str, Reply] = {}
         self.otherwise: Reply = rcode("NXDOMAIN")
+        self.zone: Reply = rcode("NOERROR")
         self.questions: list[Question] = []
         self.forgeries: Forgeries = lambda _: ()
         self._udp, self._tcp = self._bind(port)
@@ -216,6 +219,8 @@ class Nameserver:
         with self._arrived:
             self.questions.append(Question(transport, asked.name.to_text(), dns.rdatatype.to_text(asked.rdtype)))
             self._arrived.notify_all()
+        if asked.name == dns.name.from_text(ZONE):
+            return self.zone(query, transport)
         reversed_address = dns.name.Name((*asked.name.labels[:4], b"in-addr", b"arpa", b""))
         client = dns.reversename.to_address(reversed_address)
         return self.answers.get(client, self.otherwise)(query, transport)

@@ -1,9 +1,17 @@
 """What `doctor` finds: every fault is a real one, of a real daemon, Postfix, memcached or name server."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
+import re
+import shutil
+import smtplib
 import socket
+import struct
 import subprocess
+import termios
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +29,7 @@ pytestmark = pytest.mark.real
 StartDaemon = Callable[..., Daemon]
 StartPostfix = Callable[[int], Postfix]
 NO_POSTFIX = ("--postfix-config", "/nonexistent")
-CHECK = "check_policy_service { inet:127.0.0.1:%d, timeout=10s, default_action=DUNNO }"
+CHECK = "check_policy_service { inet:127.0.0.1:%d, timeout=5s, try_limit=1, default_action=DUNNO }"
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ def doctor(daemon: Daemon, *arguments: str) -> Report:
 
 @pytest.fixture
 def nameserver() -> Iterator[Nameserver]:
-    """A score zone that knows nobody."""
+    """A score zone without a score for any client."""
     with Nameserver() as server:
         yield server
 
@@ -66,7 +74,7 @@ def settings(nameserver: Nameserver) -> dict[str, Any]:
 
 
 def port_of(settings: dict[str, Any]) -> int:
-    """Of its policy socket."""
+    """The TCP port of the policy socket."""
     return int(settings["listen"]["policy"][0].rpartition(":")[2])
 
 
@@ -86,8 +94,8 @@ class TestHealthy:
         lines = [line.split(None, 2) for line in done.stdout.splitlines()]
         assert {status for status, _, _ in lines} == {"OK"}
         checks = {
-            *("daemon", "configuration", "state", "budget", "policy", "postfix", "restriction", "default_action"),
-            *("requests", "counters", "zone", "resolver", "clock"),
+            *("daemon", "configuration", "scores", "state", "budget", "policy", "postfix", "restriction", "timeout"),
+            *("default_action", "mynetworks", "references", "log", "requests", "counters", "zone", "resolver", "clock"),
         }
         assert {check for _, check, _ in lines} == checks
 
@@ -115,7 +123,7 @@ class TestDaemon:
         assert status == "FAIL"
         assert f"no answer on {daemon.control}; systemctl start senderscore-policy" in text
         assert report.only("policy")[0] == "FAIL"
-        # What needs no daemon is looked at all the same.
+        # The checks that do not need the daemon run.
         assert report.only("zone")[0] == "OK"
 
     def test_state_that_cannot_be_saved(self, start_daemon: StartDaemon, settings: dict[str, Any]) -> None:
@@ -142,7 +150,7 @@ class TestDaemon:
         daemon.reload(**changed)
         details = [f["detail"] for f in doctor(daemon, *NO_POSTFIX).worst if f["check"] == "configuration"]
         assert len(details) == 1
-        assert details[0].startswith('mode is "observe"')
+        assert details[0].startswith('mode: with "observe"')
 
     def test_a_budget_that_is_nearly_spent(self, start_daemon: StartDaemon, settings: dict[str, Any]) -> None:
         """Four of five queries a day are a warning, five a failure; doctor's own question does not count."""
@@ -171,7 +179,7 @@ class TestPostfix:
     def test_an_endpoint_where_nobody_listens(
         self, start_daemon: StartDaemon, start_postfix: StartPostfix, settings: dict[str, Any]
     ) -> None:
-        """Mail passes, nobody is limited; doctor says where Postfix asks, and sees in the mail log that mail comes."""
+        """Mail passes without a limit; doctor says where Postfix asks, and sees in the mail log that mail comes."""
         daemon, wrong = start_daemon(**settings), free_port()
         postfix = start_postfix(wrong)
         with postfix.client("192.0.2.75") as client:
@@ -181,15 +189,17 @@ class TestPostfix:
         assert report.status == 69
         status, text = report.only("postfix")
         assert status == "FAIL"
-        assert f"asks inet:127.0.0.1:{wrong} in smtpd_end_of_data_restrictions, where nobody listens" in text
-        assert f"smtpd_end_of_data_restrictions = {CHECK % port_of(settings)}; then: postfix reload" in text
+        assert f"asks inet:127.0.0.1:{wrong} in smtpd_end_of_data_restrictions, where nothing listens" in text
+        kept = f"check_policy_service {{ inet:127.0.0.1:{wrong}, timeout=10s, default_action=DUNNO }}"
+        command = f'postconf -c {postfix.directory} -e "smtpd_end_of_data_restrictions = {kept}, '
+        assert f'{command}{CHECK % port_of(settings)}" && postfix -c {postfix.directory} reload' in text
         status, text = report.only("requests")
         assert status == "FAIL"
         assert "but Postfix took 1 messages from outside" in text
         assert f"says {postfix.directory}/mail.log" in text
 
     def test_no_check_at_all(self, site: tuple[Daemon, Postfix]) -> None:
-        """The line for main.cf is the remedy; and without mail nobody misses requests."""
+        """The line for main.cf is the remedy; and without mail no request is missing."""
         daemon, postfix = site
         postfix.configure("-e", "smtpd_end_of_data_restrictions=")
         postfix.client("192.0.2.75").close()
@@ -220,7 +230,8 @@ class TestPostfix:
         status, text = doctor(daemon, "--postfix-config", str(postfix.directory)).only("restriction")
         assert status == "FAIL"
         assert "in smtpd_recipient_restrictions, before reject_unauth_destination" in text
-        assert "move the check to smtpd_end_of_data_restrictions" in text
+        moved = f'"smtpd_recipient_restrictions = reject_unauth_destination" "smtpd_end_of_data_restrictions = {check}"'
+        assert moved in text
 
     @pytest.mark.parametrize(
         ("parameter", "relay", "expected"),
@@ -256,10 +267,10 @@ class TestPostfix:
         assert "default_action=451 4.3.5 Server configuration problem" in text
         status, text = report.only("timeout")
         assert status == "WARN"
-        assert "timeout=100s" in text
+        assert "timeout=100s, 2 tries: a message waits 1 s while the daemon is down, 201 s while it hangs" in text
         assert report.status == 0
 
-    def test_overridden_by_master_cf(self, site: tuple[Daemon, Postfix]) -> None:
+    def test_overridden_by_master_cf(self, site: tuple[Daemon, Postfix], settings: dict[str, Any]) -> None:
         """An -o in master.cf that turns the check off is found, though main.cf is right."""
         daemon, postfix = site
         postfix.configure("-P", f"{postfix.service}/smtpd_end_of_data_restrictions=permit_mynetworks")
@@ -268,8 +279,10 @@ class TestPostfix:
         assert daemon.json("get", "192.0.2.75")[0]["count"] == 0
         status, text = doctor(daemon, "--postfix-config", str(postfix.directory)).only("postfix")
         assert status == "FAIL"
-        override = "master.cf overrides it with -o smtpd_end_of_data_restrictions=permit_mynetworks"
-        assert text.startswith(f"{postfix.service} does not ask: {override}; take that -o out of master.cf")
+        assert text.startswith(f"{postfix.service} does not ask this daemon")
+        assert "master.cf sets -o smtpd_end_of_data_restrictions=permit_mynetworks" in text
+        added = f"smtpd_end_of_data_restrictions = permit_mynetworks, {CHECK % port_of(settings)}"
+        assert f"in {postfix.directory}/master.cf, at {postfix.service}: -o {{ {added} }}" in text
 
     def test_one_of_two_services_overridden(self, site: tuple[Daemon, Postfix]) -> None:
         """The entrance without the check fails; a service for submission without it is usual."""
@@ -277,7 +290,8 @@ class TestPostfix:
         postfix.configure("-M", "25/inet=25 inet n - n - - smtpd -o smtpd_end_of_data_restrictions=")
         findings = doctor(daemon, "--postfix-config", str(postfix.directory)).findings
         (override,) = [f["detail"] for f in findings if f["check"] == "postfix" and f["status"] == "FAIL"]
-        assert override == "25/inet does not ask: master.cf overrides it with -o smtpd_end_of_data_restrictions="
+        assert override.startswith("25/inet does not ask this daemon")
+        assert override.endswith("master.cf sets -o smtpd_end_of_data_restrictions=")
         postfix.configure("-M#", "25/inet")
         postfix.configure("-M", "submission/inet=submission inet n - n - - smtpd -o smtpd_end_of_data_restrictions=")
         assert doctor(daemon, "--postfix-config", str(postfix.directory)).only("postfix")[0] == "OK"
@@ -288,7 +302,50 @@ class TestPostfix:
         postfix.configure("-e", f"smtpd_end_of_data_restrictions=permit, {CHECK % port_of(settings)}")
         status, text = doctor(daemon, "--postfix-config", str(postfix.directory)).only("postfix")
         assert status == "FAIL"
-        assert "permit, reject or defer stands before it in smtpd_end_of_data_restrictions" in text
+        assert "never comes to the check: permit before it ends smtpd_end_of_data_restrictions" in text
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="the mail log is for root only")
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ("permit_mynetwork, %s", 'warning: unknown smtpd restriction: "permit_mynetwork"'),
+            ("%s # limits", 'warning: unknown smtpd restriction: "#"'),
+            ("check_policy_service { inet:127.0.0.1:1, retries=3 }, %s", 'fatal: unknown option: "retries = 3"'),
+        ],
+    )
+    def test_a_mistake_that_stops_all_mail(
+        self, site: tuple[Daemon, Postfix], settings: dict[str, Any], change: str, words: str
+    ) -> None:
+        """Both the configuration and smtpd's own words in the mail log are failures."""
+        daemon, postfix = site
+        postfix.configure("-e", f"smtpd_end_of_data_restrictions={change % (CHECK % port_of(settings))}")
+        with contextlib.suppress(smtplib.SMTPException, AssertionError), postfix.client("192.0.2.75") as client:
+            assert client.deliver().startswith("451 4.3.5 ")
+        postfix.wait_for_log(re.escape(words))
+        report = doctor(daemon, "--postfix-config", str(postfix.directory))
+        assert report.only("restriction")[0] == "FAIL"
+        status, text = report.only("log")
+        assert status == "FAIL"
+        assert words in text
+        assert [f for f in report.findings if f["check"] == "postfix"] == []
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="the mail log is for root only")
+    def test_mail_of_own_networks_needs_no_request(
+        self, site: tuple[Daemon, Postfix], settings: dict[str, Any]
+    ) -> None:
+        """`permit_mynetworks` lets it pass without a request; without it the daemon limits the site's own hosts."""
+        daemon, postfix = site
+        check = CHECK % port_of(settings)
+        postfix.configure("-e", "mynetworks=127.0.0.0/8 192.0.2.0/24", f"smtpd_end_of_data_restrictions={check}")
+        status, text = doctor(daemon, "--postfix-config", str(postfix.directory)).only("mynetworks")
+        assert status == "WARN"
+        assert f'"smtpd_end_of_data_restrictions = permit_mynetworks, {check}"' in text
+        postfix.configure("-e", f"smtpd_end_of_data_restrictions=permit_mynetworks, {check}")
+        with postfix.client("192.0.2.75") as client:
+            assert client.deliver().startswith("250")
+        postfix.wait_for_log("queue active")
+        report = doctor(daemon, "--postfix-config", str(postfix.directory))
+        assert (report.only("mynetworks")[0], report.only("requests")[0]) == ("OK", "OK")
 
 
 class TestUnixSocket:
@@ -349,7 +406,7 @@ class TestMemcached:
     """Servers of shared counters."""
 
     def report(self, start_daemon: StartDaemon, settings: dict[str, Any], *servers: str) -> Report:
-        """Of a daemon that counts there."""
+        """The report about a daemon that counts on these servers."""
         return doctor(start_daemon(**settings, counters={"store": "memcached", "servers": servers}), *NO_POSTFIX)
 
     def test_one_that_counts(
@@ -378,7 +435,7 @@ class TestMemcached:
     def test_one_that_hangs(
         self, start_daemon: StartDaemon, settings: dict[str, Any], memcached: MemcachedServer
     ) -> None:
-        """Its port is open, and nobody answers."""
+        """The port is open, and no answer comes."""
         memcached.freeze()
         status, text = self.report(start_daemon, settings, memcached.address).only("memcached")
         assert status == "FAIL"
@@ -387,7 +444,7 @@ class TestMemcached:
     def test_another_service_in_its_place(
         self, start_daemon: StartDaemon, settings: dict[str, Any], start_postfix: StartPostfix
     ) -> None:
-        """Nonsense is shown as it came: this is an SMTP server."""
+        """The finding shows the answer, here that of an SMTP server."""
         postfix = start_postfix(free_port())
         settings |= {"counters": {"store": "memcached", "servers": [f"127.0.0.1:{postfix.port}"], "timeout": 10}}
         status, text = doctor(start_daemon(**settings), *NO_POSTFIX).only("memcached")
@@ -398,7 +455,7 @@ class TestMemcached:
     def test_one_that_is_too_small(
         self, start_daemon: StartDaemon, settings: dict[str, Any], start_memcached: Callable[..., MemcachedServer]
     ) -> None:
-        """Evicted items are told, as a counter among them starts at zero."""
+        """The finding counts the evicted items: a counter among them starts at zero."""
         server = start_memcached("-m", "2")
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             for number in range(200):
@@ -448,6 +505,24 @@ class TestZone:
         status, text = doctor(start_daemon(**settings), "192.0.2.75", *NO_POSTFIX).only("zone")
         assert (status, text.rpartition(": ")[2]) == ("OK", "score 75; ")
 
+    def test_a_zone_that_does_not_exist(
+        self, start_daemon: StartDaemon, settings: dict[str, Any], nameserver: Nameserver
+    ) -> None:
+        """A misspelt zone answers like one without any score; the question for its SOA record shows the difference."""
+        nameserver.zone = rcode("NXDOMAIN")
+        status, text = doctor(start_daemon(**settings), *NO_POSTFIX).only("zone")
+        assert status == "FAIL"
+        assert "there is no zone score.test (NXDOMAIN for its SOA record)" in text
+        assert "correct zone in [reputation]" in text
+
+    def test_a_server_that_does_not_know_the_zone(
+        self, start_daemon: StartDaemon, settings: dict[str, Any], nameserver: Nameserver
+    ) -> None:
+        """What could not be seen is not OK."""
+        nameserver.zone = rcode("SERVFAIL")
+        status, text = doctor(start_daemon(**settings), *NO_POSTFIX).only("zone")
+        assert (status, "could not be seen (SERVFAIL)" in text) == ("WARN", True)
+
     def test_it_goes_past_the_breaker(
         self, start_daemon: StartDaemon, settings: dict[str, Any], nameserver: Nameserver
     ) -> None:
@@ -460,13 +535,13 @@ class TestZone:
         nameserver.otherwise = rcode("NXDOMAIN")
         report = doctor(daemon, *NO_POSTFIX)
         assert report.only("zone")[0] == "OK"
-        assert len(nameserver.questions) == 2
+        assert [question.type for question in nameserver.questions] == ["A", "A", "SOA"]
         status, text = report.only("daemon")
         assert status == "WARN"
         assert "score.test refuses to answer (127.255.255.255)" in text
 
     def test_a_nameserver_that_is_not_there(self, start_daemon: StartDaemon) -> None:
-        """Nobody listens on the port that is configured."""
+        """The configured port is closed."""
         status, text = doctor(start_daemon(), *NO_POSTFIX).only("zone")
         assert status == "FAIL"
         assert "check that the name server runs" in text
@@ -501,4 +576,40 @@ def test_an_ipv6_address_is_a_usage_error() -> None:
     """The zone cannot be asked about it: one line, status 64."""
     done = run_command("doctor", "2001:db8::1")
     assert (done.returncode, done.stdout) == (64, "")
-    assert "'2001:db8::1' is no IPv4 address" in done.stderr
+    assert "'2001:db8::1' is not an IPv4 address" in done.stderr
+
+
+@pytest.mark.parametrize(("no_color", "head"), [("", "\x1b[31mFAIL  \x1b[0mdaemon"), ("1", "FAIL  daemon")])
+def test_on_a_terminal_lines_are_wrapped_and_summed_up(short_path: Path, no_color: str, head: str) -> None:
+    """No line is wider than the screen, no word is cut, the remedy has lines of its own and can be pasted."""
+    (short_path / "policy.toml").write_text(
+        f'listen.control = "{short_path}/control.sock"\nlisten.policy = ["inet:127.0.0.1:{free_port()}"]\n'
+        f'reputation = {{ zone = "score.test", nameservers = ["127.0.0.1:{free_port()}"] }}\n'
+    )
+    shutil.copytree(Path(__file__).parents[1] / "postfix" / "other-service", short_path / "postfix")
+    arguments = ["doctor", "-c", f"{short_path}/policy.toml", "--postfix-config", f"{short_path}/postfix"]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": no_color}
+    environment.pop("COLUMNS", None)
+    process = subprocess.Popen([COMMAND, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    out = b""
+    # The end of a terminal is an error (EIO).
+    with contextlib.suppress(OSError):
+        while part := os.read(ours, 65536):
+            out += part
+    os.close(ours)
+    assert process.wait(60) == 69
+    text = out.decode().replace("\r\n", "\n")
+    assert text.startswith(head)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", text).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.fullmatch(r"\d+ FAIL, (\d+ WARN, )?\d+ OK", lines[-1])
+    command = "\n".join(lines).partition("Remedy:        postconf")[2].partition("&&")[0]
+    done = subprocess.run(["bash", "-c", f"printf '%s|'{command}"], capture_output=True, text=True, check=True)
+    value = re.sub(r"\s+", " ", done.stdout.split("|")[3])
+    assert value.startswith(
+        "smtpd_end_of_data_restrictions = check_policy_service unix:private/quota, check_policy_service {"
+    )
+    assert value.endswith("timeout=5s, try_limit=1, default_action=DUNNO }")

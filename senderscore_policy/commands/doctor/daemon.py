@@ -44,20 +44,15 @@ class Running:
         return [endpoint(text if text.startswith("unix:") else f"inet:{text}") for text in self.own["policy"]]
 
 
-def look_at_daemon(config: Config) -> Running:
-    """Ask the daemon how it is.
-
-    Raises:
-        PermissionError: its control socket denies access.
-        BackendError: there is none, or it does not answer.
-    """
-    with find_daemon(control_paths(config)) as control:
-        return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon"))
-
-
-def no_daemon(problem: BackendError) -> Finding:
-    """There is no daemon to be asked."""
-    return Finding("daemon", Status.FAIL, str(problem), _START)
+def daemon_of(config: Config) -> Running | Finding:
+    """Find the running daemon; without an answer, return the finding that says why."""
+    try:
+        with find_daemon(control_paths(config)) as control:
+            return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon"))
+    except PermissionError as error:
+        return Finding("daemon", Status.WARN, f"not looked at: {error}", "run doctor as root")
+    except BackendError as error:
+        return Finding("daemon", Status.FAIL, str(error), _START)
 
 
 def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
@@ -69,6 +64,14 @@ def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
     """
     yield _service(running)
     yield _in_force(running, file)
+    scores = running.status["scores"]
+    if scores["state"] == "ok":
+        yield Finding("scores", Status.OK, f"the score zone as the daemon sees it: {scores['zone_state']}")
+    else:
+        detail = f"{scores['zone_state']}: {scores['state'].removeprefix('degraded: ')}"
+        yield Finding(
+            "scores", Status.WARN, detail, f"see the check zone; {_RELOAD} makes the daemon ask again at once"
+        )
     state = running.own["state"]
     if state == "ok":
         yield Finding("state", Status.OK, "scores, counters and the query budget are saved for the next start")
@@ -91,16 +94,19 @@ def _service(running: Running) -> Finding:
 
 
 def _in_force(running: Running, file: Path | None) -> Finding:
-    """Whether the daemon goes by the file as it is now."""
+    """Whether the daemon has read the file since its last change."""
     theirs, ours = running.own["file"], None if file is None else str(file.absolute())
-    shown = ours or "the built-in defaults"
     if theirs != ours:
-        detail = f"the daemon reads {theirs or 'no file'}, and this command {ours or 'none'}"
-        return Finding("configuration", Status.WARN, detail, f"name the daemon's file with -c, or: {_RESTART}")
-    if file is not None and file.stat().st_mtime > running.own["read_at"]:
+        detail = f"the daemon reads {theirs or 'no file'}, and this command reads {ours or 'none'}"
+        return Finding("configuration", Status.WARN, detail, "leave -c out, and doctor reads the file of the daemon")
+    try:
+        changed = file is not None and file.stat().st_mtime > running.own["read_at"]
+    except OSError as error:
+        return Finding("configuration", Status.WARN, f"{file}: {error.strerror}", "run doctor as root")
+    if changed:
         detail = f"{file} was changed, and the daemon has not read it since"
         return Finding("configuration", Status.WARN, detail, _RELOAD)
-    return Finding("configuration", Status.OK, f"the daemon goes by {shown}")
+    return Finding("configuration", Status.OK, f"the daemon goes by {ours or 'the built-in defaults'}")
 
 
 def _budget(scores: dict[str, Any]) -> Finding:
@@ -124,7 +130,7 @@ def _budget(scores: dict[str, Any]) -> Finding:
 
 
 def policy_findings(served: Sequence[Endpoint]) -> Iterator[Finding]:
-    """Ask on each policy socket as Postfix does; nobody's message is counted for it."""
+    """Ask on each policy socket as Postfix does; without an address the daemon counts nothing."""
     for where in served:
         started = time.perf_counter()
         try:

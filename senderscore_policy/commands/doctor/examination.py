@@ -2,73 +2,82 @@
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from senderscore_policy.commands.arguments import add_config, add_json, checked, client, given_file
-from senderscore_policy.commands.doctor.daemon import (
-    Running,
-    daemon_findings,
-    look_at_daemon,
-    no_daemon,
-    policy_findings,
-)
-from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.commands.doctor.daemon import Running, daemon_findings, daemon_of, policy_findings
+from senderscore_policy.commands.doctor.finding import Finding, Status, show, summary
 from senderscore_policy.commands.doctor.memcached import memcached_findings
-from senderscore_policy.commands.doctor.postconf import Postfix, read_postfix
-from senderscore_policy.commands.doctor.postfix import postfix_findings
-from senderscore_policy.commands.doctor.traffic import clock_finding, traffic_findings
+from senderscore_policy.commands.doctor.postconf import BrokenPostfixError, read_postfix
+from senderscore_policy.commands.doctor.postfix import permitted_networks, postfix_findings
+from senderscore_policy.commands.doctor.traffic import clock_finding, requests_finding, traffic_findings, was_asked
 from senderscore_policy.commands.doctor.zone import TEST_ADDRESS, zone_findings
-from senderscore_policy.commands.output import say, say_json
-from senderscore_policy.config.load import load
+from senderscore_policy.commands.output import in_terminal, say, say_json
+from senderscore_policy.config.endpoints import Endpoint
+from senderscore_policy.config.load import read
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import config_file
 from senderscore_policy.config.warnings import warnings_of
 from senderscore_policy.errors import BackendError
 
 
-def examine(config: Config, file: Path | None, address: str, postfix_directory: Path | None) -> Iterator[Finding]:
-    """Look at everything; each finding comes as soon as it is known.
-
-    Args:
-        config: of the daemon.
-        file: that it was read from; None: there is none.
-        address: to ask the zone about, an IPv4 address.
-        postfix_directory: of Postfix's configuration; None: the default instance.
-
-    Raises:
-        PermissionError: the daemon's control socket denies access.
-    """
-    running: Running | None = None
-    try:
-        running = look_at_daemon(config)
-    except BackendError as error:
-        yield no_daemon(error)
-    else:
-        yield from daemon_findings(running, file)
-    for path, text in warnings_of(config):
-        yield Finding("configuration", Status.WARN, f"{path}: {text}", "see senderscore-policy.toml(5)")
-    served = running.served if running else list(config.listen.policy)
+def examine(args: argparse.Namespace) -> Iterator[Finding]:
+    """Run every check and yield each finding at once."""
+    given = given_file(args)
+    path = config_file(given)
+    config, problems = _configuration(path)
+    running = daemon_of(config)
+    if isinstance(running, Running) and given is None:
+        theirs = running.own["file"] and Path(running.own["file"])
+        if theirs != path:
+            path = theirs
+            config, problems = _configuration(path)
+    yield from daemon_findings(running, path) if isinstance(running, Running) else [running]
+    yield from problems
+    for key, text in warnings_of(config):
+        yield Finding("configuration", Status.WARN, f"{key}: {text}", "see senderscore-policy.toml(5)")
+    daemon = running if isinstance(running, Running) else None
+    served = daemon.served if daemon else list(config.listen.policy)
     yield from policy_findings(served)
-    postfix: Postfix | None = None
-    try:
-        postfix = read_postfix(postfix_directory)
-    except BackendError as error:
-        yield Finding("postfix", Status.WARN, f"not looked at: {error}", "name its directory with --postfix-config")
-    else:
-        yield from postfix_findings(postfix, served, config)
-    if running:
-        yield from traffic_findings(running, postfix)
+    yield from _postfix(args.postfix_config, daemon, served, config)
     yield from memcached_findings(config.counters)
-    yield from zone_findings(config.reputation, address)
+    yield from zone_findings(config.reputation, args.address)
     yield clock_finding(shared=config.counters.store == "memcached")
 
 
-def exit_status(findings: list[Finding]) -> int:
-    """The exit status of `doctor`: 0 if nothing is worse than a warning."""
-    return os.EX_UNAVAILABLE if any(finding.status is Status.FAIL for finding in findings) else os.EX_OK
+def _configuration(path: Path | None) -> tuple[Config, list[Finding]]:
+    """What is valid in the configuration, and what is wrong with it."""
+    reading = read(path)
+    if reading.error is None:
+        return reading.config, []
+    status, remedy = Status.FAIL, f"correct it; then: senderscore-policy check-config -c {path}"
+    if isinstance(reading.error.__cause__, PermissionError):
+        status, remedy = Status.WARN, "run doctor as root"
+    return reading.config, [Finding("configuration", status, problem, remedy) for problem in reading.error.problems]
+
+
+def _postfix(
+    directory: Path | None, running: Running | None, served: Sequence[Endpoint], config: Config
+) -> Iterator[Finding]:
+    """What there is to find about Postfix and its log."""
+    try:
+        postfix = read_postfix(directory)
+    except BrokenPostfixError as error:
+        yield Finding("postfix", Status.FAIL, f"Postfix cannot read its configuration: {error}", "correct that line")
+        return
+    except BackendError as error:
+        remedy = (
+            "run doctor as root" if "Permission denied" in str(error) else "name its directory with --postfix-config"
+        )
+        yield Finding("postfix", Status.WARN, f"not looked at: {error}", remedy)
+        if running:
+            yield requests_finding(running, None, None)
+        return
+    yield from postfix_findings(postfix, served, config, asked=was_asked(running, postfix))
+    yield from traffic_findings(running, postfix, permitted_networks(postfix, served))
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -80,15 +89,14 @@ WARN  it works, but something may surprise, or could not be seen
 FAIL  it does not do its work; the exit status is 69 then
 
 It looks at the daemon and its state, at what Postfix's main.cf and master.cf make of it, at the mail log, at
-memcached, at the clock, and asks the score zone one question, whatever the daemon makes of the zone at the time.
-Run it as root: others may not see all of that."""
+memcached, at the clock, and asks the score zone, whatever the daemon makes of the zone at the time. Without -c it
+reads the file of the running daemon. Users other than root get the checks that need no privilege."""
     parser.epilog = f"""examples:
   senderscore-policy doctor
   senderscore-policy doctor 192.0.2.75
   senderscore-policy doctor --json --postfix-config /etc/postfix-in
 
-A healthy zone has no entry for {TEST_ADDRESS}, nor has a zone whose name is misspelt: an address that has a
-score tells the two apart."""
+A healthy zone has no entry for {TEST_ADDRESS}, and a SOA record that tells it from a misspelt one."""
     add_config(parser)
     add_json(parser)
     parser.add_argument(
@@ -112,22 +120,18 @@ def _address(text: str) -> str:
     try:
         return str(IPv4Address(address))
     except ValueError:
-        raise ValueError(f"{text!r} is no IPv4 address, and the zone holds no others") from None
+        raise ValueError(f"{text!r} is not an IPv4 address, and the zone has no others") from None
 
 
 def run(args: argparse.Namespace) -> int:
     """Check."""
-    path = config_file(given_file(args))
     findings = []
-    for finding in examine(load(path), path, args.address, args.postfix_config):
+    for finding in examine(args):
         findings.append(finding)
         if not args.json:
-            say(_line(finding))
+            show(finding)
     if args.json:
         say_json([asdict(finding) for finding in findings])
-    return exit_status(findings)
-
-
-def _line(finding: Finding) -> str:
-    remedy = finding.remedy and f". Remedy: {finding.remedy}"
-    return f"{finding.status:<5} {finding.check:<14} {finding.detail}{remedy}"
+    elif in_terminal():
+        say(summary(findings))
+    return os.EX_UNAVAILABLE if any(finding.status is Status.FAIL for finding in findings) else os.EX_OK

@@ -1,19 +1,55 @@
-"""Postfix's configuration, as its own `postconf` tells it."""
+"""Postfix's configuration, as its own `postconf` reads it."""
 
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 
-from senderscore_policy.commands.doctor.restrictions import Hook, hooks
+from senderscore_policy.commands.doctor.restrictions import Restrictions, restrictions_of, tokens
 from senderscore_policy.errors import BackendError
 
 _SYSTEM_PATH: Final = "/usr/sbin:/usr/local/sbin:/usr/lib/postfix/sbin"
 """Users' PATH often lacks the directories of administration."""
 _PATIENCE: Final = 20.0
+_ABSENT: Final = re.compile(r"open \S*main\.cf: (No such file|Not a directory|Permission denied)")
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
+
+Network = IPv4Network | IPv6Network
+
+
+class BrokenPostfixError(BackendError):
+    """Postfix itself cannot read its configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One directory of configuration: Postfix has several with postmulti(1).
+
+    Args:
+        directory: of main.cf and master.cf.
+        option: for `postconf` and `postfix`, " -c DIR"; empty for the default instance.
+        label: what the names of its services begin with in findings; empty if no other instance was read before.
+        main: the parameters of main.cf, defaults included, expanded.
+        written: those that main.cf sets, not expanded.
+        unused: lines of main.cf that set what Postfix does not know.
+    """
+
+    directory: Path
+    option: str
+    label: str
+    main: Mapping[str, str]
+    written: Mapping[str, str]
+    unused: tuple[str, ...]
+
+    @property
+    def reload(self) -> str:
+        """The command that makes a change take effect."""
+        return f"postfix{self.option} reload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,104 +57,214 @@ class Smtpd:
     """One smtpd service of master.cf.
 
     Args:
-        name: such as "smtp/inet".
+        instance: to which it belongs.
+        service: as master.cf names it, "smtp/inet".
         chroot: whether it runs in the queue directory as its root.
-        parameters: as they hold for it.
-        overridden: those that master.cf sets by -o.
+        parameters: as they hold for it, expanded.
+        overridden: those that master.cf sets by -o, not expanded.
+        stray: words in master.cf that smtpd takes for arguments, and ends; empty: none.
     """
 
-    name: str
+    instance: Instance
+    service: str
     chroot: bool
     parameters: Mapping[str, str]
-    overridden: frozenset[str]
+    overridden: Mapping[str, str]
+    stray: str = ""
 
     @property
-    def hooks(self) -> list[Hook]:
-        """The policy services that it asks."""
-        return hooks(self.parameters)
+    def name(self) -> str:
+        """Its name in findings."""
+        return self.instance.label + self.service
 
     @property
-    def takes_mail_from_outside(self) -> bool:
-        """Whether it is the one for other hosts' mail: on port 25, or behind postscreen."""
-        return self.name.endswith("/pass") or self._port in {"smtp", "25"}
-
-    @property
-    def takes_submissions(self) -> bool:
-        """Whether it is for users who log in (RFC 6409, RFC 8314)."""
-        return self._port in {"submission", "587", "submissions", "smtps", "465"}
-
-    @property
-    def _port(self) -> str:
-        return self.name.rpartition("/")[0].rpartition(":")[2]
-
-
-@dataclass(frozen=True, slots=True)
-class Postfix:
-    """A Postfix instance.
-
-    Args:
-        main: the parameters of main.cf, defaults included, expanded.
-        smtpd: its smtpd services.
-    """
-
-    main: Mapping[str, str]
-    smtpd: tuple[Smtpd, ...]
-
-    @property
-    def directory(self) -> Path:
-        """Of its configuration."""
-        return Path(self.main["config_directory"])
+    def restrictions(self) -> Restrictions:
+        """What its restriction lists come to."""
+        return restrictions_of(self.parameters)
 
     @property
     def queue_directory(self) -> Path:
         """Where chrooted services have their root, and relative sockets theirs."""
-        return Path(self.main["queue_directory"])
+        return Path(self.parameters["queue_directory"])
+
+    @property
+    def takes_mail_from_outside(self) -> bool:
+        """Whether it takes other hosts' mail: on port 25 of a public address, or behind postscreen or a proxy."""
+        if self.service.endswith("/pass"):
+            return True
+        host, _, port = self.service.rpartition("/")[0].rpartition(":")
+        hosts = [host] if host else tokens(self.parameters.get("inet_interfaces", ""))
+        behind_proxy = bool(self.parameters.get("smtpd_upstream_proxy_protocol"))
+        return port in {"smtp", "25"} and (behind_proxy or not hosts or not all(map(_is_loopback, hosts)))
+
+    @property
+    def takes_submissions(self) -> bool:
+        """Whether it is for users who log in (RFC 6409, RFC 8314)."""
+        port = self.service.rpartition("/")[0].rpartition(":")[2]
+        return port in {"submission", "587", "submissions", "smtps", "465"}
+
+
+@dataclass(frozen=True, slots=True)
+class Postfix:
+    """The Postfix of this host.
+
+    Args:
+        instances: its directories of configuration.
+        smtpd: the smtpd services of all instances, without those that `master_service_disable` turns off.
+        disabled: the names of the services that it turns off.
+    """
+
+    instances: tuple[Instance, ...]
+    smtpd: tuple[Smtpd, ...]
+    disabled: tuple[str, ...] = ()
 
     @property
     def entrances(self) -> list[Smtpd]:
         """The services for mail from outside; where none is known as such, all that are not for submission."""
-        known = [service for service in self.smtpd if service.takes_mail_from_outside]
-        return known or [service for service in self.smtpd if not service.takes_submissions]
+        known = [smtpd for smtpd in self.smtpd if smtpd.takes_mail_from_outside]
+        return known or [smtpd for smtpd in self.smtpd if not smtpd.takes_submissions]
 
     @property
     def changed_at(self) -> float:
-        """When main.cf or master.cf was written last, seconds since the epoch."""
-        return max((self.directory / name).stat().st_mtime for name in ("main.cf", "master.cf"))
+        """When a main.cf or master.cf was written last, seconds since the epoch."""
+        files = (each.directory / name for each in self.instances for name in ("main.cf", "master.cf"))
+        return max(file.stat().st_mtime for file in files)
 
 
 def read_postfix(directory: Path | None) -> Postfix:
-    """Read an instance.
+    """Read an instance; the default one with all others that postmulti(1) manages.
 
     Args:
         directory: of its configuration; None: the default instance.
 
     Raises:
-        BackendError: there is no Postfix, or its configuration cannot be read.
+        BackendError: Postfix is not installed, or the directory has no main.cf.
+        BrokenPostfixError: Postfix cannot read its configuration, so that it takes no mail.
     """
-    program = shutil.which("postconf", path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
-    if program is None:
-        raise BackendError("no Postfix on this host: postconf is not in PATH")
-    command = [program, *(["-c", str(directory)] if directory else [])]
-    main = _assignments(_run([*command, "-x"]))
+    directories = [directory]
+    instances: list[Instance] = []
+    services: list[Smtpd] = []
+    disabled = []
+    for each in directories:
+        instance = _read_instance(each, f"{each}: " if instances else "")
+        instances.append(instance)
+        if directory is None and each is None:
+            directories += map(Path, tokens(instance.main.get("multi_instance_directories", "")))
+        elif directory is None and instance.main.get("multi_instance_enable") != "yes":
+            continue
+        for smtpd in _services(instance):
+            if _is_disabled(smtpd.service, tokens(instance.main.get("master_service_disable", ""))):
+                disabled.append(smtpd.name)
+            else:
+                services.append(smtpd)
+    return Postfix(tuple(instances), tuple(services), tuple(disabled))
+
+
+def _read_instance(directory: Path | None, label: str) -> Instance:
+    option = ["-c", str(directory)] if directory else []
+    # It reads main.cf as all of Postfix's programs do, so it knows of values that postconf does not look at.
+    _run("postmap", [*option, "-q", "x", "static:x"])
+    main, _ = _run("postconf", [*option, "-x"])
+    written, warnings = _run("postconf", [*option, "-n"])
+    unused = (line.partition("unused parameter: ")[2] for line in warnings)
+    parameters = _assignments(main)
+    return Instance(
+        directory or Path(parameters["config_directory"]),
+        f" {' '.join(option)}" if option else "",
+        label,
+        parameters,
+        _assignments(written),
+        tuple(filter(None, unused)),
+    )
+
+
+def _services(instance: Instance) -> Iterator[Smtpd]:
+    option = ["-c", str(instance.directory)]
     fields: dict[str, dict[str, str]] = {}
-    for key, value in _assignments(_run([*command, "-F"])).items():
+    output, warnings = _run("postconf", [*option, "-F"])
+    for line in warnings:
+        if line.startswith("master.cf: missing '}'"):
+            raise BrokenPostfixError(f"{instance.directory}/{line}")
+    for key, value in _assignments(output).items():
         service, _, field = key.rpartition("/")
         fields.setdefault(service, {})[field] = value
     overrides: dict[str, dict[str, str]] = {}
-    for key, value in _assignments(_run([*command, "-x", "-P"])).items():
+    for key, value in _assignments(_run("postconf", [*option, "-P"])[0]).items():
         service, _, parameter = key.rpartition("/")
         overrides.setdefault(service, {})[parameter] = value
-    smtpd = (
-        Smtpd(name, _chroot(field["chroot"], main), main | overrides.get(name, {}), frozenset(overrides.get(name, {})))
-        for name, field in fields.items()
-        if field["type"] in {"inet", "unix", "pass"} and field["command"].split()[:1] == ["smtpd"]
-    )
-    return Postfix(main, tuple(smtpd))
+    for service, columns in fields.items():
+        words = tokens(columns["command"], " \t")
+        if columns["type"] not in {"inet", "unix", "pass"} or words[:1] != ["smtpd"]:
+            continue
+        own = overrides.get(service, {})
+        parameters = instance.main
+        if own:
+            # An override may be a variable that other parameters have in them: postconf expands them with it.
+            given = [word for name, value in own.items() for word in ("-o", f"{name}={value}")]
+            parameters = _assignments(_run("postconf", [*option, "-x", *given])[0])
+        yield Smtpd(instance, service, _chroot(columns["chroot"], instance.main), parameters, own, _stray(words[1:]))
+
+
+def _stray(words: list[str]) -> str:
+    """What in the command of a service is neither an option nor the value of one."""
+    stray = []
+    previous = ""
+    for word in words:
+        if "=" not in word if previous == "-o" else not word.startswith("-"):
+            stray.append(word)
+        previous = word
+    return " ".join(stray)
+
+
+def _is_disabled(service: str, patterns: list[str]) -> bool:
+    """Whether `master_service_disable` has a service: the first match decides (postconf(5))."""
+    for pattern in patterns:
+        name = pattern.lstrip("!").replace(".", "/") if "/" not in pattern else pattern.lstrip("!")
+        if name in {service, service.rpartition("/")[2]}:
+            return not pattern.startswith("!")
+    return False
 
 
 def _chroot(field: str, main: Mapping[str, str]) -> bool:
     """Whether the column chroot of master.cf means yes; "-" did so before Postfix 3.0 (COMPATIBILITY_README)."""
     return field == "y" or (field == "-" and main.get("compatibility_level", "0").partition(".")[0] == "0")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host in {"localhost", "loopback-only"}
+
+
+def networks_in(text: str) -> tuple[list[Network], list[str]]:
+    """The networks of a parameter such as mynetworks, and those of its elements that only Postfix can look up."""
+    networks: list[Network] = []
+    others: list[str] = []
+    for element in tokens(text):
+        try:
+            network = ip_network(element.replace("[", "").replace("]", ""), strict=False)
+        except ValueError:
+            inner = _lines(element)
+            networks += inner[0]
+            others += inner[1]
+            continue
+        if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+            network = ip_network((network.network_address.packed[12:], network.prefixlen - 96))
+        networks.append(network)
+    return networks, others
+
+
+def _lines(element: str) -> tuple[list[Network], list[str]]:
+    """The networks of a file that mynetworks names by its path."""
+    try:
+        text = Path(element).read_text(encoding="utf-8", errors="replace") if element.startswith("/") else None
+    except OSError:
+        text = None
+    if text is None:
+        return [], [element]
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    return networks_in(" ".join(word for line in lines for word in tokens(line) if not word.startswith("/")))
 
 
 def _assignments(output: str) -> dict[str, str]:
@@ -127,13 +273,19 @@ def _assignments(output: str) -> dict[str, str]:
     return {name: value.strip() for name, equals, value in pairs if equals}
 
 
-def _run(command: list[str]) -> str:
+def _run(name: str, arguments: list[str]) -> tuple[str, list[str]]:
+    """The output of one of Postfix's programs, and the lines that it wrote to stderr."""
+    program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
+    if program is None:
+        raise BackendError(f"no Postfix on this host: {name} is not in PATH")
     try:
         done = subprocess.run(  # noqa: S603 - a program of the system, arguments of the administrator
-            command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False
+            [program, *arguments], capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BackendError(f"{' '.join(command)}: {error}") from error
-    if done.returncode:
-        raise BackendError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{command[0]} failed")
-    return done.stdout
+        raise BackendError(f"{name}: {error}") from error
+    said = [re.sub(rf"^\S*{name}: (fatal|error|warning): ", "", line) for line in done.stderr.splitlines()]
+    if done.returncode and not (name == "postmap" and not said):
+        reason = said[-1] if said else f"{name} ended with status {done.returncode}"
+        raise BackendError(reason) if _ABSENT.search(reason) else BrokenPostfixError(reason)
+    return done.stdout, said

@@ -1,205 +1,410 @@
 """Checks of `doctor`: does Postfix ask this daemon, at the right moment and on sensible terms?"""
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor.finding import Finding, Status
-from senderscore_policy.commands.doctor.postconf import Postfix, Smtpd
-from senderscore_policy.commands.doctor.restrictions import DATA, END_OF_DATA, Hook, hooks, seconds
-from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, notation, obstacle, somebody_listens
+from senderscore_policy.commands.doctor.postconf import Network, Postfix, Smtpd, networks_in
+from senderscore_policy.commands.doctor.restrictions import (
+    CHECK,
+    DATA,
+    END_OF_DATA,
+    OWN_NETWORKS,
+    Fault,
+    Hook,
+    joined,
+    position_of_check,
+    restrictions_of,
+    seconds,
+    service_of,
+    similar,
+    tokens,
+    valid,
+    with_check,
+)  # fmt: skip
+from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, listens, notation, obstacle
 from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 from senderscore_policy.config.model import Config
+from senderscore_policy.policy.tiers import UNLIMITED
 
 DEFAULT: Final = Inet("127.0.0.1", 10045)
-LONGEST_TIMEOUT: Final = 30.0
-"""Seconds for which a daemon that hangs may hold up a message; the recommended line says 10, the default is 100."""
+LONGEST_WAIT: Final = 30.0
+"""Seconds for which a daemon that hangs may hold up a message; with the recommended line it is 5, by default 201."""
+TERMS: Final = {"timeout": "5s", "try_limit": "1", "default_action": "DUNNO"}
+"""The recommended attributes of the check."""
+_DEFERS: Final = "Postfix defers every message that reaches it (451 4.3.5 Server configuration error)"
+
+Arrange = Callable[[list[str], list[str], list[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
-    """An smtpd that asks a policy server."""
+class _Check:
+    """An smtpd that asks a policy server.
+
+    Args:
+        smtpd: the service.
+        hook: how it asks.
+        ours: whether it asks this daemon.
+    """
 
     smtpd: Smtpd
     hook: Hook
+    ours: bool
 
+    @property
     def place(self) -> str:
-        """In words."""
+        """The check in words."""
         return f"{self.smtpd.name} asks {self.hook.endpoint} in {self.hook.parameter}"
 
 
-def recommended(served: Sequence[Endpoint]) -> str:
-    """The line for main.cf.
+def _checks(services: Iterable[Smtpd], served: Sequence[Endpoint]) -> list[_Check]:
+    return [
+        _Check(smtpd, hook, is_served(_endpoint(smtpd, hook.endpoint), served))
+        for smtpd in services
+        for hook in smtpd.restrictions.hooks
+    ]
 
-    Args:
-        served: where the daemon listens; TCP is preferred, as a chroot does not hide it.
-    """
+
+def recommended(served: Sequence[Endpoint]) -> str:
+    """The endpoint that Postfix should ask: TCP if the daemon listens there, as a chroot does not hide it."""
     endpoint = min(served, key=lambda endpoint: isinstance(endpoint, Unix), default=DEFAULT)
     if isinstance(endpoint, Inet) and endpoint.host in {"0.0.0.0", "::"}:  # noqa: S104 - not bound to here
         endpoint = Inet("127.0.0.1" if endpoint.host == "0.0.0.0" else "::1", endpoint.port)  # noqa: S104
-    return f"{END_OF_DATA} = {_check(notation(endpoint))}"
+    return notation(endpoint)
 
 
-def _check(endpoint: str) -> str:
-    """The check as it should stand in a restriction list."""
-    return f"check_policy_service {{ {endpoint}, timeout=10s, default_action=DUNNO }}"
+def check(endpoint: str, options: Mapping[str, str] | None = None) -> list[str]:
+    """The check for a restriction list: the endpoint with the recommended attributes and further options."""
+    terms = {**(options or {}), **TERMS}.items()
+    shown = [f"{{ {name} = {text} }}" if re.search("[ ,]", text) else f"{name}={text}" for name, text in terms]
+    return [CHECK, f"{{ {', '.join([endpoint, *shown])} }}"]
 
 
-def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Config) -> Iterator[Finding]:
-    """What stands in main.cf and master.cf about this daemon.
+def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Config, *, asked: bool) -> Iterator[Finding]:
+    """Check what main.cf and master.cf make of this daemon.
 
     Args:
-        postfix: one instance.
+        postfix: all instances.
         served: where the daemon listens.
         config: of the daemon.
+        asked: Postfix has asked the daemon within the hour, with its present configuration.
     """
-    everything = [_Asking(smtpd, hook) for smtpd in postfix.smtpd for hook in smtpd.hooks]
-    ours = [each for each in everything if is_served(_endpoint(each, postfix), served)]
-    hidden = [each for each in everything if each not in ours and _is_hidden(each, served)]
-    line = recommended(served)
+    broken = [smtpd for smtpd in postfix.smtpd if smtpd.stray or smtpd.restrictions.faults]
+    for smtpd in broken:
+        yield from _mistakes(smtpd, served)
+    checks = _checks([smtpd for smtpd in postfix.smtpd if smtpd not in broken], served)
+    hidden = [each for each in checks if _is_hidden(each, served)]
     for each in _distinct(hidden):
         yield Finding(
             "chroot",
             Status.FAIL,
-            f"{each.place()}, but runs in the chroot {postfix.queue_directory}, where there is no such path",
-            f"set policy in [listen] to a TCP address; in main.cf: {recommended([DEFAULT])}; then: postfix reload",
+            f"{each.place}, but runs in the chroot {each.smtpd.queue_directory}, which has no such path",
+            f'set policy = ["{notation(DEFAULT)}"] in [listen], and in {each.hook.parameter} write '
+            f"{joined(check(notation(DEFAULT)))}; then: {each.smtpd.instance.reload}",
         )
-    if ours:
-        yield from _entrances(postfix, ours, line)
-        yield from _places(ours, config)
-        yield from _terms(ours, config)
-        yield from _sockets(ours, postfix)
-    elif _is_overridden(postfix, served) and not hidden:
-        yield from _entrances(postfix, ours, line)
-    elif not hidden:
-        yield _nobody(everything, postfix, served, line)
-
-
-def _nobody(everything: Sequence[_Asking], postfix: Postfix, served: Sequence[Endpoint], line: str) -> Finding:
-    """No smtpd asks this daemon: what it does instead."""
-    others = []
-    for each in _distinct(everything):
-        endpoint = _endpoint(each, postfix)
-        listens = endpoint is not None and somebody_listens(endpoint)
-        others.append(f"{each.place()}, {'another service' if listens else 'where nobody listens'}")
-    detail = "; ".join(others) or f"no policy service in {postfix.directory / 'main.cf'} or master.cf"
-    listening = ", ".join(map(notation, served))
-    return Finding(
-        "postfix",
-        Status.FAIL,
-        f"Postfix does not ask this daemon, which listens on {listening}: {detail}",
-        f"in main.cf: {line}; then: postfix reload",
+    blind = [*broken, *(each.smtpd for each in hidden)]
+    reached = [each for each in checks if each.ours and not each.hook.blocked_by]
+    yield from _entrances(
+        postfix, [each for each in postfix.entrances if each not in blind], checks, served, asked=asked
     )
+    for each in _distinct(reached):
+        yield from _place(each, served, config)
+        yield from _terms(each, config)
+        yield from _socket(each)
+    yield from _own_networks(reached, config)
+    yield _references(postfix, served)
 
 
-def _entrances(postfix: Postfix, ours: Sequence[_Asking], line: str) -> Iterator[Finding]:
-    """Whether each smtpd that takes mail from outside asks."""
-    asking = {each.smtpd.name for each in ours if each.hook.reached}
-    for smtpd in postfix.entrances:
-        if smtpd.name in asking:
-            continue
-        unreached = next((each.hook for each in ours if each.smtpd is smtpd), None)
-        if unreached:
-            what = f"never comes to the check: permit, reject or defer stands before it in {unreached.parameter}"
-            remedy = "put check_policy_service before it"
-        elif END_OF_DATA in smtpd.overridden:
-            what = f"does not ask: master.cf overrides it with -o {END_OF_DATA}={smtpd.parameters[END_OF_DATA]}"
-            remedy = "take that -o out of master.cf, or add the check_policy_service to it"
-        else:
-            what, remedy = "does not ask", f"in main.cf: {line}"
-        yield Finding("postfix", Status.FAIL, f"{smtpd.name} {what}", f"{remedy}; then: postfix reload")
+def _mistakes(smtpd: Smtpd, served: Sequence[Endpoint]) -> Iterator[Finding]:
+    """What keeps smtpd from starting, or from taking mail."""
+    if smtpd.stray:
+        remedy = f"write -o {{ name = value }} where a value has white space; then: {smtpd.instance.reload}"
+        if END_OF_DATA in smtpd.overridden:
+            written = [word for word in _written(smtpd, END_OF_DATA) if word.lower() != CHECK]
+            remedy = _command(smtpd, {END_OF_DATA: with_check(written, check(recommended(served)))})
+        detail = f'master.cf gives it the argument "{smtpd.stray}", as white space ends the value of an -o'
+        yield Finding("postfix", Status.FAIL, f"{smtpd.name}: smtpd does not start: {detail}", remedy)
+        return
+    for fault in smtpd.restrictions.faults:
+        effect = "smtpd does not start" if fault.fatal else _DEFERS
+        detail = f"{smtpd.name}: {fault.detail}, in {fault.parameter}: {effect}"
+        yield Finding("restriction", Status.FAIL, detail, _correction(smtpd, fault, served))
+
+
+def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
+    """How a mistake in a restriction list is corrected."""
+    written, word = _written(smtpd, fault.parameter), fault.word
+    index = written.index(word) if word in written else 0
+    before, behind = written[:index], written[index + 1 :]
+    new: list[str] = []
+    if word.startswith("#"):
+        new, behind = before, []
+    elif (meant := similar(word)) and meant != word:
+        new = [*before, meant, *behind]
+    else:
+        if "=" in word and before[-2:-1] == [CHECK]:
+            word = before.pop()
+            behind = [each for each in behind if "=" not in each]
+        endpoint, options, _ = service_of(word)
+        for text in (endpoint, f"inet:{endpoint}"):
+            if is_served(_endpoint(smtpd, text), served):
+                new = [*(before[:-1] if before[-1:] == [CHECK] else before), *check(text, valid(options)), *behind]
+    if new and fault.word in written:
+        return _command(smtpd, {fault.parameter: new})
+    return f"correct it in {smtpd.instance.directory}/main.cf or master.cf; then: {smtpd.instance.reload}"
+
+
+def _entrances(
+    postfix: Postfix, entrances: Sequence[Smtpd], checks: Sequence[_Check], served: Sequence[Endpoint], *, asked: bool
+) -> Iterator[Finding]:
+    """Whether each smtpd that takes mail from outside asks, those left out that were looked at before."""
+    asking = sorted({each.smtpd.name for each in checks if each.ours and not each.hook.blocked_by})
+    silent = [smtpd for smtpd in entrances if smtpd.name not in asking]
+    for smtpd in silent:
+        status, what, remedy = _silence(smtpd, [each for each in checks if each.smtpd is smtpd], served)
+        if asked and len(silent) == len(postfix.entrances):
+            status, what = Status.WARN, f"{what}; yet Postfix asked within the hour, in a way that doctor cannot see"
+        yield Finding("postfix", status, f"{smtpd.name} {what}", remedy)
     if asking:
-        others = [smtpd.name for smtpd in postfix.smtpd if smtpd.name not in asking and smtpd not in postfix.entrances]
-        aside = f" ({', '.join(others)} not, which is usual for mail of one's own)" if others else ""
-        yield Finding("postfix", Status.OK, f"{', '.join(sorted(asking))} asks this daemon{aside}")
+        others = [s.name for s in postfix.smtpd if s.name not in asking and s not in postfix.entrances]
+        aside = f" ({', '.join(others)} not, which is usual for the site's own mail)" if others else ""
+        verb = "asks" if len(asking) == 1 else "ask"
+        yield Finding("postfix", Status.OK, f"{', '.join(asking)} {verb} this daemon{aside}")
+    if not postfix.entrances:
+        off = f": master_service_disable turns off {', '.join(postfix.disabled)}" if postfix.disabled else ""
+        remedy = "enable an smtpd for port 25 in master.cf, or name the instance that takes mail with --postfix-config"
+        yield Finding("postfix", Status.FAIL, f"no smtpd takes mail from outside{off}", remedy)
 
 
-def _places(ours: Sequence[_Asking], config: Config) -> Iterator[Finding]:
-    """Whether the daemon is asked at the end of data, and only there."""
-    for each in _distinct(ours):
-        hook = each.hook
-        if hook.warned:
-            detail = f"{each.place()}, behind warn_if_reject: Postfix only logs deferrals"
-            yield Finding("restriction", Status.WARN, detail, "take warn_if_reject away; then: postfix reload")
-        if hook.parameter == END_OF_DATA:
-            continue
-        remedy = f"move the check to {END_OF_DATA}; then: postfix reload"
+def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint]) -> tuple[Status, str, str]:
+    """Why an smtpd with these checks does not ask this daemon, and the remedy."""
+    for each in checks:
+        if each.ours:
+            hook = each.hook
+            what = f"never comes to the check: {hook.blocked_by} before it ends {hook.parameter} for every client"
+            return Status.FAIL, what, _change(each, _moved(each), "put the check before it")
+    if any(is_served(_endpoint(smtpd, hook.endpoint), served) for hook in smtpd.restrictions.by_map):
+        what = (
+            "may ask: a restriction class has the check, and an access map, which doctor cannot follow, names the class"
+        )
+        return Status.WARN, what, "see the check requests"
+    found = []
+    for each in checks:
+        endpoint = _endpoint(smtpd, each.hook.endpoint)
+        there = "another service" if endpoint and listens(endpoint) else "where nothing listens"
+        found.append(f"it asks {each.hook.endpoint} in {each.hook.parameter}, {there}")
+    if END_OF_DATA in smtpd.overridden:
+        found.append(f"master.cf sets -o {END_OF_DATA}={smtpd.overridden[END_OF_DATA]}")
+    unused = (text.partition("=")[0] for text in smtpd.instance.unused if CHECK in text)
+    found += [f"main.cf sets {name}, which Postfix does not know" for name in unused]
+    why = "; ".join(found) or f"no policy service in {smtpd.instance.directory}/main.cf or master.cf"
+    written, new = _written(smtpd, END_OF_DATA), check(recommended(served))
+    # At the beginning of a list it would keep own hosts from the checks that are there.
+    if not written or (OWN_NETWORKS not in written and _limited_networks(smtpd, Config())):
+        new = [OWN_NETWORKS, *new]
+    remedy = _command(smtpd, {END_OF_DATA: _with_check(smtpd, END_OF_DATA, written, new)})
+    listening = ", ".join(map(notation, served))
+    return Status.FAIL, f"does not ask this daemon, which listens on {listening}: {why}", remedy
+
+
+def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator[Finding]:
+    """Whether the daemon is asked at the end of data, about all messages, and whether its answer counts."""
+    hook, status, problems, remedy = each.hook, Status.WARN, [], ""
+    if hook.parameter != END_OF_DATA:
+        remedy = _change(each, None, f"move the check to {END_OF_DATA}")
+        problems.append("before the message is there: one that is rejected later counts")
         if hook.parameter != DATA and not hook.guarded:
-            detail = f"{each.place()}, before reject_unauth_destination: mail that is refused anyway counts"
-            yield Finding("restriction", Status.FAIL, detail, remedy)
-            continue
-        early = "before the message is there: one that is rejected later counts"
-        if config.counters.count == "recipients" and hook.parameter != DATA:
-            early += ', and count = "recipients" sees no recipients yet'
-        yield Finding("restriction", Status.WARN, f"{each.place()}, {early}", remedy)
-    parameters = sorted({each.hook.parameter for each in ours})
-    if parameters == [END_OF_DATA] and not any(each.hook.warned for each in ours):
+            status, problems = Status.FAIL, ["before reject_unauth_destination: mail that is refused anyway counts"]
+        elif config.counters.count == "recipients" and hook.parameter != DATA:
+            problems.append('count = "recipients" sees no recipients yet')
+    if hook.warned:
+        problems.append("behind warn_if_reject: Postfix only logs deferrals")
+        remedy = remedy or f"remove warn_if_reject before the check; then: {each.smtpd.instance.reload}"
+    if before := [word for word in hook.skipped_by if not is_served(_endpoint(each.smtpd, word), served)]:
+        problems.append(f"behind {', '.join(before)}: what that lets through with OK skips this check")
+        remedy = remedy or _change(each, _foremost, "put the check before it, or let it answer DUNNO in place of OK")
+    if problems:
+        yield Finding("restriction", status, f"{each.place}, {', and '.join(problems)}", remedy)
+    else:
         yield Finding("restriction", Status.OK, f"asked in {END_OF_DATA}, when the whole message is there")
 
 
-def _terms(ours: Sequence[_Asking], config: Config) -> Iterator[Finding]:
-    """What Postfix does when there is no answer, and when it takes long."""
-    fine = True
-    for each in _distinct(ours):
-        options, parameters = each.hook.options, each.smtpd.parameters
-        action = options.get("default_action") or parameters["smtpd_policy_service_default_action"]
-        timeout = options.get("timeout") or parameters["smtpd_policy_service_timeout"]
-        remedy = f"write {_check(each.hook.endpoint)}; then: postfix reload"
-        if action.upper() != "DUNNO":
-            fine = False
-            detail = f"{each.place()} with default_action={action}: while the daemon is down every message gets that"
-            yield Finding("default_action", Status.WARN, detail, remedy)
-        limit, deadline = seconds(timeout), config.reputation.deadline
-        if limit is None or not deadline < limit <= LONGEST_TIMEOUT:
-            fine = False
-            why = "a daemon that hangs would hold up each message for so long"
-            if limit is not None and limit <= deadline:
-                why = f"a request may wait {deadline:g} s for its score (reputation.deadline)"
-            detail = f"{each.place()} with timeout={timeout}: {why}"
-            yield Finding("timeout", Status.WARN, detail, remedy)
-    if fine:
+def _terms(each: _Check, config: Config) -> Iterator[Finding]:
+    """What Postfix does without an answer, and how long each message waits for one."""
+    options, parameters, prefix = each.hook.options, each.smtpd.parameters, "smtpd_policy_service_"
+    given = {name: options.get(name) or parameters.get(prefix + name, "") for name in ("retry_delay", *TERMS)}
+    remedy = _change(each, _with_terms, f"write {joined(check(each.hook.endpoint, options))}")
+    if given["default_action"].upper() == "DUNNO":
         yield Finding("default_action", Status.OK, "mail passes while the daemon is down (default_action=DUNNO)")
+    else:
+        detail = f"while the daemon is down, every message gets default_action={given['default_action']}"
+        yield Finding("default_action", Status.WARN, f"{each.place}: {detail}", remedy)
+    timeout, pause = seconds(given["timeout"]) or 0, seconds(given["retry_delay"]) or 0
+    tries = int(given["try_limit"]) if given["try_limit"].isdigit() else 1
+    down, hung = pause * (tries - 1), timeout * tries + pause * (tries - 1)
+    cost = f"a message waits {down:g} s while the daemon is down, {hung:g} s while it hangs"
+    terms = f"timeout={given['timeout']}, {tries} {'try' if tries == 1 else 'tries'}"
+    longest = config.reputation.deadline + config.counters.timeout
+    if timeout <= longest:
+        why = f"the daemon may need {longest:g} s (reputation.deadline and counters.timeout)"
+        yield Finding("timeout", Status.WARN, f"{each.place} with {terms}: {why}", remedy)
+    elif hung > LONGEST_WAIT:
+        yield Finding("timeout", Status.WARN, f"{each.place} with {terms}: {cost}", remedy)
+    else:
+        yield Finding("timeout", Status.OK, f"{cost} ({terms})")
 
 
-def _sockets(ours: Sequence[_Asking], postfix: Postfix) -> Iterator[Finding]:
-    """Whether the user that smtpd runs as may use the unix sockets."""
-    owner = postfix.main["mail_owner"]
-    for each in _distinct(ours):
-        endpoint = _endpoint(each, postfix)
-        if isinstance(endpoint, Unix) and (closed := obstacle(Path(endpoint.path), owner)):
-            yield Finding(
-                "socket",
-                Status.FAIL,
-                f"{each.place()}, but the user {owner} may not pass {closed}",
-                f"chmod o+x {closed} (o+rw for the socket itself), or use TCP",
+def _socket(each: _Check) -> Iterator[Finding]:
+    """Whether the user that smtpd runs as may use a unix socket."""
+    endpoint, owner = _endpoint(each.smtpd, each.hook.endpoint), each.smtpd.parameters["mail_owner"]
+    if isinstance(endpoint, Unix) and (closed := obstacle(Path(endpoint.path), owner)):
+        remedy = f"chmod o+x {closed} (o+rw for the socket itself), or use TCP"
+        yield Finding("socket", Status.FAIL, f"{each.place}, but the user {owner} may not pass {closed}", remedy)
+
+
+def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding]:
+    """Whether the site's own hosts are limited."""
+    exposed = [each for each in reached if not each.hook.own_networks]
+    for each in exposed:
+        if limited := _limited_networks(each.smtpd, config):
+            detail = (
+                f"{each.smtpd.name}: mynetworks has {', '.join(limited)}, [exempt] does not, and no {OWN_NETWORKS} "
             )
+            remedy = _change(each, _permitted, f"put {OWN_NETWORKS} before the check")
+            yield Finding("mynetworks", Status.WARN, f"{detail}comes before the check: these hosts are limited", remedy)
+            return
+    if reached:
+        how = "is exempt" if exposed else f"passes by {OWN_NETWORKS} before the check"
+        yield Finding("mynetworks", Status.OK, f"mail from mynetworks {how}")
 
 
-def _is_overridden(postfix: Postfix, served: Sequence[Endpoint]) -> bool:
-    """Whether every smtpd would ask this daemon if it went by main.cf."""
-    queue = postfix.queue_directory
+def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
+    """What mynetworks has and the daemon does not exempt."""
+    networks, others = networks_in(smtpd.parameters.get("mynetworks", ""))
+    free = [*config.exempt.networks]
+    free += [network for each in config.overrides if each.limit == UNLIMITED for network in each.networks]
+    limited = [n for n in networks if not any(n.version == f.version and n.subnet_of(f) for f in free)]  # type: ignore[arg-type]
+    return [*map(str, limited), *others]
+
+
+def permitted_networks(postfix: Postfix, served: Sequence[Endpoint]) -> list[Network]:
+    """The networks that Postfix does not ask about: those of mynetworks, unless a check comes without them."""
+    if not all(each.hook.own_networks for each in _checks(postfix.entrances, served) if each.ours):
+        return []
+    return [
+        network for smtpd in postfix.entrances for network in networks_in(smtpd.parameters.get("mynetworks", ""))[0]
+    ]
+
+
+def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
+    """Every parameter that names this daemon, in use or not: once it is removed, Postfix may defer mail over them."""
+    found: dict[str, list[str]] = {}
+    for instance in postfix.instances:
+        for name, value in instance.written.items():
+            if _names(value, Path(instance.main["queue_directory"]), served):
+                found.setdefault(f"{instance.directory}/main.cf", []).append(name)
+    for smtpd in postfix.smtpd:
+        for name, value in {**smtpd.overridden, "": smtpd.stray}.items():
+            if _names(value, smtpd.queue_directory, served):
+                found.setdefault(f"{smtpd.instance.directory}/master.cf", []).append(
+                    f"{smtpd.service} -o {name}".strip()
+                )
+    detail = "; ".join(f"{file}: {', '.join(names)}" for file, names in found.items())
+    return Finding("references", Status.OK, detail or "none")
+
+
+def _names(value: str, queue: Path, served: Sequence[Endpoint]) -> bool:
+    """Whether a value has an endpoint of this daemon in it, in any notation."""
     return any(
-        is_served(inside_endpoint(hook.endpoint, chroot=False, queue_directory=queue), served)
-        for hook in hooks(postfix.main)
+        is_served(inside_endpoint(text, chroot=chroot, queue_directory=queue), served)
+        for text in re.findall(r"(?:inet|unix|local):[^\s,{}]+", value)
+        for chroot in (False, True)
     )
 
 
-def _distinct(asking: Iterable[_Asking]) -> list[_Asking]:
+def _change(each: _Check, arrange: Arrange | None, otherwise: str) -> str:
+    """The command that changes the list of a check and keeps all other elements.
+
+    Args:
+        each: the check.
+        arrange: puts together what comes before the check, the check, and what comes behind it; None: the check moves
+            to the end of data.
+        otherwise: the remedy where the check is in a class or a variable.
+    """
+    smtpd, parameter = each.smtpd, each.hook.parameter
+    written = _written(smtpd, parameter)
+    index = position_of_check(written, lambda text: text == each.hook.endpoint)
+    if index is None:
+        return f"{otherwise}; then: {smtpd.instance.reload}"
+    before, found, behind = written[:index], written[index : index + 2], written[index + 2 :]
+    if arrange is not None:
+        return _command(smtpd, {parameter: arrange(before, found, behind)})
+    moved = with_check(_written(smtpd, END_OF_DATA), found)
+    return _command(smtpd, {parameter: [*before, *behind], END_OF_DATA: moved})
+
+
+def _with_check(smtpd: Smtpd, parameter: str, rest: list[str], new: list[str]) -> list[str]:
+    """A list with a check behind all that it has, or where nothing ends the list before."""
+    elements = with_check(rest, new)
+    hooks = restrictions_of({**smtpd.parameters, parameter: joined(elements)}).hooks
+    blocked = any(hook.blocked_by for hook in hooks if hook.parameter == parameter)
+    return [*new, *rest] if blocked else elements
+
+
+def _moved(each: _Check) -> Arrange:
+    return lambda before, found, behind: _with_check(each.smtpd, each.hook.parameter, [*before, *behind], found)
+
+
+def _foremost(before: list[str], found: list[str], behind: list[str]) -> list[str]:
+    first = position_of_check(before, lambda _: True) or 0
+    return [*before[:first], *found, *before[first:], *behind]
+
+
+def _with_terms(before: list[str], found: list[str], behind: list[str]) -> list[str]:
+    endpoint, options, _ = service_of(found[1])
+    return [*before, *check(endpoint, options), *behind]
+
+
+def _permitted(before: list[str], found: list[str], behind: list[str]) -> list[str]:
+    return [*before, OWN_NETWORKS, *found, *behind]
+
+
+def _command(smtpd: Smtpd, lists: Mapping[str, Sequence[str]]) -> str:
+    """What sets restriction lists for an smtpd, where they are set now, in a form that can be pasted."""
+    instance = smtpd.instance
+    settings = [f"{name} = {joined(elements)}" for name, elements in lists.items()]
+    if not smtpd.overridden.keys().isdisjoint(lists):
+        options = " ".join(f"-o {{ {setting} }}" for setting in settings)
+        return f"in {instance.directory}/master.cf, at {smtpd.service}: {options}; then: {instance.reload}"
+    quoted = ['"' + re.sub(r'(["$`\\])', r"\\\1", setting) + '"' for setting in settings]
+    return f"postconf{instance.option} -e {' '.join(quoted)} && {instance.reload}"
+
+
+def _written(smtpd: Smtpd, parameter: str) -> list[str]:
+    """The elements of a list as master.cf or main.cf has them, variables and classes included."""
+    return tokens(smtpd.overridden.get(parameter, smtpd.instance.written.get(parameter, "")))
+
+
+def _distinct(checks: Iterable[_Check]) -> list[_Check]:
     """One for each way of asking, however many services share it."""
-    found: dict[tuple[str, str, str, bool], _Asking] = {}
-    for each in asking:
-        hook = each.hook
-        found.setdefault((hook.parameter, hook.endpoint, str(hook.options), hook.warned), each)
-    return list(found.values())
+    return list({str(each.hook): each for each in reversed(list(checks))}.values())[::-1]
 
 
-def _endpoint(asking: _Asking, postfix: Postfix) -> Endpoint | None:
-    """Where it asks; None if that is no endpoint."""
-    return inside_endpoint(asking.hook.endpoint, chroot=asking.smtpd.chroot, queue_directory=postfix.queue_directory)
+def _endpoint(smtpd: Smtpd, text: str) -> Endpoint | None:
+    """Where an endpoint leads to; None if it is not an endpoint."""
+    return inside_endpoint(text, chroot=smtpd.chroot, queue_directory=smtpd.queue_directory)
 
 
-def _is_hidden(asking: _Asking, served: Sequence[Endpoint]) -> bool:
+def _is_hidden(each: _Check, served: Sequence[Endpoint]) -> bool:
     """Whether the daemon's own socket is meant, and a chroot hides it."""
-    kind, _, path = asking.hook.endpoint.partition(":")
-    return kind == "unix" and path.startswith("/") and asking.smtpd.chroot and is_served(Unix(path), served)
+    kind, _, path = each.hook.endpoint.partition(":")
+    return (
+        not each.ours
+        and kind == "unix"
+        and path.startswith("/")
+        and each.smtpd.chroot
+        and is_served(Unix(path), served)
+    )

@@ -1,11 +1,14 @@
-"""Where in Postfix's restriction lists a policy server is asked: from their text to values.
+"""Postfix's restriction lists: where they ask a policy server, and what smtpd cannot read in them.
 
-The lists are those of postconf(5) and SMTPD_ACCESS_README.
+The lists and their words are those of postconf(5), access(5) and SMTPD_ACCESS_README; what smtpd makes of a mistake
+is in its source (smtpd_check.c, attr_override.c).
 """
 
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 END_OF_DATA: Final = "smtpd_end_of_data_restrictions"
@@ -14,13 +17,62 @@ RELAY: Final = "smtpd_relay_restrictions"
 RECIPIENT: Final = "smtpd_recipient_restrictions"
 EARLY: Final = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
 LATE: Final = (DATA, END_OF_DATA, "smtpd_etrn_restrictions")
+CHECK: Final = "check_policy_service"
+OWN_NETWORKS: Final = "permit_mynetworks"
 
-_FINAL: Final = frozenset({"permit", "reject", "defer"})
-"""What stands behind one of these in its list is never reached."""
+_CLASSES: Final = "smtpd_restriction_classes"
+_ENDS: Final = frozenset({"permit", "reject", "defer"})
+"""The words that end a list for every client."""
+_STATIC_END: Final = re.compile(
+    r"\{?\s*(ok|relay|permit|\d+|(?:reject|defer|[45]\d\d|discard)\b(?!_).*)\s*\}?", re.IGNORECASE
+)
+"""A result of an access map that ends the list (access(5))."""
 _RELAY_GUARDS: Final = frozenset({"reject_unauth_destination", "defer_unauth_destination", "reject", "defer"})
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DEEPEST: Final = 10
 """Restriction classes inside each other; Postfix itself would not end with more."""
+
+_ACCESS: Final = frozenset(
+    f"check_{name}_access"
+    for name in (
+        *("client", "client_a", "client_mx", "client_ns", "helo", "helo_a", "helo_mx", "helo_ns", "sender", "sender_a"),
+        *(
+            "sender_mx",
+            "sender_ns",
+            "recipient",
+            "recipient_a",
+            "recipient_mx",
+            "recipient_ns",
+            "etrn",
+            "ccert",
+            "sasl",
+        ),
+        *(f"reverse_client_hostname{suffix}" for suffix in ("", "_a", "_mx", "_ns")),
+    )
+)
+_WITH_ARGUMENT: Final = frozenset(
+    """sleep reject_rbl reject_rbl_client reject_rhsbl_client reject_rhsbl_reverse_client reject_rhsbl_helo
+    reject_rhsbl_sender reject_rhsbl_recipient permit_dnswl_client permit_rhswl_client""".split()  # noqa: SIM905 - as a list of literals it fills a screen
+)
+_PLAIN: Final = frozenset(
+    """permit reject defer defer_if_permit defer_if_reject reject_unauth_pipelining reject_plaintext_session
+    reject_unknown_client reject_unknown_client_hostname reject_unknown_reverse_client_hostname permit_inet_interfaces
+    permit_mynetworks reject_maps_rbl reject_invalid_helo_hostname reject_invalid_hostname reject_unknown_helo_hostname
+    reject_unknown_hostname permit_naked_ip_address reject_non_fqdn_helo_hostname reject_non_fqdn_hostname
+    reject_unknown_address reject_unknown_sender_domain reject_unverified_sender reject_non_fqdn_sender
+    reject_sender_login_mismatch reject_authenticated_sender_login_mismatch reject_known_sender_login_mismatch
+    reject_unauthenticated_sender_login_mismatch reject_unlisted_sender permit_mx_backup permit_auth_destination
+    reject_unauth_destination defer_unauth_destination check_relay_domains permit_sasl_authenticated
+    permit_tls_all_clientcerts permit_tls_clientcerts reject_unknown_recipient_domain reject_non_fqdn_recipient
+    check_recipient_maps reject_unlisted_recipient reject_multi_recipient_bounce reject_unverified_recipient""".split()  # noqa: SIM905 - as a list of literals it fills a screen
+)
+_TIME: Final = re.compile(r"0*[1-9]\d*([smhdw].*)?")
+_ATTRIBUTES: Final = {
+    **dict.fromkeys(("timeout", "max_idle", "max_ttl", "retry_delay"), _TIME),
+    "try_limit": re.compile(r"0*[1-9]\d*"),
+    "request_limit": re.compile(r"\d+"),
+    **dict.fromkeys(("default_action", "policy_context"), re.compile(r".+")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +80,65 @@ class Hook:
     """One `check_policy_service`.
 
     Args:
-        parameter: the restriction list that it stands in.
-        endpoint: as it stands there, "inet:127.0.0.1:10045".
+        parameter: the restriction list that has it.
+        endpoint: as the list has it, "inet:127.0.0.1:10045".
         options: its own, such as timeout.
-        reached: nothing before it in its list ends the evaluation for every client.
+        blocked_by: the word before it that ends the list for every client; empty: the check is reached.
+        skipped_by: what comes before it and may end the list for outside mail: endpoints of policy services, words.
         guarded: asked only about mail that may be relayed: `reject_unauth_destination` comes before.
-        warned: behind `warn_if_reject`: a deferral is only logged.
+        warned: behind `warn_if_reject`, so that Postfix only logs a deferral.
+        own_networks: `permit_mynetworks` comes before.
     """
 
     parameter: str
     endpoint: str
     options: Mapping[str, str]
-    reached: bool
-    guarded: bool
-    warned: bool
+    blocked_by: str = ""
+    skipped_by: tuple[str, ...] = ()
+    guarded: bool = False
+    warned: bool = False
+    own_networks: bool = False
 
 
-def tokens(text: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A mistake in a restriction list.
+
+    Args:
+        parameter: the restriction list, or the class.
+        word: the element at fault.
+        detail: what is wrong.
+        fatal: smtpd does not start; otherwise it answers 451 to each message that reaches the word.
+    """
+
+    parameter: str
+    word: str
+    detail: str
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restrictions:
+    """What the restriction lists of one smtpd come to.
+
+    Args:
+        hooks: the policy services that it asks, in the order in which it comes to them.
+        faults: the mistakes.
+        by_map: the policy services of restriction classes that no list names: access maps may.
+    """
+
+    hooks: tuple[Hook, ...]
+    faults: tuple[Fault, ...]
+    by_map: tuple[Hook, ...]
+
+
+def tokens(text: str, separators: str = ", \t\r\n") -> list[str]:
     """The elements of a list: separated by commas and white space, those in braces as a whole (mystrtokq)."""
     found: list[str] = []
     depth, current = 0, ""
     for character in text:
-        depth += (character == "{") - (character == "}")
-        if depth <= 0 and character in ", \t\r\n":
+        depth = max(0, depth + (character == "{") - (character == "}"))
+        if depth == 0 and character in separators:
             found += [current] if current else []
             current = ""
         else:
@@ -58,57 +146,212 @@ def tokens(text: str) -> list[str]:
     return [*found, current] if current else found
 
 
-def hooks(parameters: Mapping[str, str]) -> list[Hook]:
-    """The policy services that one smtpd asks, in the order in which it comes to them.
+def restrictions_of(parameters: Mapping[str, str]) -> Restrictions:
+    """Read all restriction lists of one smtpd.
 
     Args:
         parameters: as they hold for it, expanded.
     """
+    reader = _Reader(parameters)
     # Before Postfix 3.6, which brought the parameter, it was this way round.
     relaying = (RECIPIENT, RELAY)
     if parameters.get("smtpd_relay_before_recipient_restrictions") == "yes":
         relaying = (RELAY, RECIPIENT)
-    found: list[Hook] = []
-    guarded = False
     for parameter in (*EARLY, *relaying, *LATE):
-        reached = True
-        elements = _expanded(parameters.get(parameter, ""), parameters)
-        for index, element in enumerate(elements):
-            word = element.lower()
-            if word == "check_policy_service" and index + 1 < len(elements):
-                endpoint, options = _service(elements[index + 1])
-                warned = index > 0 and elements[index - 1].lower() == "warn_if_reject"
-                found.append(Hook(parameter, endpoint, options, reached, guarded, warned))
-            reached &= word not in _FINAL
-            # In other lists these words stop only some clients, and say nothing of relaying.
-            guarded |= parameter in {RELAY, RECIPIENT} and word in _RELAY_GUARDS
-    return found
+        reader.read(parameter, tokens(parameters.get(parameter, "")))
+    hooks, has_maps = tuple(reader.hooks), reader.has_maps
+    reader.hooks.clear()
+    for name in [name for name in reader.classes if name not in reader.named]:
+        reader.read(name, tokens(parameters.get(name, "")))
+    # smtpd reads a class that nothing names when it starts, and never goes through it.
+    faults = (fault for fault in reader.faults if fault.fatal or has_maps or fault.parameter not in reader.classes)
+    return Restrictions(hooks, tuple(dict.fromkeys(faults)), tuple(reader.hooks) if has_maps else ())
 
 
-def _expanded(text: str, parameters: Mapping[str, str], depth: int = 0) -> list[str]:
-    """The elements of a list, the restriction classes in it replaced by what they stand for."""
-    classes = tokens(parameters.get("smtpd_restriction_classes", ""))
-    elements: list[str] = []
-    for element in tokens(text):
-        if element in classes and depth < _DEEPEST:
-            elements += _expanded(parameters.get(element, ""), parameters, depth + 1)
+class _Reader:
+    """Goes through lists as smtpd does.
+
+    Args:
+        parameters: of the smtpd.
+    """
+
+    def __init__(self, parameters: Mapping[str, str]) -> None:
+        self.hooks: list[Hook] = []
+        self.faults: list[Fault] = []
+        self.classes = tokens(parameters.get(_CLASSES, ""))
+        self.named: set[str] = set()
+        self.has_maps = False
+        self._parameters = parameters
+        self._everybody = not {"0.0.0.0/0", "[::]/0", "::/0"}.isdisjoint(tokens(parameters.get("mynetworks", "")))
+        self._guarded = False
+        for name in self.classes:
+            if not parameters.get(name):
+                self.faults.append(Fault(_CLASSES, name, f'the class "{name}" has no definition', fatal=True))
+
+    def read(self, parameter: str, elements: Sequence[str]) -> None:
+        """Go through a list."""
+        self._parameter = parameter
+        self._blocked_by, self._own_networks = "", False
+        self._before: list[str] = []
+        self._walk(elements, 0, warned=False)
+
+    def _walk(self, elements: Sequence[str], depth: int, *, warned: bool) -> None:
+        words, only_logged = iter(elements), warned
+        for element in words:
+            if element.lower() == "warn_if_reject":
+                only_logged = True
+                continue
+            self._take(element, words, depth, warned=only_logged)
+            only_logged = warned
+
+    def _take(self, element: str, words: Iterator[str], depth: int, *, warned: bool) -> None:
+        """Take one restriction with its argument."""
+        word = element.lower()
+        if ":" in element:
+            # A bare access map is allowed where it is clear what it is asked about (smtpd_check_eod, smtpd_check_data).
+            if self._parameter in {DATA, END_OF_DATA}:
+                self._fault(element, f'"{element}" is not the argument of a check before it')
+            self.has_maps = True
+        elif word == CHECK:
+            self._service(next(words, ""), warned=warned)
+        elif word in _ACCESS:
+            self._map(word, next(words, ""), depth, warned=warned)
+        elif word in _WITH_ARGUMENT:
+            next(words, None)
+        elif word in _PLAIN:
+            self._plain(word, warned=warned)
+        elif element in self.classes:
+            self.named.add(element)
+            if depth < _DEEPEST:
+                self._walk(tokens(self._parameters.get(element, "")), depth + 1, warned=warned)
         else:
-            elements.append(element)
-    return elements
+            why = " (Postfix knows no comments behind a value)" if element.startswith("#") else ""
+            if "=" in element:
+                why = f" ({CHECK} takes attributes only within braces, together with its endpoint)"
+            self._fault(element, f'"{element}" is not a restriction{why}')
+
+    def _plain(self, word: str, *, warned: bool) -> None:
+        if word in _ENDS and not (warned and word != "permit"):
+            self._block(word)
+        elif word == OWN_NETWORKS:
+            self._own_networks = True
+            if self._everybody:
+                self._block(f"{word}, and mynetworks has every address,")
+        elif word == "permit_auth_destination":
+            self._before.append(word)
+        # In other lists these words stop only some clients, and say nothing of relaying.
+        self._guarded |= self._parameter in {RELAY, RECIPIENT} and word in _RELAY_GUARDS
+
+    def _map(self, word: str, argument: str, depth: int, *, warned: bool) -> None:
+        self.has_maps = True
+        if ":" not in argument:
+            self._fault(word, f'{word} needs a map of the form type:name, not "{argument}"')
+        elif argument.startswith("static:") and word in {"check_client_access", "check_sender_access"}:
+            result = argument.removeprefix("static:")
+            if result in self.classes:
+                self._take(result, iter(()), depth, warned=warned)
+            elif _STATIC_END.fullmatch(result):
+                self._block(f"{word} {argument}")
+
+    def _service(self, element: str, *, warned: bool) -> None:
+        endpoint, options, problem = service_of(element)
+        if problem:
+            self._fault(element, f"{CHECK} {problem}", fatal=bool(element))
+            return
+        self.hooks.append(
+            Hook(
+                self._parameter,
+                endpoint,
+                options,
+                self._blocked_by,
+                tuple(self._before),
+                self._guarded,
+                warned,
+                self._own_networks,
+            )
+        )
+        self._before.append(endpoint)
+
+    def _block(self, word: str) -> None:
+        self._blocked_by = self._blocked_by or word
+
+    def _fault(self, word: str, detail: str, *, fatal: bool = False) -> None:
+        if fatal or not self._blocked_by:
+            self.faults.append(Fault(self._parameter, word, detail, fatal))
+        self._block(word)
 
 
-def _service(element: str) -> tuple[str, dict[str, str]]:
-    """Endpoint and options of a policy service: `inet:…`, or `{ inet:…, timeout=10s, … }`."""
-    endpoint, *options = tokens(_without_braces(element)) or [""]
-    pairs = (_without_braces(option).partition("=") for option in options)
-    return endpoint, {name.strip(): value.strip() for name, _, value in pairs}
+def service_of(element: str) -> tuple[str, dict[str, str], str]:
+    """Read the argument of `check_policy_service`: `inet:…`, or `{ inet:…, timeout=5s, … }`.
+
+    Returns:
+        Its endpoint, its options, and what smtpd cannot read in it; empty: nothing.
+    """
+    text, problem = _inside(element)
+    endpoint, *rest = tokens(text) or [""]
+    if not re.match(r"(inet|unix|local):.", endpoint):
+        problem = problem or f'needs an endpoint such as inet:127.0.0.1:10045, not "{endpoint}"'
+    options = {}
+    for option in rest:
+        inner, unbalanced = _inside(option)
+        name, equals, value = (part.strip() for part in inner.partition("="))
+        options[name] = value
+        form = _ATTRIBUTES.get(name)
+        if not equals or not name:
+            problem = problem or f'has the attribute "{inner}" without "=": write name=value, or {{ name = value }}'
+        elif form is None:
+            problem = problem or f'has an unknown attribute "{name}"'
+        elif unbalanced or not form.fullmatch(value):
+            problem = problem or unbalanced or f'has an invalid value in "{name}={value}"'
+    return endpoint, options, problem
 
 
-def _without_braces(text: str) -> str:
-    return text[1:-1].strip() if text.startswith("{") and text.endswith("}") else text
+def valid(options: Mapping[str, str]) -> dict[str, str]:
+    """Those options of a policy service that smtpd takes."""
+    return {name: text for name, text in options.items() if name in _ATTRIBUTES and _ATTRIBUTES[name].fullmatch(text)}
+
+
+def _inside(text: str) -> tuple[str, str]:
+    """The text in a pair of braces, or all of a text that has none, and what is wrong with the braces (extpar)."""
+    if not text.startswith("{"):
+        return text, ""
+    depth = 0
+    for index, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            behind = text[index + 1 :]
+            return text[1:index].strip(), f'has "{behind}" behind its closing brace' if behind else ""
+    return text[1:].strip(), "has no closing brace"
+
+
+def position_of_check(elements: Sequence[str], wanted: Callable[[str], bool]) -> int | None:
+    """Where a list has the first `check_policy_service` whose endpoint is wanted; None: nowhere."""
+    for index, (word, argument) in enumerate(pairwise(elements)):
+        if word.lower() == CHECK and wanted(service_of(argument)[0]):
+            return index
+    return None
+
+
+def with_check(elements: Sequence[str], check: Sequence[str]) -> list[str]:
+    """A list with a check behind all that it has, but before a word that would end it."""
+    end = next((index for index, word in enumerate(elements) if word.lower() in _ENDS), len(elements))
+    return [*elements[:end], *check, *elements[end:]]
+
+
+def joined(elements: Sequence[str]) -> str:
+    """The text of a list."""
+    text = "".join(elements[:1])
+    for word, element in pairwise(elements):
+        text += f"{' ' if word.lower() in _ACCESS | _WITH_ARGUMENT | {CHECK} else ', '}{element}"
+    return text
+
+
+def similar(word: str) -> str:
+    """The restriction that a misspelt word means; empty: none is like it."""
+    return next(iter(difflib.get_close_matches(word.lower(), _PLAIN | _ACCESS | _WITH_ARGUMENT | {CHECK}, 1, 0.8)), "")
 
 
 def seconds(text: str) -> float | None:
-    """A time value of Postfix, "10s" or "2m"; None if it is none."""
-    found = re.fullmatch(r"(\d+)([smhdw]?)", text)
+    """The seconds of a time value such as "10s" or "2m"; None: it is not a time value."""
+    found = re.match(r"(\d+)\s*($|[smhdw])", text)
     return int(found[1]) * _UNITS[found[2] or "s"] if found else None

@@ -26,12 +26,12 @@ def inside_endpoint(text: str, *, chroot: bool, queue_directory: Path) -> Endpoi
     chrooted (SMTPD_POLICY_README, "Client side configuration").
 
     Args:
-        text: as it stands in main.cf.
+        text: the value in main.cf.
         chroot: whether the smtpd that asks has the queue directory as its root.
         queue_directory: of Postfix.
 
     Returns:
-        None: it is no endpoint.
+        None: it is not an endpoint.
     """
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
@@ -65,8 +65,8 @@ def is_served(asked: Endpoint | None, served: Sequence[Endpoint]) -> bool:
     return False
 
 
-def somebody_listens(endpoint: Endpoint) -> bool:
-    """Whether a connection is taken there."""
+def listens(endpoint: Endpoint) -> bool:
+    """Whether something accepts connections at an endpoint."""
     try:
         if isinstance(endpoint, Inet):
             socket.create_connection((endpoint.host, endpoint.port), _PATIENCE).close()

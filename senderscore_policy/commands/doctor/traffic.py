@@ -1,116 +1,211 @@
-"""Checks of `doctor`: is the daemon asked while Postfix takes mail? And can its clock be believed?"""
+"""Checks of `doctor`: what the mail log says of Postfix and of its requests, and whether the clock is right."""
 
-import math
+import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor.daemon import Running
 from senderscore_policy.commands.doctor.finding import Finding, Status
-from senderscore_policy.commands.doctor.postconf import Postfix
+from senderscore_policy.commands.doctor.postconf import Network, Postfix
 from senderscore_policy.errors import BackendError, InputError
+from senderscore_policy.maillog.files import chunks_of
 from senderscore_policy.maillog.messages import read_logs
 from senderscore_policy.maillog.timestamps import as_text
 from senderscore_policy.policy.durations import span
 
 HOUR: Final = 3600.0
+DAY: Final = 24 * HOUR
 TAIL: Final = 16 * 1024 * 1024
 """Bytes at the end of a mail log that are read, about 100,000 lines."""
 MAIL_LOGS: Final = (Path("/var/log/mail.log"), Path("/var/log/maillog"))
 """Of Debian, and of Red Hat and SUSE."""
+FEW: Final = 10
+"""Messages without a request from which doctor warns: some were on their way, and an access map may permit others."""
 _PATIENCE: Final = 30.0
-_JOURNAL: Final = ("journalctl", "--quiet", "--no-pager", "--output=json")
+_JOURNAL: Final = ("journalctl", "--quiet", "--no-pager", "--output=short-iso")
+_FAULT: Final = re.compile(
+    rb"^([A-Z][a-z]{2} [ \d]\d [\d:]{8}|\d{4}-\S+) .*?/((?:smtpd|master)\[\d+\]: "
+    rb"(?:(?:fatal|panic): .*|warning: (?:unknown smtpd restriction|restriction .*(?:must be|bad argument)|specify one"
+    rb"|.*bad command startup).*|.*Server configuration (?:error|problem).*))$",
+    re.MULTILINE,
+)
+"""Time and text of what smtpd says when its configuration keeps it from taking mail."""
 
 
-def traffic_findings(running: Running, postfix: Postfix | None) -> Iterator[Finding]:
-    """Compare the daemon's last request with what the mail log says.
+@dataclass(frozen=True, slots=True)
+class MailLog:
+    """What the end of the mail log says.
 
     Args:
-        running: the daemon.
-        postfix: the instance that should ask it; None: it is not known.
+        name: of the log.
+        taken: when Postfix took the messages that came by SMTP, seconds since the epoch.
+        outside: when it took those of clients that are neither local nor authenticated.
+        fault: the last fault of smtpd: when, and its words; None: there was none.
     """
-    now, last = time.time(), running.own["last_request_at"]
-    if last is not None and now - last < HOUR:
-        yield Finding("requests", Status.OK, f"Postfix asked last {span(now - last)} ago")
-        return
-    since = max(now - HOUR, running.status["service"]["started_at"])
-    never = f"no request since {as_text(since)}"
-    if postfix is None:
-        yield Finding("requests", Status.WARN, f"{never}, and no mail log to compare with")
-        return
-    try:
-        # What Postfix took before its configuration was changed says nothing of the new one. Logs tell whole seconds.
-        since = math.floor(max(since, postfix.changed_at))
-        log, messages = _messages_since(postfix, since)
-    except (BackendError, InputError, OSError) as error:
-        detail = f"{never}; whether Postfix takes mail could not be seen: {error}"
-        remedy = "run doctor as root or as a member of the group adm" if isinstance(error, PermissionError) else ""
-        yield Finding("requests", Status.WARN, detail, remedy)
-        return
-    if not messages:
-        yield Finding("requests", Status.OK, f"{never}; nor did Postfix take mail from outside, says {log}")
-        return
-    yield Finding(
-        "requests",
-        Status.FAIL,
-        f"{never}, but Postfix took {messages} messages from outside since {as_text(since)}, says {log}",
-        "postfix reload, if main.cf is right; see the other checks of Postfix",
-    )
+
+    name: str
+    taken: Sequence[float]
+    outside: Sequence[float]
+    fault: tuple[float, str] | None
 
 
-def _messages_since(postfix: Postfix, since: float) -> tuple[str, int]:
-    """Where the mail log is, and how many messages of clients that are neither local nor authenticated are in it.
+def read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
+    """Read what Postfix logged since its configuration was changed, within a day.
+
+    Args:
+        postfix: the instances.
+        permitted: the networks that Postfix does not ask about.
 
     Raises:
-        BackendError: there is none.
-        InputError: it is none.
+        BackendError: the log is missing, or is not a file.
+        InputError: it is not a mail log.
         OSError: it cannot be read.
     """
+    since = int(max(postfix.changed_at, time.time() - DAY))
+    files = _log_files(postfix, since)
+    name, text = (str(files[-1]), b"".join(map(_end_of, files))) if files else ("the journal", _journal(postfix, since))
+    faults = ((_time_of(found[1]), found[2]) for found in _FAULT.finditer(text))
+    seen = [(at, words.decode(errors="replace")) for at, words in faults if at >= since]
+    # What master says of a process that ended is less than what the process said.
+    fault = max(seen, key=lambda each: (each[1].startswith("smtpd"), each[0]), default=None)
+    if not re.search(rb"/(?:smtpd|o?qmgr)\[", text):
+        return MailLog(name, (), (), fault)
     with tempfile.NamedTemporaryFile(prefix="senderscore-policy-") as copy:
-        path = _log_file(postfix, since)
-        if path is None:
-            name = "the journal"
-            copy.write(_journal(postfix, since))
-        else:
-            name = str(path)
-            with path.open("rb") as log:
-                log.seek(max(0, path.stat().st_size - TAIL))
-                copy.write(log.read(TAIL))
+        copy.write(text)
         copy.flush()
-        if not copy.tell():
-            return name, 0
         try:
             traffic = read_logs([copy.name], lambda _: None)
         except InputError as error:
             raise InputError(str(error).replace(copy.name, name)) from error
-    outside = [not who.authenticated and not _is_local(who.address) for who in traffic.who]
-    pairs = zip(traffic.times, traffic.senders, strict=True)
-    return name, sum(1 for at, sender in pairs if at >= since and outside[sender])
+    outside = [not who.authenticated and not _is_local(who.address, permitted) for who in traffic.who]
+    pairs = [(at, sender) for at, sender in zip(traffic.times, traffic.senders, strict=True) if at >= since]
+    return MailLog(name, [at for at, _ in pairs], [at for at, sender in pairs if outside[sender]], fault)
 
 
-def _log_file(postfix: Postfix, since: float) -> Path | None:
-    """The mail log; None: the journal is to be asked.
+def traffic_findings(running: Running | None, postfix: Postfix, permitted: Sequence[Network]) -> Iterator[Finding]:
+    """Compare what the mail log says with what the daemon was asked.
+
+    Args:
+        running: the daemon; None: it does not run.
+        postfix: the instances that should ask it.
+        permitted: the networks that Postfix does not ask about.
+    """
+    log = None
+    try:
+        log = read_mail_log(postfix, permitted)
+    except (BackendError, InputError, OSError) as error:
+        remedy = "see where maillog_file or syslog sends the log, and look for fatal and warning of smtpd there"
+        if isinstance(error, PermissionError):
+            remedy = "run doctor as root or as a member of the group adm"
+        yield Finding("log", Status.WARN, f"not looked at: {error}", remedy)
+    if log is not None:
+        yield _fault(log, postfix)
+    if running is not None:
+        yield requests_finding(running, postfix, log)
+
+
+def _fault(log: MailLog, postfix: Postfix) -> Finding:
+    """Whether smtpd reports a fault, and no message came after it."""
+    if log.fault is None:
+        return Finding("log", Status.OK, f"smtpd reports no fault of its configuration, says {log.name}")
+    at, words = log.fault
+    detail = f'"{words}" at {as_text(at)}, says {log.name}'
+    remedy = f"correct main.cf or master.cf; then: {postfix.instances[0].reload}"
+    if any(taken > at for taken in log.taken):
+        return Finding("log", Status.WARN, f"{detail}; Postfix has taken messages since", remedy)
+    return Finding("log", Status.FAIL, f"{detail}; Postfix has taken no message since", remedy)
+
+
+def _since(running: Running, postfix: Postfix | None) -> int:
+    """From when on requests and messages are compared: Postfix had its present configuration, and the daemon ran."""
+    started_at, changed_at = running.status["service"]["started_at"], postfix.changed_at if postfix else 0
+    # Logs have whole seconds.
+    return int(max(time.time() - HOUR, started_at, changed_at))
+
+
+def was_asked(running: Running | None, postfix: Postfix) -> bool:
+    """Whether Postfix has asked the daemon lately, with its present configuration."""
+    last = running and running.own["last_request_at"]
+    return bool(running and last and last >= _since(running, postfix))
+
+
+def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | None) -> Finding:
+    """Whether Postfix asks about the messages that it takes.
+
+    Args:
+        running: the daemon.
+        postfix: the instances that should ask it; None: they could not be read.
+        log: the mail log; None: it could not be read.
+    """
+    now, last, since = time.time(), running.own["last_request_at"], _since(running, postfix)
+    asked = f"Postfix asked last {span(now - last)} ago" if last else f"no request since {as_text(since)}"
+    if postfix is None or log is None:
+        status = Status.OK if last and last >= since else Status.WARN
+        return Finding("requests", status, f"{asked}; whether Postfix takes mail could not be seen")
+    remedy = f"{postfix.instances[0].reload}, if main.cf is right; see the other checks of Postfix"
+    if not last or last < since:
+        messages = sum(at >= since for at in log.outside)
+        if not messages:
+            return Finding("requests", Status.OK, f"{asked}; nor did Postfix take mail from outside, says {log.name}")
+        detail = f"{asked}, but Postfix took {messages} messages from outside since {as_text(since)}, says {log.name}"
+        return Finding("requests", Status.FAIL, detail, remedy)
+    minutes = [minute for minute in running.status["minutes"] if minute["start"] >= since]
+    requests = sum(sum(minute[kind].values()) for minute in minutes for kind in ("passed", "deferred"))
+    messages = sum(at >= minutes[0]["start"] for at in log.outside) if minutes else 0
+    if messages >= FEW and messages > 2 * requests:
+        detail = f"{asked}, {requests} times about {messages} messages from outside since "
+        remedy = "see what comes before the check in its restriction list: it lets most mail through without asking"
+        return Finding("requests", Status.WARN, f"{detail}{as_text(minutes[0]['start'])}, says {log.name}", remedy)
+    return Finding("requests", Status.OK, asked)
+
+
+def _log_files(postfix: Postfix, since: float) -> list[Path]:
+    """The mail log with what was rotated out of it since then, oldest first; none: the journal is to be asked.
 
     A file that syslog has not written to since then may be left over from the days before the journal.
     """
-    if configured := postfix.main.get("maillog_file"):
-        return Path(configured)
-    files = [path for path in MAIL_LOGS if path.exists()]
-    fresh = [path for path in files if path.stat().st_mtime >= since]
-    return next(iter(fresh if fresh or shutil.which(_JOURNAL[0]) else files), None)
+    if configured := postfix.instances[0].main.get("maillog_file"):
+        path = Path(configured)
+        if path.exists() and not path.is_file():
+            raise BackendError(f"Postfix logs to {path}, which is not a file")
+        return [*_rotated(path, since), path]
+    for path in MAIL_LOGS:
+        if fresh := _rotated(path, since) + [path] * (path.exists() and path.stat().st_mtime >= since):
+            return fresh
+    left_over = [path for path in MAIL_LOGS if path.exists()]
+    if shutil.which(_JOURNAL[0]) is None and not left_over:
+        raise BackendError(f"neither {' nor '.join(map(str, MAIL_LOGS))} nor a journal")
+    return [] if shutil.which(_JOURNAL[0]) else left_over[:1]
+
+
+def _rotated(path: Path, since: float) -> list[Path]:
+    """Older files of a log, as logrotate(8) and `postfix logrotate` name them."""
+    files = [(file.stat().st_mtime, file) for file in path.parent.glob(f"{path.name}[.-]*")]
+    return [file for at, file in sorted(files) if at >= since]
+
+
+def _end_of(path: Path) -> bytes:
+    """The end of a log file, which may be compressed."""
+    if path.suffix in {".gz", ".bz2", ".xz"}:
+        return b"".join(chunks_of(str(path), lambda _: None))[-TAIL:]
+    with path.open("rb") as log:
+        log.seek(max(0, path.stat().st_size - TAIL))
+        return log.read(TAIL)
 
 
 def _journal(postfix: Postfix, since: float) -> bytes:
-    """What Postfix wrote to the journal since then, as JSON."""
-    if shutil.which(_JOURNAL[0]) is None:
-        raise BackendError(f"neither {' nor '.join(map(str, MAIL_LOGS))} nor a journal")
-    names = {each.get("syslog_name", "postfix") for each in (postfix.main, *(s.parameters for s in postfix.smtpd))}
-    programs = [f"--identifier={name}/{program}" for name in sorted(names) for program in ("smtpd", "qmgr")]
+    """What Postfix wrote to the journal since then."""
+    parameters = [*(each.main for each in postfix.instances), *(smtpd.parameters for smtpd in postfix.smtpd)]
+    names = {each.get("syslog_name", "postfix") for each in parameters}
+    programs = [f"--identifier={name}/{program}" for name in sorted(names) for program in ("smtpd", "qmgr", "master")]
     command = [*_JOURNAL, *programs, f"--since=@{since:.0f}"]
     try:
         done = subprocess.run(  # noqa: S603 - a program of the system
@@ -123,11 +218,24 @@ def _journal(postfix: Postfix, since: float) -> bytes:
     return done.stdout[-TAIL:]
 
 
-def _is_local(address: str) -> bool:
+def _time_of(stamp: bytes) -> float:
+    """The time at the beginning of a log line; one without a year is not in the future. 0: the date does not exist."""
+    text, now = stamp.decode("ascii"), datetime.now().astimezone()
     try:
-        return ip_address(address).is_loopback
+        if text[0].isdigit():
+            return datetime.fromisoformat(text).timestamp()
+        at = datetime.strptime(f"{now.year} {text}", "%Y %b %d %H:%M:%S").astimezone()
+        return at.timestamp() if at.timestamp() < now.timestamp() + HOUR else at.replace(year=now.year - 1).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _is_local(address: str, permitted: Sequence[Network]) -> bool:
+    try:
+        ip = ip_address(address)
     except ValueError:
         return False
+    return ip.is_loopback or any(ip in network for network in permitted)
 
 
 def clock_finding(*, shared: bool) -> Finding:

@@ -1,8 +1,10 @@
 """Checks of `doctor`: does the score zone answer our resolver, and whose resolver is it?"""
 
 import asyncio
+import contextlib
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -10,22 +12,17 @@ from typing import Final
 from senderscore_policy.commands.doctor.finding import Finding, Status
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.config.warnings import PUBLIC_RESOLVERS, PUBLIC_ZONE
-from senderscore_policy.policy.reputation import Refused, Scored, Unavailable
+from senderscore_policy.policy.reputation import Refused, Scored, Unavailable, Unknown
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import LookupResult
+from senderscore_policy.reputation.lookup import RESOLV_CONF, LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
 
 TEST_ADDRESS: Final = "127.0.0.1"
 """No sender: a healthy zone has no entry for it (RFC 5782, 5)."""
-RESOLV_CONF: Final = Path("/etc/resolv.conf")
 STUB: Final = "127.0.0.53"
-"""systemd-resolved; whom it asks stands in `UPSTREAM` (systemd-resolved.service(8))."""
+"""Of systemd-resolved; `UPSTREAM` names the servers that it asks (systemd-resolved.service(8))."""
 UPSTREAM: Final = Path("/run/systemd/resolve/resolv.conf")
 
-REGISTER: Final = (
-    "register the address of your resolver at my.validity.com (article: Accessing Validity reputation data through "
-    "DNS), or set zone and nameservers in [reputation] to a copy of the zone; then reload"
-)
 REWRITES: Final = (
     "a resolver that rewrites NXDOMAIN, or a zone that has expired: ask a resolver of your own (nameservers in "
     "[reputation]), and check zone"
@@ -48,37 +45,77 @@ def zone_findings(settings: ReputationSettings, address: str) -> Iterator[Findin
         settings: which zone to ask, and whom.
         address: the client to ask about, an IPv4 address.
     """
-    resolver = ScoreResolver(settings, QueryBudget(0, time))
-    yield zone_finding(asyncio.run(resolver.query_raw(address)), settings.zone, address)
-    yield resolver_finding(settings)
+    hosts, source = resolvers_of(settings)
+    result, rcode = asyncio.run(_ask(ScoreResolver(settings, QueryBudget(0, time)), address))
+    finding = zone_finding(result, settings.zone, address, visible_address(hosts))
+    yield _existing(finding, settings.zone, rcode) if finding.status is Status.OK else finding
+    yield resolver_finding(settings, hosts, source)
 
 
-def zone_finding(probe: LookupResult, zone: str, address: str) -> Finding:
-    """What an answer of the zone means."""
-    raw = ", ".join(probe.addresses) or "no address"
-    asked = f"{probe.nameserver} says" if probe.nameserver else "nobody was asked:"
-    answer = f"{asked} {raw} ({probe.rcode or 'no response'}, {probe.elapsed * 1000:.0f} ms)"
+async def _ask(resolver: ScoreResolver, address: str) -> tuple[LookupResult, str | None]:
+    """The answer about a client, and the rcode of the answer about the zone itself."""
+    result = await resolver.query_raw(address)
+    return result, await resolver.zone_rcode() if isinstance(result.outcome, Scored | Unknown) else None
+
+
+def zone_finding(result: LookupResult, zone: str, address: str, visible: str) -> Finding:
+    """What an answer of the zone means.
+
+    Args:
+        result: of the lookup.
+        zone: its name.
+        address: of the client that was asked about.
+        visible: which address the zone sees, in words.
+    """
+    raw = ", ".join(result.addresses) or "no address"
+    asked = f"{result.nameserver} says" if result.nameserver else "no name server was asked:"
+    answer = f"{asked} {raw} ({result.rcode or 'no response'}, {result.elapsed * 1000:.0f} ms)"
     question = f"{zone} about {address}: {answer}"
-    match probe.outcome:
+    match result.outcome:
         case Refused():
-            return Finding("zone", Status.FAIL, f"{question}: the zone refuses your resolver", REGISTER)
-        case Unavailable(detail) if probe.addresses:
+            remedy = (
+                f"register {visible} at my.validity.com (article: Accessing Validity reputation data through DNS), or "
+                "set zone and nameservers in [reputation] to a copy of the zone; then: "
+                "systemctl reload senderscore-policy"
+            )
+            return Finding("zone", Status.FAIL, f"{question}: the zone refuses your resolver", remedy)
+        case Unavailable(detail) if result.addresses:
             return Finding("zone", Status.FAIL, f"{question}: {detail}", REWRITES)
         case Unavailable(detail):
-            return Finding("zone", Status.FAIL, f"{question}: {detail}", _BY_RCODE.get(probe.rcode or "", _UNREACHABLE))
+            remedy = _BY_RCODE.get(result.rcode or "", _UNREACHABLE)
+            return Finding("zone", Status.FAIL, f"{question}: {detail}", remedy)
         case Scored(score) if ip_address(address).is_loopback:
-            return Finding(
-                "zone", Status.FAIL, f"{question}: a score, {score}, for an address that sends no mail", REWRITES
-            )
+            detail = f"{question}: a score, {score}, for an address that sends no mail"
+            return Finding("zone", Status.FAIL, detail, REWRITES)
         case Scored(score):
             return Finding("zone", Status.OK, f"{question}: score {score}")
-    return Finding("zone", Status.OK, f"{question}: no score{', as it must be' if address == TEST_ADDRESS else ''}")
+    return Finding("zone", Status.OK, f"{question}: no score{', as expected' if address == TEST_ADDRESS else ''}")
 
 
-def resolver_finding(
+def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
+    """The finding about an answer that says "no score", once the zone itself was asked for.
+
+    Args:
+        finding: about the answer.
+        zone: its name.
+        rcode: of the answer to the question for its SOA record.
+    """
+    if rcode == "NOERROR":
+        return finding
+    if rcode == "NXDOMAIN":
+        remedy = "correct zone in [reputation], or ask a name server that knows the zone (nameservers in [reputation])"
+        detail = (
+            f"{finding.detail}; but there is no zone {zone} (NXDOMAIN for its SOA record), so no client has a score"
+        )
+        return Finding("zone", Status.FAIL, detail, remedy)
+    detail = f"{finding.detail}; whether there is a zone {zone} could not be seen ({rcode or 'no response'})"
+    return Finding("zone", Status.WARN, detail, _BY_RCODE.get(rcode or "", _UNREACHABLE))
+
+
+def resolvers_of(
     settings: ReputationSettings, resolv_conf: Path = RESOLV_CONF, upstream: Path = UPSTREAM
-) -> Finding:
-    """Whether scores are asked of a resolver that the whole Internet shares.
+) -> tuple[list[str], str]:
+    """The addresses of the name servers that are asked, and where they are configured.
 
     Args:
         settings: the zone and its name servers.
@@ -86,21 +123,52 @@ def resolver_finding(
         upstream: of systemd-resolved.
     """
     if settings.nameservers:
-        hosts, source = [server.host for server in settings.nameservers], "reputation.nameservers"
-    else:
-        hosts, source = nameservers_in(resolv_conf), str(resolv_conf)
-        if STUB in hosts and upstream.exists():
-            hosts, source = [*hosts, *nameservers_in(upstream)], f"{resolv_conf} and {upstream}"
-    asks = f"asks {', '.join(hosts) or 'nobody'} ({source})"
-    public = [host for host in hosts if ip_address(host) in PUBLIC_RESOLVERS]
-    if not public or settings.zone.lower() != PUBLIC_ZONE:
+        return [server.host for server in settings.nameservers], "reputation.nameservers"
+    hosts = nameservers_in(resolv_conf)
+    if STUB in hosts and upstream.exists():
+        return [*hosts, *nameservers_in(upstream)], f"{resolv_conf} and {upstream}"
+    return hosts, str(resolv_conf)
+
+
+def resolver_finding(settings: ReputationSettings, hosts: Sequence[str], source: str) -> Finding:
+    """Whose resolver it is, and which address has to be registered for the public zone."""
+    asks = f"asks {', '.join(hosts) or 'no name server'} ({source})"
+    if settings.zone.lower() != PUBLIC_ZONE:
         return Finding("resolver", Status.OK, asks)
+    public = [host for host in hosts if ip_address(host) in PUBLIC_RESOLVERS]
+    if not public:
+        return Finding("resolver", Status.OK, f"{asks}; to be registered with the zone: {visible_address(hosts)}")
     return Finding(
         "resolver",
         Status.WARN,
         f"{asks}: {', '.join(public)} shares one quota of the zone among all its users",
         "run a resolver of your own (such as unbound) and name it in reputation.nameservers",
     )
+
+
+def visible_address(hosts: Sequence[str]) -> str:
+    """Which address the zone sees when these name servers are asked, in words.
+
+    A server that forwards questions hides itself: the zone sees the last one.
+    """
+    forwarding = "unless it forwards questions to other servers: then theirs"
+    remote = [host for host in hosts if not ip_address(host).is_loopback]
+    if not remote:
+        return f"the public address of this host{_own_address()}, as its own resolver is asked, {forwarding}"
+    private = [host for host in remote if ip_address(host).is_private]
+    if private:
+        return f"the public address behind which {', '.join(private)} asks, {forwarding}"
+    return f"{', '.join(remote)}, {forwarding}"
+
+
+def _own_address() -> str:
+    """The address from which this host reaches others, in parentheses; empty if it has no public one."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Only the route is looked up: nothing is sent.
+        probe.connect(("192.0.2.1", 53))
+        own = ip_address(probe.getsockname()[0])
+        return f" ({own})" if own.is_global else ""
+    return ""
 
 
 def nameservers_in(resolv_conf: Path) -> list[str]:

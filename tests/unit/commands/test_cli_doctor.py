@@ -12,13 +12,13 @@ from command_fakes import ControlDaemon, Run, closed
 from senderscore_policy import __version__
 
 SERVICE = {"version": __version__, "mode": "enforce", "started_at": 0.0}
-SCORES = {"used": 0, "limit": 10000, "used_today": 0, "daily_limit": 1000}
+SCORES = {"zone_state": "answers", "state": "ok", "used": 0, "limit": 10000, "used_today": 0, "daily_limit": 1000}
 STATUS: dict[str, Any] = {"service": SERVICE, "health": "ready", "scores": SCORES}
 
 
 @pytest.fixture
 def file(place: Path) -> Path:
-    """A configuration file; nobody answers policy requests or questions about scores."""
+    """A configuration file whose policy socket and nameserver are closed."""
     path = place / "policy.toml"
     path.write_text(f"""
 [listen]
@@ -60,7 +60,21 @@ def test_each_check_is_one_line(run: Run, file: Path) -> None:
     assert ". Remedy: systemctl start senderscore-policy" in daemon
 
 
-@pytest.mark.parametrize("command", [["doctor"], ["explain", "192.0.2.75"], ["explain", "4ABC"]])
+@pytest.mark.parametrize("obstacle", ["run", "run/control.sock"])
+def test_an_ordinary_user_gets_the_checks_that_need_no_privilege(
+    run: Run, place: Path, file: Path, obstacle: str
+) -> None:
+    """The daemon could not be seen, which is a warning that says who may; all other checks run."""
+    (place / "run").mkdir()
+    file.write_text(file.read_text().replace("/control.sock", "/run/control.sock"))
+    with ControlDaemon(place / "run" / "control.sock"), closed(place / obstacle):
+        _, found = report(run, file)
+    assert "run/control.sock: permission denied; run this as root or as a member of the " in found["daemon"][0]
+    assert found["daemon"][0].startswith("WARN not looked at: ")
+    assert {"policy", "postfix", "counters", "zone", "resolver", "clock"} <= found.keys()
+
+
+@pytest.mark.parametrize("command", [["explain", "192.0.2.75"], ["explain", "4ABC"]])
 @pytest.mark.parametrize("obstacle", ["run", "run/control.sock"])
 def test_a_control_socket_that_denies_access_is_77(
     run: Run, place: Path, file: Path, command: list[str], obstacle: str
@@ -75,10 +89,34 @@ def test_a_control_socket_that_denies_access_is_77(
     assert len(err.splitlines()) == 1
 
 
-def test_a_file_with_a_mistake_is_78(run: Run, file: Path) -> None:
-    """As with all commands: what it says cannot be believed."""
-    file.write_text("mode = 7\n")
-    assert run("doctor", "-c", str(file))[0] == 78
+def test_a_file_with_mistakes_is_a_failure_and_every_other_check_runs(
+    run: Run, daemon: ControlDaemon, file: Path
+) -> None:
+    """Each mistake is a line, and what is valid in the file still leads to the daemon."""
+    daemon.answers["GET /api/status"] = 200, STATUS
+    daemon.answers["GET /api/daemon"] = 200, own(file)
+    file.write_text(f"mod = 1\n{file.read_text()}lookup = 7\n")
+    status, found = report(run, file)
+    assert status == 69
+    mistakes = [text for text in found["configuration"] if text.startswith("FAIL")]
+    assert [part for part in ("mod: ", "reputation.lookup: ") if not any(part in text for text in mistakes)] == []
+    assert all(f"check-config -c {file}" in text for text in mistakes)
+    assert found["daemon"][0].startswith("OK ")
+    assert "zone" in found
+
+
+def test_the_file_of_the_running_daemon_is_read(
+    run: Run, daemon: ControlDaemon, file: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without -c, doctor asks the zone that the daemon asks."""
+    other = place / "other.toml"
+    other.write_text(f'listen.control = "{place}/control.sock"\n')
+    monkeypatch.setattr("senderscore_policy.config.paths.CONFIG_FILE", other)
+    daemon.answers["GET /api/status"] = 200, STATUS
+    daemon.answers["GET /api/daemon"] = 200, own(file)
+    _, out, _ = run("doctor", "--postfix-config", f"{place}/no-postfix")
+    assert f"OK    configuration  the daemon goes by {file}" in out
+    assert "score.test about 127.0.0.1" in out
 
 
 def test_a_daemon_that_is_no_daemon(run: Run, daemon: ControlDaemon, file: Path) -> None:
@@ -97,6 +135,15 @@ def test_a_daemon_that_is_no_daemon(run: Run, daemon: ControlDaemon, file: Path)
         (({}, {}), {"daemon": "OK version ", "configuration": "OK ", "state": "OK ", "budget": "OK 0 of 1000 "}),
         (({"service": SERVICE | {"version": "0.0.1"}}, {}), {"daemon": "WARN the daemon still runs version 0.0.1"}),
         (({"health": "degraded: x"}, {}), {"daemon": "WARN degraded: x; see "}),
+        (({}, {}), {"scores": "OK the score zone as the daemon sees it: answers"}),
+        (
+            ({"scores": SCORES | {"zone_state": "not asked yet"}}, {}),
+            {"scores": "OK the score zone as the daemon sees it: "},
+        ),
+        (
+            ({"scores": SCORES | {"zone_state": "failing", "state": "degraded: scores cannot be read"}}, {}),
+            {"scores": "WARN failing: scores cannot be read; see the check zone"},
+        ),
         (({}, {"state": "degraded: state not saved: full"}), {"state": "WARN state not saved: full; let the "}),
         (({}, {"file": "/etc/other.toml"}), {"configuration": "WARN the daemon reads /etc/other.toml, and this "}),
         (({}, {"file": None}), {"configuration": "WARN the daemon reads no file, and this command "}),
