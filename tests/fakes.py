@@ -441,7 +441,7 @@ class DaemonSite:
         )
 
     async def send(self, address: str, messages: int = 1, **attributes: Any) -> list[str | None]:
-        """The answers to so many messages of a client, all in one batch."""
+        """The answers to a number of messages from a client, all in one batch."""
         requests = [FakeRequest(client_address=address, **attributes) for _ in range(messages)]
         for request in requests:
             self.engine.submit(request)
@@ -470,7 +470,7 @@ class DaemonSite:
         return await self.collector._collect()
 
     async def close(self) -> None:
-        """End what runs beside the test."""
+        """End the background tasks."""
         await self.source.close()
         self.writer.close()
 

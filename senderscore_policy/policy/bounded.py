@@ -1,4 +1,4 @@
-"""A bounded mapping with cheap eviction: two dictionaries, a young and an old generation."""
+"""Bounded tables with cheap eviction."""
 
 from collections.abc import ItemsView
 from hashlib import blake2b
@@ -9,17 +9,16 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """Keeps between `size / 2` and `size` of the entries used last.
+    """Keeps between `size / 2` and `size` of the entries used last, in a young and an old generation.
 
-    Each operation is one or two dictionary operations; an entry that is used moves to the young
-    generation, and when that is half of `size` the old one is dropped whole. That is nearly as good
-    as least-recently-used eviction without a linked list to keep in order for every request.
+    An entry that is used moves to the young generation; when that is half of `size`, the cache drops the old one.
+    This is nearly least-recently-used eviction, at one or two dictionary operations for each use.
 
     Args:
-        size: most entries kept; at least 2.
+        size: entries kept at most; at least 2.
 
     Attributes:
-        young: the generation used last. What is found in it need not be moved: a hot path may look here first.
+        young: the generation used last; a hot path may look here first.
     """
 
     __slots__ = ("_half", "_old", "young")
@@ -55,11 +54,7 @@ class BoundedCache(Generic[K, V]):
         self._old = {}
 
     def items(self) -> ItemsView[K, V]:
-        """The entries of a copy, those used longest ago first; of a key in both generations only the younger.
-
-        The copy is two dictionaries merged, a few milliseconds for 100,000 entries; a list of pairs
-        would take ten times as long.
-        """
+        """A copy of the entries, those used longest ago first; two merged dictionaries copy faster than pairs."""
         return (self._old | self.young).items()
 
     def __len__(self) -> int:
@@ -69,18 +64,13 @@ class BoundedCache(Generic[K, V]):
 LIFETIME: Final = 60.0
 """Seconds in which the same instance and client address are the same message."""
 MAX_ENTRIES: Final = 40_000
-"""Messages remembered at most; in a flood the oldest half is forgotten early, and its repeats count again."""
-
+"""Messages remembered at most; in a flood the table drops the oldest half early, and its repeats count again."""
 LONGEST_KEY: Final = 128
-"""Bytes of instance and client address that tell a message; Postfix's have about 40."""
+"""Bytes of instance and client address that are a key as such; Postfix's have about 40."""
 
 
 class Begun(Protocol):
-    """What the table remembers.
-
-    Attributes:
-        begun_at: monotonic seconds.
-    """
+    """A message with the monotonic time at which it was first seen."""
 
     begun_at: float
 
@@ -89,34 +79,23 @@ M = TypeVar("M", bound=Begun)
 
 
 class RepeatTable(Generic[M]):
-    """Messages of the last minute by instance and client address, bounded.
+    """Messages of the last minute by instance and client address.
 
-    They are kept in two generations: when the young one is a minute old, or half of what may be
-    remembered, the old one is dropped.
+    Postfix sends a request again after a lost connection, and a check at RCPT once for each recipient.
     """
 
     def __init__(self) -> None:
-        self._young: dict[bytes, M] = {}
-        self._old: dict[bytes, M] = {}
-        self._aged_at = 0.0
+        self._messages: BoundedCache[bytes, M] = BoundedCache(MAX_ENTRIES)
 
     def first(self, key: bytes, message: M) -> M | None:
-        """The message seen first under this key; None when `message` is, and it is remembered.
-
-        Args:
-            key: instance and client address.
-            message: remembered if there is none yet.
-        """
+        """The message seen first under this key; None if `message` is the first, which the table then keeps."""
         if len(key) > LONGEST_KEY:
             key = blake2b(key).digest()
-        now = message.begun_at
-        if now - self._aged_at > LIFETIME or len(self._young) >= MAX_ENTRIES // 2:
-            self._old, self._young, self._aged_at = self._young, {}, now
-        earlier = self._young.get(key) or self._old.get(key)
-        if earlier is not None and now - earlier.begun_at <= LIFETIME:
+        earlier = self._messages.get(key)
+        if earlier is not None and message.begun_at - earlier.begun_at <= LIFETIME:
             return earlier
-        self._young[key] = message
+        self._messages.put(key, message)
         return None
 
     def __len__(self) -> int:
-        return len(self._young) + len(self._old.keys() - self._young.keys())
+        return len(self._messages)

@@ -1,4 +1,4 @@
-"""Who a client is: from an attribute's text to the key that is counted and the address that is looked up."""
+"""Clients: from an attribute's text to the key that is counted and the address that is looked up."""
 
 import ipaddress
 from collections.abc import Iterable, Sequence
@@ -18,22 +18,11 @@ class Client:
     """A client as the engine sees it.
 
     Args:
-        exempt = self._exempt.match(address)
-        length, override = self._overrides.match(address) or (0, None)
-        reputation: Reputation | None = UNKNOWN
-        lookup: str | None = None
-        if address.version == 4:
-            key = str(address)
-            if not _WITHOUT_SCORE.match(address):
-                lookup, reputation = key, None
-        else:
-            # A network with a rule of its own must not share a counter with its neighbours.
-            longest = max(self._ipv6_prefix, length, 0 if exempt is None else exempt)
-            key = str(ipaddress.IPv6Network((address, longest), strict=False))
-        if exempt is not None:
+        key: what it is counted under: "192.0.2.75", or "2001:db8::/64" for an IPv6 network.
+        address: IPv4 text to look up; None where the zone is not asked.
         exempt: never counted, never limited.
-        reputation: given by an override, or `Unknown` where the zone is not asked; None: the zone decides.
-        limit: that an override gives, whatever the score.
+        reputation: from an override, or `Unknown` where the zone is not asked; None: the zone decides.
+        limit: from an override, whatever the score.
     """
 
     key: str
@@ -58,7 +47,7 @@ class Override:
 
 
 def parse_address(text: str) -> Address | None:
-    """Read an IP address; v4-mapped IPv6 becomes IPv4, and None means that the text is no address."""
+    """Read an IP address; v4-mapped IPv6 becomes IPv4. None: the text is not an address."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -74,7 +63,7 @@ class NetworkTable(Generic[V]):
     """Longest-prefix match over networks.
 
     Args:
-        entries: networks with their values; of the same network given twice the last one stands.
+        entries: networks with their values; the last value of a network counts.
     """
 
     def __init__(self, entries: Iterable[tuple[Network, V]]) -> None:
@@ -123,7 +112,7 @@ class ClientDirectory:
         self._ipv6_prefix = ipv6_prefix
 
     def ruled_network(self, address: Address) -> Network | None:
-        """The network of the exemption, else of the override, that applies to the address; None: there is none."""
+        """The network of the exemption, else of the override, that applies to the address; None: neither does."""
         exempt, override = self._exempt.match(address), self._overrides.match(address)
         length = exempt if exempt is not None or override is None else override[0]
         return None if length is None else ipaddress.ip_network((address, length), strict=False)

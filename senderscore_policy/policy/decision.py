@@ -26,14 +26,14 @@ class Decision(NamedTuple):
     """What was decided for one request. A NamedTuple: one is made for every message.
 
     Args:
-        request: as it came in.
+        request: the request itself.
         client: None without a usable client_address.
         reason: why.
         action: the answer, as sent: "DUNNO", or the rendered reply.
         count: messages counted in the window, this one included; 0 when it was not counted.
-        tier: name of the rule applied: "71-80", "unscored", "unavailable", "override"; "not-asked"
+        tier: name of the limit applied: "71-80", "unscored", "unavailable", "override"; "not-asked"
             while the score could not matter; "none" when nothing was counted.
-        limit: of that rule; of "not-asked" the smallest limit there is.
+        limit: its messages per window; for "not-asked" the smallest limit there is.
         reputation: as known; None: not asked.
         time: seconds since the epoch.
     """

@@ -22,7 +22,7 @@ class Policy:
         over_limit: the general reply above a limit.
         tier_replies: replies of tiers that have one of their own, by the template's text (`Limit.reply`).
         window: the window in words, for replies.
-        ask_from: from this count on the score is looked up, though nobody waits for it yet.
+        ask_from: from this count on a lookup starts in the background.
         observe: decide and count, but always permit.
         exempt_authenticated: SASL-authenticated clients are not counted.
         count_recipients: a message counts once for each recipient.
@@ -52,7 +52,7 @@ class Policy:
         return self.tiers.not_asked if reputation is None else self.tiers.limit_for(reputation)
 
     def action(self, limit: Limit, reputation: Reputation | None, messages: int, request: Request) -> str:
-        """The answer to a request above the limit of `limit`."""
+        """The answer to a request above the limit."""
         if self.observe:
             return PERMIT
         template = self.over_limit if limit.reply is None else self.tier_replies[limit.reply]
@@ -67,12 +67,12 @@ class Policy:
 
 
 def within(limit: float, messages: int, amount: int) -> bool:
-    """Whether a charge is within the limit.
+    """Whether a message is within the limit.
 
     Args:
-        limit: of the client's limit.
-        messages: counted in the window, the charge included.
-        amount: of the charge: a message with more recipients than the limit passes alone in an
-            empty window, or it could never pass at all.
+        limit: messages per window.
+        messages: counted in the window, the message included.
+        amount: 1, or the number of its recipients; a message with more recipients than the limit passes
+            alone in an empty window, or it could never pass at all.
     """
     return messages <= limit or (messages == amount and limit > 0)

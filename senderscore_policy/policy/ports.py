@@ -1,4 +1,4 @@
-"""What the engine needs from the world, as narrow protocols; adapters and test fakes are written to them."""
+"""The engine's ports: narrow protocols for counters, scores, time and observers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from senderscore_policy.policy.reputation import CachedScore, Reputation
 
 
 class Charge:
-    """One message to be counted, and what the counter says to it.
+    """A message to be counted, and its count.
 
     Args:
-        key: that the client is counted under (`Client.key`).
+        key: the client's key (`Client.key`).
         amount: 1, or the number of recipients.
 
     Attributes:
-        count: once counted, the messages of the client in the window, this charge included. Of several
-            charges of one client in a batch each sees those before it: concurrent messages get distinct counts.
-        receipt: where it was counted (bucket, servers): the store's own affair, for a refund.
+        count: once counted, the client's messages in the window, this one included. Several charges of one
+            client in a batch get distinct counts.
+        receipt: the place where the store counted it (bucket, servers), for a refund.
     """
 
     __slots__ = ("amount", "count", "key", "receipt")
@@ -32,7 +32,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What is counted for a client now.
+    """A client's counters now.
 
     Args:
         count: messages in the window.
@@ -50,7 +50,7 @@ class CounterStore(Protocol):
         """Take back `refunds`, which were counted before, then count `charges`: one round trip."""
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
-        """The counters of these clients as they stand, in order; nothing is counted."""
+        """Read the counters of each client, in order."""
 
     async def reset(self, clients: Sequence[str]) -> None:
         """Forget every bucket of the window for these clients."""
@@ -60,13 +60,13 @@ class ReputationSource(Protocol):
     """Reputations by IPv4 address (canonical text, such as "192.0.2.75")."""
 
     def known(self, address: str) -> CachedScore | None:
-        """What can be said at once: a fresh or stale entry, or the failure while asking is pointless."""
+        """The cached score, fresh or stale, or the failure while the zone must not be asked."""
 
     def start(self, address: str) -> None:
-        """Begin a lookup in the background, unless one is under way or asking is pointless."""
+        """Start a lookup in the background, unless one is under way or the zone must not be asked."""
 
     async def lookup(self, address: str) -> Reputation:
-        """The reputation, waited for at most the configured deadline; `Unavailable` when it passes."""
+        """The reputation, after at most the configured deadline; `Unavailable` when that passes."""
 
 
 class Clock(Protocol):
@@ -80,30 +80,30 @@ class Clock(Protocol):
 
 
 class Observer(Protocol):
-    """Told of every decision: the log, the metrics, the memory of recent decisions."""
+    """Receives every decision: the log, the metrics, the clients, the history."""
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        """A batch of decisions was made. Must not raise and must not wait."""
+        """Record a batch of decisions. Must not raise and must not wait."""
 
 
 class LookupObserver(Protocol):
-    """Told of score lookups."""
+    """Receives score lookups."""
 
     def looked_up(self, outcome: str, seconds: float) -> None:
-        """A lookup over DNS ended: "scored", "unknown", "refused" or "unavailable", and how long it took."""
+        """Record a lookup over DNS: "scored", "unknown", "refused" or "unavailable", and its duration."""
 
     def cache(self, result: str) -> None:
-        """A score was wanted: "hit", "stale", "shared" (found in memcached) or "miss"."""
+        """Record a use of the cache: "hit", "stale", "shared" (found in memcached) or "miss"."""
 
 
 class StoreObserver(Protocol):
-    """Told of round trips to memcached."""
+    """Receives round trips to memcached."""
 
     def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
-        """One pipelined exchange with one server ended."""
+        """Record a pipelined exchange with one server."""
 
     def poisoned_key(self) -> None:
-        """A key held something that is no counter; it was deleted."""
+        """Record a key that did not hold a counter and was deleted."""
 
 
 class SharedCache(Protocol):
@@ -127,8 +127,8 @@ class Persistent(Protocol):
         """
 
     def restore(self, lines: Iterable[str]) -> None:
-        """Take up what an earlier process saved.
+        """Load what an earlier process saved.
 
         Raises:
-            ValueError: the lines are malformed; nothing is taken up.
+            ValueError: the lines are malformed; nothing is loaded.
         """

@@ -39,7 +39,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The lookup failed: timeout, SERVFAIL, REFUSED, garbage, or an address that is no score.
+    """The lookup failed: timeout, SERVFAIL, REFUSED, garbage, or an address that is not a score.
 
     Args:
         detail: what happened, for people.

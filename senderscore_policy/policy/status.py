@@ -1,4 +1,4 @@
-"""How a client stands: what `get`, `score`, the status page and `top` show of it."""
+"""A client's status: what `get`, `score`, the status page and `top` show."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,10 +28,10 @@ def limit_state(limit: float, count: int, *, asked: bool, deferring: bool) -> Li
     Args:
         limit: its messages per window.
         count: messages counted in the window.
-        asked: whether its score is known or does not matter. While it is not, nobody is limited: the
-            limit is the smallest one, and above it the score is asked.
-        deferring: whether messages of it were deferred lately. As messages leave the window one by
-            one, a client that goes on sending is let in now and then, and limited all the same.
+        asked: whether its score is known or does not matter. While it is not, the limit is the smallest
+            one, and above it the daemon looks the score up.
+        deferring: whether its messages were deferred lately. Messages leave the window bucket by bucket: a client
+            that goes on sending gets one through now and then, and is limited nevertheless.
     """
     if limit == UNLIMITED:
         return LimitState.UNLIMITED
@@ -53,10 +53,10 @@ class ClientStatus:
     Args:
         client: with its override, if it has one.
         reputation: as known; None: not asked.
-        limit: that it is held to as far as is known.
+        limit: the limit in force, as far as is known.
         count: messages counted in the window.
         deferred: above the limit in the window, as this daemon has seen them.
-        deferring: whether there were any of these lately.
+        deferring: whether messages were deferred lately.
     """
 
     client: Client
@@ -126,7 +126,7 @@ def status_of(
     *,
     deferring: bool = False,
 ) -> ClientStatus:
-    """A client's standing by the policy in force.
+    """A client's status by the policy in force.
 
     Args:
         policy: the site's policy.
@@ -134,7 +134,7 @@ def status_of(
         reputation: what the zone said, None if it has not been asked; an override goes before it.
         count: messages counted in the window.
         deferred: above the limit in the window.
-        deferring: whether there were any of these lately.
+        deferring: whether messages were deferred lately.
     """
     reputation = client.reputation or reputation
     limit = policy.limit_for(client, reputation)

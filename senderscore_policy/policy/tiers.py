@@ -38,7 +38,7 @@ class Tier:
 class TierTable:
     """The limit for every outcome of a lookup.
 
-    `not_asked` is the limit for a client whose score nobody has needed yet: the smallest limit of all.
+    `not_asked` is the limit for a client whose score was not needed yet: the smallest limit of all.
 
     Args:
         tiers: contiguous over 0-100, in any order (the configuration has checked it).

@@ -79,7 +79,7 @@ class PolicyConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place among the connections."""
-        # Not asserted: uvloop's transports are none of asyncio's classes.
+        # Not asserted: uvloop's transports do not inherit from asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
         address = transport.get_extra_info("peername")
         self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix socket"
@@ -112,7 +112,7 @@ class PolicyConnection(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Leave; requests in hand are decided all the same, their answers go nowhere."""
+        """Leave; the engine still decides requests in hand, and their answers are dropped."""
         self.in_hand.clear()
         self.server.leave(self)
 
@@ -188,7 +188,7 @@ class PolicyServer:
 
     Args:
         submit: takes a question into the engine's next batch.
-        latency: told the seconds from each request's last byte to its reply.
+        latency: observes the seconds from each request's last byte to its reply.
         max_connections: at this many an idle one is closed for a newcomer, see `enter`.
         idle_timeout: seconds after which an idle connection is closed.
 
@@ -206,9 +206,9 @@ class PolicyServer:
         self._idle_timeout = idle_timeout
         # A dictionary for its order: of connections equally long idle the oldest goes.
         self._connections: dict[PolicyConnection, None] = {}
-        # Closed for a newcomer, but what they were sent is not taken yet.
+        # Closed for a newcomer, with replies that the peer has not read.
         self._leaving: set[PolicyConnection] = set()
-        # Not the event loop's time: uvloop's stands still within a round and counts whole milliseconds.
+        # Not the event loop's time: uvloop's changes once a round and has whole milliseconds.
         self.now = time.monotonic
         self.due: list[PolicyConnection] = []
 
@@ -218,10 +218,7 @@ class PolicyServer:
         return len(self._connections)
 
     def enter(self, connection: PolicyConnection) -> None:
-        """Take a new connection in, at the price of the one that has been idle longest.
-
-        One that never asked anything goes first: a crowd of those displaces nobody who does.
-        """
+        """Serve a new connection. At `max_connections` close one that never asked, else the one idle longest."""
         self.counts.accepted += 1
         self._connections[connection] = None
         if len(self._connections) > self._max_connections:

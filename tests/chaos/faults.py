@@ -25,11 +25,11 @@ class Fault:
 
     Attributes:
         name: in the table.
-        strike: makes the fault, lets about so many seconds pass, and ends it.
+        strike: makes the fault, lets about that many seconds pass, and ends it.
         setting: what it strikes.
         kept: see there. No count may ever be above what was sent.
         lives: how many times its limit a client may get through meanwhile, as its count starts again at zero;
-            None: there is no bound (it has no limit while its score is unknown).
+            None: no bound (it has no limit while its score is unknown).
         felt: must be found in the daemon's log, or the fault was none; empty: `strike` sees to it.
         twice: requests of one client that may count twice.
         share: of the clients, of whom every message must be in their counts.

@@ -25,7 +25,7 @@ FLOODS: Final = 50
 FLOOD: Final = 256 * 1024
 MOST_MEMORY: Final = 250
 """Megabytes of a daemon that is flooded."""
-# The daemon as it is, but for the minute between two saves of its state.
+# The daemon, with half a second instead of a minute between two saves of its state.
 _SAVING_OFTEN: Final = """
 import sys
 from senderscore_policy.server import state
@@ -107,7 +107,7 @@ def few_descriptors(site: Site) -> None:
 
 @contextlib.contextmanager
 def _strangers(site: Site, count: int) -> Iterator[None]:
-    """So many connections on which nobody asks anything; every other one has begun a request."""
+    """A number of connections that ask nothing; every other one has begun a request."""
     with contextlib.ExitStack() as stack:
         for number in range(count):
             stranger = stack.enter_context(socket.socket(socket.AF_UNIX))
@@ -176,7 +176,7 @@ def out_of_descriptors(site: Site, seconds: float) -> None:
 
 
 def reloads(site: Site, _seconds: float) -> None:
-    """A hundred reloads, of which every third finds a mistake and every third another timeout of memcached."""
+    """A hundred reloads; every third finds a mistake and every third another timeout of memcached."""
     good = site.tables
     other = good | {"counters": good["counters"] | {"timeout": 4}}
     wrong: dict[str, Any] = good | {"mode": "nonsense"}

@@ -37,7 +37,7 @@ class Record:
         sent_by: requests by client.
         answered: answers by phase and client.
         passed: messages that the greedy clients got through.
-        wrong: what clients below their limit were told instead of DUNNO.
+        wrong: answers other than DUNNO to clients below their limit.
         worst: the longest wait for an answer, in seconds.
         phase: now.
     """

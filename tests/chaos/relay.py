@@ -14,12 +14,12 @@ Spoiler = Callable[[bytes, socket.socket], None]
 
 
 def honest(answer: bytes, daemon: socket.socket) -> None:
-    """Pass it on as it is."""
+    """Pass it on unchanged."""
     daemon.sendall(answer)
 
 
 def late(seconds: float) -> Spoiler:
-    """Pass it on after so many seconds."""
+    """Pass it on after this many seconds."""
 
     def spoiler(answer: bytes, daemon: socket.socket) -> None:
         time.sleep(seconds)
@@ -52,7 +52,7 @@ def garbage(_answer: bytes, daemon: socket.socket) -> None:
 
 
 class Relay:
-    """Stands before the server at `port` from the moment of `with` to its end.
+    """Relays to the server at `port` from the moment of `with` to its end.
 
     Attributes:
         port: where the relay listens, on 127.0.0.1.

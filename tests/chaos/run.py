@@ -21,7 +21,7 @@ SHORT_AT_ONCE: Final = 4
 
 
 def main() -> int:
-    """Run them and write the table; 1 if a promise was broken. Lateness is told, and no failure in the short form."""
+    """Run them and write the table; 1 if a promise was broken. In the short form lateness is only reported."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="a minute or two; writes nothing, and time is no failure")
     parser.add_argument("--only", default="", metavar="TEXT", help="faults with this in their names; writes nothing")

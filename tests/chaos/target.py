@@ -142,7 +142,7 @@ def own_counters(_site: Site) -> None:
 
 
 def memcached(servers: int = 1, replicas: int = 1, timeout: float = 0.25, *options: str) -> Setting:
-    """So many memcached servers; 0.25 s is the daemon's default."""
+    """A number of memcached servers; 0.25 s is the daemon's default."""
 
     def setting(site: Site) -> None:
         for _ in range(servers):

@@ -144,7 +144,7 @@ def _end(fault: Fault, site: Site) -> list[str]:
     try:
         site.daemon.stop()
     except AssertionError:
-        # The log without the lines of decisions, of which there are hundreds.
+        # The log without its hundreds of decision lines.
         lines = [line for line in site.daemon.log.splitlines() if "decision reason=" not in line]
         problems.append("\n".join([f"the daemon ended with status {site.daemon.process.returncode}; its log:", *lines]))
     if fault.felt not in site.daemon.log:

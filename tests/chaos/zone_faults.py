@@ -18,7 +18,7 @@ _TIERS: Final = [{"scores": "0-50", "limit": 10}, {"scores": "51-100", "limit": 
 
 
 def zone(site: Site) -> None:
-    """A score zone in which all clients are good but the greedy ones; nobody's score matters up to 10 messages."""
+    """A score zone with good scores but for the greedy clients; no score matters up to 10 messages."""
     site.nameserver = site.stack.enter_context(Nameserver())
     site.nameserver.otherwise = GOOD
     for client in GREEDY:
@@ -76,7 +76,7 @@ def broken(site: Site, seconds: float) -> None:
 
 
 def lying(site: Site, seconds: float) -> None:
-    """Answers that are no scores: of a hijacking resolver, beyond 100, of another list, no DNS at all."""
+    """Answers that are not scores: from a hijacking resolver, beyond 100, from another list, garbage instead of DNS."""
     lies = [addresses(lie) for lie in ("203.0.113.80", "127.0.4.101", "127.0.0.2", "127.0.5.0")]
     _answering(site, seconds, _in_turns(*lies, garbage))
 

@@ -23,5 +23,5 @@ def test_every_fault_is_described_and_measured(monkeypatch: pytest.MonkeyPatch) 
 
 
 def first_cells(text: str) -> list[str]:
-    """What stands in the first column of the tables, without their rules."""
+    """The first column of the tables, without their rules."""
     return re.findall(r"^\| ([^|]+?) \|", text, re.MULTILINE)

@@ -35,7 +35,7 @@ def test_each_bound_is_that_of_the_code(name: str, said: str) -> None:
 
 
 def test_no_bound_of_the_code_is_left_out() -> None:
-    """Every MAX_… and LARGEST_… of the daemon's modules stands in the table."""
+    """The table has every MAX_… and LARGEST_… of the daemon's modules."""
     package = PAGE.parent / "senderscore_policy"
     found = {
         f"{'.'.join(path.relative_to(package).with_suffix('').parts)}.{name}"

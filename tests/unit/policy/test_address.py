@@ -15,7 +15,7 @@ ADDRESSES = st.ip_addresses()
     "text", ["unknown", "", "192.0.2", "192.0.2.75 ", "192.0.2.075", "fe80::1%eth0", "a" * 100, "３"]
 )
 def test_no_address(text: str) -> None:
-    """What is no address is None, never an error."""
+    """A text that is not an address gives None and does not raise."""
     assert parse_address(text) is None
 
 

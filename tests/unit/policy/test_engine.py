@@ -7,6 +7,7 @@ import pytest
 from fakes import EngineBench, FakeRequest
 
 from senderscore_policy.policy.decision import Reason
+from senderscore_policy.policy.engine import MAX_BATCH
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Reputation, Scored, Unavailable
 
 SMALL_TIERS = """
@@ -196,8 +197,61 @@ async def test_one_message_counts_once() -> None:
     assert bench.store.counts["192.0.2.76"] == 1
 
 
+async def test_requests_that_wait_for_one_score_share_a_lookup() -> None:
+    """A thousand messages of one client above the smallest limit cost one lookup, and each gets its answer."""
+    bench = EngineBench(SMALL_TIERS)
+    bench.source.by_lookup["192.0.2.75"] = Scored(0)
+    bench.store.counts["192.0.2.75"] = 100
+    lookups: list[str] = []
+    lookup = bench.source.lookup
+
+    async def counted(address: str) -> Reputation:
+        lookups.append(address)
+        return await lookup(address)
+
+    bench.source.lookup = counted  # type: ignore[method-assign]
+    answers = await bench.ask(*[FakeRequest(client_address="192.0.2.75") for _ in range(1000)])
+    assert all(answer is not None and answer.startswith("421") for answer in answers)
+    assert lookups == ["192.0.2.75"]
+
+
+async def test_a_failing_lookup_fails_the_requests_that_wait_for_it() -> None:
+    """An error that the program did not foresee ends these requests, and the engine goes on."""
+    bench = EngineBench(SMALL_TIERS)
+    bench.store.counts["192.0.2.75"] = 100
+
+    async def failing(_address: str) -> Reputation:
+        raise ZeroDivisionError
+
+    bench.source.lookup = failing  # type: ignore[method-assign]
+    request = FakeRequest(client_address="192.0.2.75")
+    assert await bench.ask(request) == [None]
+    assert isinstance(request.error, ZeroDivisionError)
+    assert await bench.one("192.0.2.76") == "DUNNO"
+
+
+async def test_the_event_loop_has_its_turn_between_batches() -> None:
+    """A flood of uncounted requests does not keep another task from running."""
+    bench = EngineBench()
+    for _ in range(10 * MAX_BATCH):
+        bench.engine.submit(FakeRequest(client_address=""))
+    bench.engine.stop()
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    await bench.engine.run()
+    task.cancel()
+    assert turns >= 9
+
+
 async def test_a_long_instance_is_an_instance() -> None:
-    """An instance of any length tells a message, without being kept at its length."""
+    """An instance of any length identifies a message; the table keeps a digest of a long one."""
     bench = EngineBench()
     for instance in ("x" * 9_000, "x" * 9_000, "x" * 9_001):
         assert await bench.one(instance=instance) == "DUNNO"
@@ -234,7 +288,7 @@ async def test_a_repeat_waits_while_the_first_is_being_decided() -> None:
 
 
 async def test_without_an_instance_every_request_counts() -> None:
-    """An empty or absent instance tells nothing: each request is a message."""
+    """Without an instance each request is a message of its own."""
     bench = EngineBench()
     await bench.one(instance="")
     await bench.one()
@@ -242,7 +296,7 @@ async def test_without_an_instance_every_request_counts() -> None:
 
 
 async def test_observe_mode_permits_and_records() -> None:
-    """mode = "observe" answers DUNNO, gives the message back all the same, and records that it was over the limit."""
+    """mode = "observe" answers DUNNO, gives the message back, and records that it was over the limit."""
     bench = EngineBench('mode = "observe"\n' + SMALL_TIERS)
     bench.source.at_hand["192.0.2.75"] = Scored(0)
     assert [await bench.one() for _ in range(4)] == ["DUNNO"] * 4

@@ -109,7 +109,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
         return max(1, recipients) if self.by_recipients else 1
 
     def recent(self, address: str, reach: float) -> int:
-        """What the client was let through with in the last so many seconds."""
+        """The number of the client's messages that passed within the last `reach` seconds."""
         return sum(message.amount for message in self.accepted[address] if message.time > self.clock.now - reach)
 
     @rule(seconds=st.floats(0, 700))
@@ -177,7 +177,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
 
     @rule(address=WHO)
     def the_administrator_resets(self, address: str) -> None:
-        """The client begins anew."""
+        """The client's count starts at zero."""
         self.runner.run(self.store.reset([self.key(address)]))
         self.accepted[address].clear()
 

@@ -114,7 +114,7 @@ def test_text_is_printable() -> None:
     ],
 )
 def test_malformed(stream: bytes, fault: str) -> None:
-    """What is no policy request is a fault; the requests before it stand, nothing after it does."""
+    """A malformed request is a fault: requests before it are valid, and nothing after it is read."""
     parser = RequestParser()
     requests = parser.feed(POSTFIX + stream)
     assert len(requests) == 1

@@ -43,7 +43,7 @@ def test_steady_traffic_is_counted_whole(buckets: int, now: float, per_bucket: i
 def test_a_client_is_let_in_again_when_its_count_has_room(
     window: Window, now: float, sent: list[int], limit: int
 ) -> None:
-    """At the time told a message is within the limit, a moment before it is not, unless the time is now."""
+    """At the time that opens_at gives a message is within the limit; a moment before it is not, unless that is now."""
     current = window.view(now).current
     counts = {current - age: count for age, count in enumerate(sent) if age < window.buckets}
     opens = window.opens_at(counts, limit, now)

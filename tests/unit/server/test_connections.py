@@ -113,7 +113,7 @@ async def test_who_reads_no_replies_does_not_keep_its_place(monkeypatch: pytest.
 
 
 async def test_what_a_leaving_peer_does_not_take_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is to end, and whose peer takes nothing for REQUEST_TIME, is closed all the same, and once."""
+    """A connection that is ending, and whose peer reads nothing for REQUEST_TIME, is closed once."""
     monkeypatch.setattr(server_module, "SWEEP_INTERVAL", 0)
     desk = Desk()
     peer, stuck = await _stuck(desk)
