@@ -1,6 +1,7 @@
 """The shipped files, and facts that more than one file states."""
 
 import dataclasses
+import email.utils
 import importlib.metadata
 import importlib.resources
 import re
@@ -45,10 +46,13 @@ def test_data_files_are_in_the_package(file: str) -> None:
 
 
 def test_the_changelog_begins_with_this_version() -> None:
-    """The changelog describes the newest version under its number and the date of its release."""
-    newest = re.search(r"^## \[(\S+)\] - \d{4}-\d{2}-\d{2}$", read("CHANGELOG.md"), re.MULTILINE)
+    """The changelog describes the newest version under its number and its date, which is that of the package."""
+    newest = re.search(r"^## \[(\S+)\] - (\d{4}-\d{2}-\d{2})$", read("CHANGELOG.md"), re.MULTILINE)
     assert newest
     assert newest[1] == senderscore_policy.__version__
+    package = re.search(r"^ -- .*>  (.*)$", read("debian/changelog"), re.MULTILINE)
+    assert package
+    assert newest[2] == email.utils.parsedate_to_datetime(package[1]).date().isoformat()
 
 
 @pytest.mark.parametrize(
