@@ -72,6 +72,15 @@ def test_main_cf_is_the_same_everywhere(path: str) -> None:
     assert " ".join(line.replace("#", "").split()) == f"permit_mynetworks, check_policy_service {{ {attributes} }}"
 
 
+def test_the_container_example_asks_as_recommended() -> None:
+    """Postfix's container differs in the endpoint only: the socket that the daemon's container listens on."""
+    text = read("contrib/container/postfix/Containerfile")
+    (endpoint,) = re.findall(
+        r"permit_mynetworks, check_policy_service \{ (\S+), timeout=5s, try_limit=1, default_action=DUNNO \}", text
+    )
+    assert endpoint in [str(policy) for policy in load(ROOT / "contrib/container/policy.toml").listen.policy]
+
+
 def test_the_readme_shows_the_default_reply() -> None:
     """What a client is shown to see is what it will see."""
     action = ReplyTemplate(Config().over_limit).render(75, "71-80", 800, 801, "hour", "192.0.2.75")
