@@ -64,6 +64,8 @@ def test_logcheck_ignores_a_reload(line: str) -> None:
         (deferral(), True),
         ("serving on 127.0.0.1:10045, mode enforce, counters in memory", True),
         ("configuration reloaded, generation 2", True),
+        ("score.senderscore.com answers: scores are looked up", True),
+        ("score.senderscore.com is failing (SERVFAIL): clients without a cached score fall under [unavailable]", False),
         ("stopping", True),
         ("malformed request from 127.0.0.1:40000: a line without '='; disconnected", False),
         ("configuration not reloaded: counters.window: must be 60 or more", False),
