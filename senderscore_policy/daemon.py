@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,6 @@ from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, RecentTraffic
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.policy import Policy
-from senderscore_policy.policy.ports import Observer
 from senderscore_policy.reputation.source import open_source
 from senderscore_policy.server import sockets as systemd
 from senderscore_policy.server.connections import PolicyConnection, PolicyServer
@@ -42,75 +42,50 @@ from senderscore_policy.server.state import StateDirectory
 from senderscore_policy.web.status import ServiceStatus, StatusCollector
 
 STOP_TIME: Final = 10.0
-"""Seconds that requests in hand get at SIGTERM; they need `deadline` and one round trip to memcached."""
+"""Seconds that unanswered requests get at SIGTERM; they need `deadline` and one round trip to memcached."""
 SWITCH_INTERVAL: Final = 0.0005
-"""Seconds for which one thread may keep the interpreter while another waits for it. The event loop must have it
-back soon from the threads that write the log and the state; Python's default is ten times as long."""
+"""Seconds for which one thread may keep the interpreter while another waits for it; Python's default is ten times as
+long. The event loop needs it back soon from the threads that write the log and the state."""
 GC_THRESHOLDS: Final = (1000, 1000, 100)
-"""How often cyclic garbage is looked for. Every message leaves an object in a bounded table: among the youngest
-thousand a search takes 0.3 ms; among the old ones, where next to nothing is garbage, 0.1 s, once in a million
-messages instead of Python's 7,000."""
+"""Thresholds of the garbage collector. Every message leaves an object in a bounded table. A collection of the youngest
+thousand takes 0.3 ms, one of the old ones, which are nearly all alive, 0.1 s: once in a million messages instead of in
+Python's 7,000."""
 
 log = logging.getLogger(__name__)
-
-
-class SystemClock:
-    """The machine's clocks (`ports.Clock`)."""
-
-    def time(self) -> float:
-        """Seconds since the epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds that never go back."""
-        return time.monotonic()
 
 
 class Service:
     """One running daemon.
 
     Args:
-        config: to start with.
-        path: the file to read again at SIGHUP; None: there is none, the defaults stay.
+        config: the configuration to start with.
+        path: its file, which SIGHUP loads again; None: the defaults, until the system's file exists.
         writer: the log.
     """
 
     def __init__(self, config: Config, path: Path | None, writer: logs.LogWriter) -> None:
-        self._config = config
-        self._path = path
-        self._stop = asyncio.Event()
-        self._hangup = asyncio.Event()
+        self._config, self._path, self._writer = config, path, writer
+        self._started_at = self._read_at = time.time()
+        self._stop, self._hangup = asyncio.Event(), asyncio.Event()
         self.generation = 1
         self.reload_failed = False
-        clock = SystemClock()
-        self._metrics = Metrics()
-        self._counting = CounterBackend(config.counters, clock, self._metrics)
-        self._source = open_source(config.reputation, clock, self._metrics, self._counting.shared)
-        self._seen = SeenClients(config.counters.window_of_time(), lambda: self._counting.now)
-        self._history = DecisionHistory()
-        observers: list[Observer] = [logs.DecisionLog(writer), self._metrics, self._seen, self._history]
-        self._engine = Engine(policy_of(config), self._counting.store, self._source, clock, observers)
-        self._state = StateDirectory(state_directory(config), {"counters": self._counting, "scores": self._source})
-        connections = connections_possible(config.listen.max_connections)
-        self._server = PolicyServer(self._engine.submit, self._metrics.latency, connections, config.listen.idle_timeout)
-        self._engine.answered = self._server.send_replies
-        shared = config.counters.store == "memcached"
-        admin = ClientAdmin(self._engine, self._source, self._seen, clock, shared=shared)
-        self._traffic, self._evictions = RecentTraffic(self._metrics, clock), Evictions(self._counting)
-        self._collector = StatusCollector(
-            admin,
-            self._metrics,
-            self._traffic,
-            self._source,
-            self._counting,
-            self._evictions,
-            self._history,
-            self.report,
-        )
-        self._writer = writer
-        self._started_at = clock.time()
-        self._read_at = clock.time()
         self._addresses: list[str] = []
+        metrics, history = Metrics(), DecisionHistory()
+        self._backend = CounterBackend(config.counters, time, metrics)
+        self._source = open_source(config.reputation, time, metrics, self._backend.shared)
+        self._seen = SeenClients(config.counters.window_of_time(), lambda: self._backend.now)
+        observers = (logs.DecisionLog(writer), metrics, self._seen, history)
+        self._engine = Engine(policy_of(config), self._backend.store, self._source, time, observers)
+        self._state = StateDirectory(state_directory(config), {"counters": self._backend, "scores": self._source})
+        connections = connections_possible(config.listen.max_connections)
+        self._server = PolicyServer(self._engine.submit, metrics.latency, connections, config.listen.idle_timeout)
+        self._engine.answered = self._server.send_replies
+        self._traffic, self._evictions = RecentTraffic(metrics, time), Evictions(self._backend)
+        shared = config.counters.store == "memcached"
+        admin = ClientAdmin(self._engine, self._source, self._seen, time, shared=shared)
+        self._collector = StatusCollector(
+            admin, metrics, self._traffic, self._source, self._backend, self._evictions, history, self.report
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -127,6 +102,7 @@ class Service:
         self._state.restore()
         passed = systemd.listen_sockets()
         sockets = listeners(passed, "policy", self._config.listen.policy)
+        self._addresses = [str(address_of(each)) for each in sockets]
         servers = [await self._listen(each) for each in sockets]
         deciding = asyncio.create_task(self._decide())
         background = [self._reload_on_hangup(), self._server.sweep(), self._state.save_regularly()]
@@ -134,7 +110,6 @@ class Service:
         if (interval := systemd.watchdog_interval()) is not None:
             background.append(systemd.feed_watchdog(interval))
         tasks = [asyncio.create_task(work) for work in background]
-        self._addresses = [str(address_of(each)) for each in sockets]
         addresses = ", ".join(self._addresses)
         log.info("serving on %s, mode %s, counters in %s", addresses, self._config.mode, self._config.counters.store)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
@@ -144,14 +119,22 @@ class Service:
         log.info("stopping")
         for server in servers:
             server.close()
+        await self._end(deciding, tasks)
+
+    async def _end(self, deciding: asyncio.Task[None], tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Answer the requests that have arrived, for at most `STOP_TIME`, and save the state."""
         self._server.close()
-        await self._finish(deciding)
+        self._engine.stop()
+        try:
+            await asyncio.wait_for(deciding, STOP_TIME)
+        except TimeoutError:
+            log.warning("some requests were not answered within %.0f s", STOP_TIME)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._state.save()
         await self._source.close()
-        await self._counting.close()
+        await self._backend.close()
 
     async def _listen(self, listener: socket.socket) -> asyncio.Server:
         # Not create_unix_server: from Python 3.13 on that removes the file at the end, even of systemd's socket.
@@ -161,16 +144,8 @@ class Service:
         listener.listen(BACKLOG)
         return server
 
-    async def _finish(self, deciding: asyncio.Task[None]) -> None:
-        """Answer what is in hand; give up on it after `STOP_TIME`."""
-        self._engine.stop()
-        try:
-            await asyncio.wait_for(deciding, STOP_TIME)
-        except TimeoutError:
-            log.warning("requests in hand were not answered within %.0f s", STOP_TIME)
-
     async def _decide(self) -> None:
-        """Run the engine; should a batch as a whole fail, the connections are dropped and the next one is decided."""
+        """Run the engine. If a whole batch fails, drop the connections and decide the next one."""
         while not self._engine.stopped:
             try:
                 await self._engine.run()
@@ -204,15 +179,15 @@ class Service:
                 await runner.cleanup()
 
     def health(self) -> str:
-        """The text of /healthz: "ready", "degraded: …" or "stopping"."""
+        """Return the text of /healthz: "ready", "degraded: …" or "stopping"."""
         if self._stop.is_set():
             return "stopping"
-        states = [self._counting.state, self._source.state, self._state.state]
+        states = [self._backend.state, self._source.state, self._state.state]
         degraded = [state.removeprefix("degraded: ") for state in states if state != "ok"]
         return f"degraded: {'; '.join(degraded)}" if degraded else "ready"
 
     def report(self) -> ServiceStatus:
-        """The daemon itself, for the status page and the metrics."""
+        """Return the status of the daemon itself, for the status page and the metrics."""
         counts, policy = self._server.counts, self._engine.policy
         return ServiceStatus(
             version=__version__,
@@ -234,7 +209,7 @@ class Service:
         )
 
     async def _facts(self) -> dict[str, Any]:
-        """The facts that `doctor` compares with the file and with Postfix; saves the state to see whether it can."""
+        """Return what `doctor` compares with the file and with Postfix; save the state to see whether that works."""
         await self._state.save()
         return {
             "file": None if self._path is None else str(self._path.absolute()),
@@ -280,10 +255,10 @@ class Service:
             if was != now:
                 log.warning("%s has changed: it takes effect at a restart", section)
         logging.root.setLevel(config.log.level.upper())
-        self._counting.reconfigure(config.counters)
+        self._backend.reconfigure(config.counters)
         self._seen.window = config.counters.window_of_time()
         self._source.reconfigure(config.reputation)
-        self._engine.store = self._counting.store
+        self._engine.store = self._backend.store
         self._engine.policy = policy
         self.generation += 1
         log.info("configuration reloaded, generation %d", self.generation)
@@ -295,7 +270,7 @@ def _load(path: Path | None) -> tuple[Config, Policy]:
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
-    """An uvloop where it is installed: a quarter more requests a second."""
+    """Make an uvloop if it is installed: a quarter more requests a second."""
     try:
         uvloop = importlib.import_module("uvloop")
     except ImportError:
@@ -308,14 +283,14 @@ def run(config: Config, path: Path | None) -> int:
     """Serve in the foreground (the command `serve`).
 
     Args:
-        config: what `path` says.
-        path: the file to read again at SIGHUP.
+        config: the content of `path`.
+        path: the file that SIGHUP loads again.
 
     Returns:
         The exit status.
 
     Raises:
-        BackendError: a policy socket cannot be had.
+        BackendError: see `Service.run`.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
