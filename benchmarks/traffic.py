@@ -1,6 +1,5 @@
 """What simulated clients send against an hourly limit: times of messages, the same in every run."""
 
-import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ def steady(share: float, phase: float = 0.5, seconds: float = DAY) -> Callable[[
 
 
 def at_random(share: float) -> Callable[[int], Iterator[float]]:
-    """Messages that know nothing of each other (Poisson)."""
+    """Independent messages (Poisson)."""
 
     def times(limit: int) -> Iterator[float]:
         rng = random.Random(SEED)
@@ -74,10 +73,7 @@ def bursts(share: float, every: float, within: float, first: float = 0.0) -> Cal
 
 
 def two_bursts(bucket: float) -> Callable[[int], Iterator[float]]:
-    """The worst that one can do to a sliding window, again and again.
-
-    It is the whole limit in the last second of a bucket; then, while that bucket leaves the window piece by
-    piece, as many messages as get through.
+    """The worst case for a sliding window: the limit in the last second of a bucket, and again when that bucket leaves.
 
     Args:
         bucket: its length in seconds.
@@ -102,6 +98,3 @@ TRAFFIC: Final = (
     Traffic("4 N an hour from hh:45 to hh:15, else nothing", bursts(2.0, HOUR, HOUR / 2, first=0.75 * HOUR)),
     Traffic("2 N in two seconds around hh:00, every two hours", bursts(2.0, 2 * HOUR, 2, first=HOUR - 1)),
 )
-SHARES: Final = tuple(round(0.9 + 0.0025 * step, 4) for step in range(49))
-"""Of the limit: rates at which a steady sender is looked for that is deferred."""
-PHASES: Final = (0.0, 1 / math.e, 0.75)
