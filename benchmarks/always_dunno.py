@@ -18,7 +18,7 @@ class AlwaysDunno(asyncio.Protocol):
     """One reply for each empty line."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back (uvloop's transports are no asyncio.Transport)."""
+        """Keep the transport (uvloop's do not inherit from asyncio.Transport)."""
         self._write = transport.write  # type: ignore[attr-defined]
         self._last = b""
 

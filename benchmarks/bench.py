@@ -26,7 +26,7 @@ class Plan:
 
     Args:
         rounds: how often everything is measured, in turns; the median counts.
-        warm_up: requests before each measurement, so many that a fifth to a third of the Zipf workload is deferred.
+        warm_up: requests before each measurement; a fifth to a third of the Zipf workload is deferred then.
         seconds: of each measurement.
         clients: for the memory row.
         messages: through Postfix, in each turn.

@@ -17,7 +17,7 @@ WARM_CLIENTS: Final = 1_000
 WARM_RATE: Final = 2_000
 """Messages a second of clients whose score is known."""
 COLD_RATE: Final = 1_000
-"""Messages a second of clients that nobody has seen before."""
+"""Messages a second of new clients."""
 FIRST_COLD: Final = 1 << 20
 """Their addresses begin where the warm clients' end."""
 
@@ -77,7 +77,7 @@ class Cold:
 
     Args:
         lookups: questions a second, answered by a DNS server on this machine.
-        quiet: the warm clients' p99 in milliseconds while nobody else sends.
+        quiet: the warm clients' p99 in milliseconds while only they send.
         local: while `COLD_RATE` new clients a second are looked up.
         silent: while `COLD_RATE` new clients a second are looked up and DNS does not answer.
     """
@@ -112,7 +112,7 @@ def cold(bench: Bench) -> Cold:
 
 
 def _warm_p99(bench: Bench, daemon: Server, warm: Path, offset: int | None = None) -> float:
-    """Milliseconds for warm clients, with new clients beside them from address number `offset` on."""
+    """Milliseconds for warm clients, while new clients ask, from address number `offset` on."""
     seconds = bench.plan.seconds
     others = None
     if offset is not None:
@@ -132,7 +132,7 @@ class Together:
         together: the rates of both at the same time.
         daemon: processor time in the daemons.
         store: in memcached.
-        generator: in the load generators, which stand for Postfix's side of the connection.
+        generator: in the load generators, which are Postfix's side of the connection.
     """
 
     apart: tuple[float, float]

@@ -70,7 +70,7 @@ class LoadGenerator:
         """Send requests until its end.
 
         Args:
-            server: who is asked.
+            server: the server.
             options: of the program, `warm_up` for --warm-up and so on.
         """
         return self.wait(self.begin(server, **options))

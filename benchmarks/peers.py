@@ -89,7 +89,7 @@ class Peer:
         name: as people know it, with its store.
         packages: of Debian.
         programs: all must be there.
-        start: serves in a directory of its own, for so many connections.
+        start: serves in a directory of its own, for a number of connections.
         state: the protocol_state that it counts at.
     """
 

@@ -70,7 +70,7 @@ def write(results: Results, plan: Plan, path: Path, pictures: list[tuple[str, st
         results: of a complete run.
         plan: how much was measured.
         path: of the page.
-        pictures: files in the directory beside it, and what they show.
+        pictures: files in the directory next to it, and what they show.
         command: that made it.
     """
     table = Table(results)

@@ -31,7 +31,7 @@ class Row:
 
 @dataclass
 class Results:
-    """Everything that a run measures; what is None was left out. `busy` is the load average before."""
+    """Everything that a run measures; a field that is None was not measured. `busy` is the load average before."""
 
     samples: Samples
     busy: float

@@ -151,7 +151,7 @@ def started(command: Sequence[str], port: int, log: Path, *, group: bool = False
         command: of the server, which stays in the foreground.
         port: of 127.0.0.1, TCP.
         log: takes what the server prints.
-        group: it has children that must be told to end, too.
+        group: it has children that must end, too.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The daemon's engine and counters under simulated traffic, beside an exact log of times."""
+"""The daemon's engine and counters under simulated traffic, compared with an exact log of times."""
 
 from bisect import bisect_left, bisect_right
 from collections import deque
@@ -59,7 +59,7 @@ class Outcome:
         return self.window.seconds - (self.window.bucket_seconds if self.window.buckets > 1 else 0)
 
     def most_within(self, seconds: float) -> int:
-        """Messages accepted within any so many seconds, at most."""
+        """The largest number of messages accepted within any `seconds`."""
         times = self.accepted
         return max((bisect_left(times, first + seconds) - at for at, first in enumerate(times)), default=0)
 

@@ -27,7 +27,7 @@ CONNECTIONS: Final = 100
 FILL: Final = 120_000
 """Clients that send one message each before it begins: more than any table of clients holds."""
 FILL_FROM: Final = 10 << 20
-"""Their addresses are nobody else's."""
+"""No other clients have these addresses."""
 ZONE: Final = "score.test"
 # The same figures give the same file.
 rcParams.update({"svg.hashsalt": "senderscore-policy", "font.size": 9, "svg.fonttype": "none"})

@@ -1,4 +1,4 @@
-"""What stands in for a daemon when commands are tested."""
+"""Fake servers for the tests of the commands."""
 
 import contextlib
 import json
@@ -124,7 +124,7 @@ class PolicyServer:
 
 @contextlib.contextmanager
 def closed(path: Path) -> Iterator[None]:
-    """Nobody may use the file, directory or socket meanwhile; not even root, who runs tests in containers."""
+    """No user may use the file, directory or socket meanwhile, not even root, which runs tests in containers."""
     root = os.geteuid() == 0
     path.chmod(0)
     if root:

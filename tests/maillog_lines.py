@@ -68,7 +68,7 @@ class Log:
         return queue_id
 
     def messages(self, address: str, number: int, every: float = 1.0) -> None:
-        """Add so many messages, one each so many seconds."""
+        """Add `number` messages, one every `every` seconds."""
         begin = (self.now - BEGIN).total_seconds()
         for each in range(number):
             self.message(address, at=begin + each * every)

@@ -127,7 +127,7 @@ class InProcess:
 
 
 class _Transport(asyncio.Transport):
-    """A connection whose replies nobody reads."""
+    """A connection that drops its replies."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         pass

@@ -14,7 +14,7 @@ def test_a_request_in_one_piece(benchmark: Any, make_batch: Callable[[], list[by
 
 
 def test_a_request_in_pieces_of_128_bytes(benchmark: Any, make_batch: Callable[[], list[bytes]]) -> None:
-    """What a slow network makes of it."""
+    """The pieces in which a slow network delivers it."""
     parser, data = RequestParser(), make_batch()[0]
     pieces = [data[start : start + 128] for start in range(0, len(data), 128)]
     assert benchmark(lambda: [request for piece in pieces for request in parser.feed(piece)])

@@ -30,7 +30,7 @@ class Fault:
         kept: see there. No count may ever be above what was sent.
         lives: how many times its limit a client may get through meanwhile, as its count starts again at zero;
             None: no bound (it has no limit while its score is unknown).
-        felt: must be found in the daemon's log, or the fault was none; empty: `strike` sees to it.
+        felt: must be in the daemon's log, or the daemon did not notice the fault; empty: `strike` checks that.
         twice: requests of one client that may count twice.
         share: of the clients, of whom every message must be in their counts.
     """

@@ -39,7 +39,7 @@ def _spoiled(site: Site, seconds: float, spoiler: Spoiler) -> None:
 
 
 def nonsense(site: Site, seconds: float) -> None:
-    """What it answers is no answer."""
+    """Its answers are garbage."""
     _spoiled(site, seconds, garbage)
 
 
@@ -66,7 +66,7 @@ def one_dies(site: Site, seconds: float) -> None:
 
 
 def out_of_memory(site: Site, seconds: float) -> None:
-    """Somebody fills it up; it was told to refuse rather than to evict (-M). At the end the counters are empty, too."""
+    """Another program fills it; it refuses rather than evicts (-M). At the end the counters are empty, too."""
     with socket.create_connection(("127.0.0.1", site.memcached[0].port)) as stranger:
         stranger.settimeout(10)
         # So that no counter is there yet, and each must be made.

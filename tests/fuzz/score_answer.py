@@ -1,4 +1,4 @@
-"""What a nameserver answers, through dnspython, to the reputation that comes of it."""
+"""From a nameserver's answer, through dnspython, to a reputation."""
 
 import asyncio
 import selectors

@@ -26,5 +26,5 @@ def test_the_corpus_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", CHECKS)
 @given(data=st.binary())
 def test_any_bytes_hold(name: str, data: bytes) -> None:
-    """So do any bytes, with the bounds as they are."""
+    """So do any bytes, with the daemon's own bounds."""
     importlib.import_module(name).check(data)

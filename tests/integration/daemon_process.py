@@ -20,7 +20,7 @@ COMMAND = Path(sysconfig.get_path("scripts"), "senderscore-policy")
 """The installed command."""
 
 CLOSED_NAMESERVER = "127.0.0.1:9"
-"""Nobody answers here: no test ever asks the real zone."""
+"""A closed port: no test ever asks the real zone."""
 
 # systemd's part in socket activation (sd_listen_fds(3)): descriptors from 3 on, and the pid they are meant for.
 _ACTIVATOR = """
@@ -75,7 +75,7 @@ class Daemon:
         self._notifications.bind(str(directory / "notify.sock"))
 
     def configure(self, **tables: Any) -> None:
-        """Write the configuration file anew."""
+        """Replace the configuration file."""
         listen = {"policy": [f"unix:{self.socket}"], "status": "", "control": str(self.control)}
         whole = tables | {
             "listen": listen | tables.get("listen", {}),
@@ -134,14 +134,14 @@ class Daemon:
             os.close(end)
 
     def reload(self, **tables: Any) -> None:
-        """Write the configuration file anew and have it read; the outcome is decided when this returns."""
+        """Replace the configuration file and reload; the daemon has accepted or refused it when this returns."""
         self.configure(**tables)
         self.process.send_signal(signal.SIGHUP)
         self.wait_for("RELOADING=1")
         self.wait_for("READY=1")
 
     def terminate(self) -> None:
-        """Tell it to stop, as systemd does."""
+        """Stop it, as systemd does."""
         self.process.terminate()
 
     def stop(self) -> None:

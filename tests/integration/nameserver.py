@@ -1,4 +1,4 @@
-"""A name server on loopback that gives the answers it is told to give, wrong ones too.
+"""A name server on loopback that gives the answers that a test wants, wrong ones too.
 
 It runs in threads of this process, over UDP and TCP on one port:
 
@@ -69,7 +69,7 @@ def alias(target: str, *values: str) -> Reply:
 
 
 def rcode(name: str) -> Reply:
-    """An empty response with this rcode: NXDOMAIN, SERVFAIL, REFUSED, FORMERR …; of NOERROR it is no data."""
+    """An empty response with this rcode: NXDOMAIN, SERVFAIL, REFUSED, FORMERR …; NOERROR means no data."""
 
     def reply(query: dns.message.Message, _transport: str) -> bytes:
         response = dns.message.make_response(query)
@@ -123,7 +123,7 @@ def late(reply: Reply, seconds: float) -> Reply:
 
 
 def garbage(_query: dns.message.Message, _transport: str) -> bytes:
-    """Bytes that are no DNS message."""
+    """Bytes that are not a DNS message."""
     return b"\x00garbage\xff" * 9
 
 
@@ -191,7 +191,7 @@ class Nameserver:
             server.server_close()
 
     def wait_for_questions(self, count: int) -> list[Question]:
-        """The questions, once there are so many: the last may still be on its way when a lookup is given up."""
+        """The questions, once `count` have arrived: the last may still be on its way when a lookup ends."""
         with self._arrived:
             self._arrived.wait_for(lambda: len(self.questions) >= count, timeout=30)
             return list(self.questions)

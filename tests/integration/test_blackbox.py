@@ -32,7 +32,7 @@ OVER_LIMIT = "421 sender score = 75, you're limited to 3 messages/hour in our po
 
 
 def asked(daemon: Daemon, times: int, client_address: str = CLIENT, **attributes: str) -> list[str]:
-    """The answers to so many messages, sent one after the other over one connection."""
+    """The answers to a number of messages, sent one after the other over one connection."""
     with daemon.client() as postfix:
         return [postfix.ask(client_address, **attributes) for _ in range(times)]
 
@@ -146,7 +146,7 @@ class TestAnswers:
         assert daemon.json("get", "198.51.100.9")[0]["count"] == 2
 
     def test_a_newcomer_takes_the_place_of_the_longest_idle(self, start_daemon: StartDaemon) -> None:
-        """At max_connections nobody is turned away; Postfix reopens the connection that was closed for it."""
+        """At max_connections a newcomer is served; Postfix reopens the connection that was closed for it."""
         daemon = start_daemon(**LIMITED, listen={"max_connections": 10})
         with contextlib.ExitStack() as stack:
             connections = [stack.enter_context(daemon.client()) for _ in range(10)]
@@ -170,7 +170,7 @@ class TestAnswers:
             assert crowd[-1].ask("192.0.2.1") == "DUNNO"
 
     def test_many_may_connect_at_the_same_moment(self, start_daemon: StartDaemon) -> None:
-        """Where Postfix starts hundreds of smtpd at once, or the daemon is busy for a moment, nobody is refused."""
+        """Where Postfix starts hundreds of smtpd at once, every connection is accepted."""
         daemon = start_daemon(**LIMITED)
         with contextlib.ExitStack() as stack:
             daemon.process.send_signal(signal.SIGSTOP)
@@ -305,7 +305,7 @@ class TestService:
 
     @pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00nonsense", b"[]", b'{"version": 1, "counters": 7}'])
     def test_a_malformed_state_file_is_set_aside(self, start_daemon: StartDaemon, content: bytes) -> None:
-        """The daemon starts empty, says so, and keeps the file as .bad for whoever wants to look."""
+        """The daemon starts empty, says so, and keeps the file as .bad."""
         daemon = start_daemon(**LIMITED)
         asked(daemon, 3)
         daemon.stop()
@@ -405,7 +405,7 @@ class TestService:
         daemon.expected_status = 78
 
     def test_healthz_is_ready(self, start_daemon: StartDaemon) -> None:
-        """The status listener tells a load balancer that the daemon serves."""
+        """The status listener shows a load balancer that the daemon serves."""
         port = free_port()
         start_daemon(**LIMITED, listen={"status": f"127.0.0.1:{port}"})
         assert fetched(port, "/healthz") == "ready"

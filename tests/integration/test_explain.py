@@ -1,4 +1,4 @@
-"""What `explain` tells, from a line in Postfix's log to the reason in the daemon's memory."""
+"""`explain`, from a line in Postfix's log to the reason in the daemon's memory."""
 
 import json
 import re
@@ -208,7 +208,7 @@ def test_a_busy_client_is_shown_in_part(start: StartDaemon) -> None:
 
 
 def test_nothing_remembered(start: StartDaemon) -> None:
-    """After a restart nothing is known; that is no error, and the output says what it can mean."""
+    """After a restart the daemon remembers nothing; the command succeeds and says what that can mean."""
     daemon = start()
     with daemon.client() as postfix:
         postfix.ask(queue_id="4ABC")

@@ -24,7 +24,7 @@ def _log_of(address: str, messages: int) -> str:
 def test_the_log_of_a_real_postfix(
     start_postfix: Callable[[int], Postfix], make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    """Messages over IPv4 and IPv6 are found with their recipients; of a user that has logged in none is counted."""
+    """Messages over IPv4 and IPv6 are found with their recipients; those of an authenticated user do not count."""
     postfix = start_postfix(free_port())
     with postfix.client("192.0.2.5") as client:
         for recipients in (1, 3):
@@ -54,7 +54,7 @@ def test_the_log_of_a_real_postfix(
 def test_a_real_postfix_behind_postscreen(
     start_postfix: Callable[[int], Postfix], make_daemon: Callable[..., Daemon], tmp_path: Path
 ) -> None:
-    """postscreen's own lines are no messages; what it passes on is one, also of an instance with another name."""
+    """postscreen's own lines are not messages; what it passes on is one, also for an instance with another name."""
     postfix = start_postfix(free_port())
     postfix.configure("-e", "syslog_name=postfix-in")
     postfix.configure(

@@ -59,7 +59,7 @@ class Site:
 
     def __init__(self, *servers: MemcachedServer, **settings: Any) -> None:
         endpoints = tuple(Inet("127.0.0.1", server.port) for server in servers)
-        # On a busy machine nobody may be late by accident.
+        # On a busy machine no answer may be late by accident.
         self.settings = CounterSettings(store="memcached", servers=endpoints, **({"timeout": 20.0} | settings))
         self.clock = StillClock()
         self.watcher = Watcher()
@@ -85,7 +85,7 @@ class Site:
 
 
 async def count(counters: MemcachedCounters, *clients: str) -> list[int]:
-    """Count a message of each; what they are told."""
+    """Count a message of each; the counts."""
     charges = [Charge(client, 1) for client in clients]
     await counters.charge(charges, [])
     return [charge.count for charge in charges]
@@ -93,7 +93,7 @@ async def count(counters: MemcachedCounters, *clients: str) -> list[int]:
 
 async def until(counters: MemcachedCounters, state: str) -> None:
     """Wait for the state to begin so."""
-    while not counters.state.startswith(state):  # noqa: ASYNC110 - nobody else wants to be told
+    while not counters.state.startswith(state):  # noqa: ASYNC110 - there is nothing to wait on
         await asyncio.sleep(0.01)
 
 
@@ -183,7 +183,7 @@ def pair(start_memcached: StartMemcached) -> tuple[MemcachedServer, MemcachedSer
 def test_memcached_counts_as_the_memory_does(
     pair: tuple[MemcachedServer, MemcachedServer], steps: list[tuple[str, Any]], window: tuple[int, int], replicas: int
 ) -> None:
-    """Both stores tell the same, whatever happens in whatever order and however many servers there are."""
+    """Both stores give the same counts, whatever happens in whatever order and however many servers there are."""
     seconds, buckets = window
     algorithm = "sliding" if buckets else "fixed"
     shape = {"window": seconds, "algorithm": algorithm, "buckets": buckets or 12, "replicas": replicas}
@@ -236,7 +236,7 @@ def test_large_and_small_batches_of_new_clients(memcached: MemcachedServer, per_
 
 
 def test_memcached_dies_and_comes_back(memcached: MemcachedServer) -> None:
-    """The daemon counts by itself at once, from zero, and returns by itself to counters that start anew."""
+    """The daemon counts by itself at once, from zero, and returns by itself to counters that start at zero."""
     site = Site(memcached)
 
     async def test() -> None:

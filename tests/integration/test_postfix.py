@@ -44,7 +44,7 @@ class Site:
         self.daemon = daemon
 
     def deliveries(self, client_address: str, messages: int) -> list[str]:
-        """The codes that a client gets for so many messages over one connection."""
+        """The codes that a client gets for a number of messages over one connection."""
         with self.postfix.client(client_address) as client:
             return [client.deliver()[:3] for _ in range(messages)]
 
@@ -89,7 +89,7 @@ def test_the_classic_transcript(site: Site) -> None:
 
 
 def test_deferred_clients_come_back(site: Site) -> None:
-    """A client above its limit is deferred at each try, none of which counts, and passes once its counter is reset."""
+    """A client above its limit is deferred at each try, which does not count, and passes once its counter is reset."""
     assert site.deliveries("192.0.2.5", 100) == ["250"] * 100
     assert [site.deliveries("192.0.2.5", 1) for _ in range(3)] == [["421"]] * 3
     assert site.daemon.json("get", "192.0.2.5")[0]["count"] == 100
@@ -157,6 +157,6 @@ def test_mail_flows_while_memcached_is_away(site: Site, memcached: MemcachedServ
 
 
 def test_mail_flows_while_the_zone_is_away(site: Site, score_zone: ScoreZone) -> None:
-    """Without an answer from DNS a client has the limit of [unavailable], which is none."""
+    """Without an answer from DNS a client has the limit of [unavailable], which is unlimited."""
     score_zone.stop()
     assert site.deliveries("192.0.2.5", 105) == ["250"] * 105

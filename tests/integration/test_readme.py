@@ -31,7 +31,7 @@ def test_the_session_of_the_readme(make_daemon: Callable[..., Daemon]) -> None:
 
 
 def test_every_command_of_the_pages_exists() -> None:
-    """What the pages tell to type is a command of the program."""
+    """Every command on the pages is a command of the program."""
     usage = run_command("--help").stdout
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for command in re.findall(r"senderscore-policy ([a-z-]+)\b(?!\.)", page.read_text()):

@@ -60,7 +60,7 @@ class SystemClock:
 
 
 class NoObserver:
-    """Told of lookups, and keeps it for itself."""
+    """Receives lookups and drops them."""
 
     def looked_up(self, outcome: str, seconds: float) -> None:
         """Take note of the end of a lookup."""
@@ -190,7 +190,7 @@ def test_the_next_nameserver_is_asked_when_one_fails(nameserver: Nameserver, fir
 
 
 def test_a_nameserver_that_is_down_is_noticed_at_once(nameserver: Nameserver) -> None:
-    """A closed port is no reason to wait: the next one is asked, with a patience that no timeout would fit into."""
+    """After a closed port the daemon asks the next nameserver at once, with a patience shorter than any timeout."""
     with Nameserver("127.0.0.2") as down:
         pass
     nameserver.otherwise = addresses("127.0.4.75")

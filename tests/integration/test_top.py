@@ -19,7 +19,7 @@ LIMITED = {"override": [{"networks": ["192.0.2.0/24"], "score": 75}], "tier": [{
 
 
 def asked(daemon: Daemon, times: int, client: str = CLIENT) -> list[str]:
-    """The answers to so many messages."""
+    """The answers to a number of messages."""
     with daemon.client() as postfix:
         return [postfix.ask(client) for _ in range(times)]
 

@@ -12,7 +12,7 @@ T = TypeVar("T")
 def eventually(probe: Callable[[], T | None], what: str, seconds: float = 30) -> T:
     """The first truthy result of `probe`, asked again until it comes.
 
-    For what tells nobody that it is there, such as a line in a log; `seconds` only bounds a failure.
+    For events without a notification, such as a line in a log; `seconds` only bounds a failure.
 
     Raises:
         AssertionError: it never came.
@@ -38,7 +38,7 @@ def wait_for_listener(endpoint: Path | int) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    """A free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

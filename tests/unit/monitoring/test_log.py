@@ -70,7 +70,7 @@ class Sink:
 
 @pytest.mark.parametrize("batch", [1, 10])
 def test_the_writer_drops_rather_than_waits(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the log takes nothing, lines queue up to a bound and are counted beyond it; then the count is told."""
+    """While the log takes nothing, lines queue up to a bound; one line reports the number of dropped lines."""
     monkeypatch.setattr(logs, "MAX_QUEUED", 1000)
     sink = Sink()
     writer = LogWriter(sink)

@@ -50,7 +50,7 @@ async def test_a_minute_that_nobody_noted_loses_no_decision(tmp_path: Path) -> N
 
 
 async def test_a_clock_that_steps_back_is_survived(tmp_path: Path) -> None:
-    """The chart begins anew."""
+    """The chart starts again."""
     async with site(tmp_path, LIMITED) as daemon:
         await daemon.send("192.0.2.75", 2)
         daemon.pass_time(600)

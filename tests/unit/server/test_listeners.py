@@ -17,7 +17,7 @@ from senderscore_policy.server.sockets import CONTROL_MODE, POLICY_MODE, address
 
 
 def test_a_stale_unix_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
-    """A socket file that nobody answers on is taken over; one that somebody does is an error that says so."""
+    """A socket file without a listener is replaced; one with a listener is an error that says so."""
     path = Unix(str(tmp_path / "policy.sock"))
     first = bind(path)
     with pytest.raises(BackendError, match="another process listens there"):

@@ -1,4 +1,4 @@
-"""What systemd and the service tell each other."""
+"""Messages between systemd and the service."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from senderscore_policy.server import sockets as systemd
 
 
 def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Assignments go to $NOTIFY_SOCKET in one datagram; a manager that is gone is no error."""
+    """Assignments go to $NOTIFY_SOCKET in one datagram; a manager that is gone does not raise."""
     path = tmp_path / "notify"
     monkeypatch.setenv("NOTIFY_SOCKET", str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
