@@ -181,3 +181,6 @@ def test_all_instances_of_postmulti_are_looked_at(tmp_path: Path, monkeypatch: p
     assert finding.detail.startswith(f"{tmp_path}/in: smtp/inet does not ask")
     assert f"postconf -c {tmp_path}/in -e " in finding.remedy
     assert f"postfix -c {tmp_path}/in reload" in finding.remedy
+    shutil.rmtree(tmp_path / "in")
+    (error,) = read_postfix(tmp_path / "out").unread
+    assert f"{tmp_path}/in/main.cf: No such file or directory" in str(error)

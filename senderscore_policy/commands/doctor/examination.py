@@ -65,19 +65,23 @@ def _postfix(
     """What there is to find about Postfix and its log."""
     try:
         postfix = read_postfix(directory)
-    except BrokenPostfixError as error:
-        yield Finding("postfix", Status.FAIL, f"Postfix cannot read its configuration: {error}", "correct that line")
-        return
     except BackendError as error:
-        remedy = (
-            "run doctor as root" if "Permission denied" in str(error) else "name its directory with --postfix-config"
-        )
-        yield Finding("postfix", Status.WARN, f"not looked at: {error}", remedy)
+        yield _unread(error)
         if running:
             yield requests_finding(running, None, None)
         return
+    yield from map(_unread, postfix.unread)
     yield from postfix_findings(postfix, served, config, asked=was_asked(running, postfix))
     yield from traffic_findings(running, postfix, permitted_networks(postfix, served))
+
+
+def _unread(error: BackendError) -> Finding:
+    """The finding about an instance of Postfix that could not be read."""
+    if isinstance(error, BrokenPostfixError):
+        return Finding("postfix", Status.FAIL, f"Postfix cannot read its configuration: {error}", "correct that line")
+    denied = "Permission denied" in str(error)
+    remedy = "run doctor as root" if denied else "name the directory of its configuration with --postfix-config"
+    return Finding("postfix", Status.WARN, f"not looked at: {error}", remedy)
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -88,6 +88,14 @@ class Smtpd:
         return Path(self.parameters["queue_directory"])
 
     @property
+    def disabled(self) -> bool:
+        """Whether `master_service_disable` turns it off: the first match decides (postconf(5))."""
+        for pattern in tokens(self.instance.main.get("master_service_disable", "")):
+            if pattern.lstrip("!") in {self.service, self.service.rpartition("/")[2]}:
+                return not pattern.startswith("!")
+        return False
+
+    @property
     def takes_mail_from_outside(self) -> bool:
         """Whether it takes other hosts' mail: on port 25 of a public address, or behind postscreen or a proxy."""
         if self.service.endswith("/pass"):
@@ -112,11 +120,13 @@ class Postfix:
         instances: its directories of configuration.
         smtpd: the smtpd services of all instances, without those that `master_service_disable` turns off.
         disabled: the names of the services that it turns off.
+        unread: why further instances could not be read.
     """
 
     instances: tuple[Instance, ...]
     smtpd: tuple[Smtpd, ...]
     disabled: tuple[str, ...] = ()
+    unread: tuple[BackendError, ...] = ()
 
     @property
     def entrances(self) -> list[Smtpd]:
@@ -132,7 +142,7 @@ class Postfix:
 
 
 def read_postfix(directory: Path | None) -> Postfix:
-    """Read an instance; the default one with all others that postmulti(1) manages.
+    """Read an instance, and all others that it manages (postmulti(1)).
 
     Args:
         directory: of its configuration; None: the default instance.
@@ -141,23 +151,18 @@ def read_postfix(directory: Path | None) -> Postfix:
         BackendError: Postfix is not installed, or the directory has no main.cf.
         BrokenPostfixError: Postfix cannot read its configuration, so that it takes no mail.
     """
-    directories = [directory]
-    instances: list[Instance] = []
-    services: list[Smtpd] = []
-    disabled = []
-    for each in directories:
-        instance = _read_instance(each, f"{each}: " if instances else "")
-        instances.append(instance)
-        if directory is None and each is None:
-            directories += map(Path, tokens(instance.main.get("multi_instance_directories", "")))
-        elif directory is None and instance.main.get("multi_instance_enable") != "yes":
-            continue
-        for smtpd in _services(instance):
-            if _is_disabled(smtpd.service, tokens(instance.main.get("master_service_disable", ""))):
-                disabled.append(smtpd.name)
-            else:
-                services.append(smtpd)
-    return Postfix(tuple(instances), tuple(services), tuple(disabled))
+    first = _read_instance(directory, "")
+    instances, services, unread = [first], _services(first), []
+    for path in map(Path, tokens(first.main.get("multi_instance_directories", ""))):
+        try:
+            instance = _read_instance(path, f"{path}: ")
+            if instance.main.get("multi_instance_enable") == "yes":
+                services += _services(instance)
+                instances.append(instance)
+        except BackendError as error:
+            unread.append(error)
+    smtpd = tuple(each for each in services if not each.disabled)
+    return Postfix(tuple(instances), smtpd, tuple(each.name for each in services if each.disabled), tuple(unread))
 
 
 def _read_instance(directory: Path | None, label: str) -> Instance:
@@ -178,31 +183,27 @@ def _read_instance(directory: Path | None, label: str) -> Instance:
     )
 
 
-def _services(instance: Instance) -> Iterator[Smtpd]:
+def _services(instance: Instance) -> list[Smtpd]:
     option = ["-c", str(instance.directory)]
-    fields: dict[str, dict[str, str]] = {}
     output, warnings = _run("postconf", [*option, "-F"])
     for line in warnings:
         if line.startswith("master.cf: missing '}'"):
             raise BrokenPostfixError(f"{instance.directory}/{line}")
-    for key, value in _assignments(output).items():
-        service, _, field = key.rpartition("/")
-        fields.setdefault(service, {})[field] = value
-    overrides: dict[str, dict[str, str]] = {}
-    for key, value in _assignments(_run("postconf", [*option, "-P"])[0]).items():
-        service, _, parameter = key.rpartition("/")
-        overrides.setdefault(service, {})[parameter] = value
-    for service, columns in fields.items():
-        words = tokens(columns["command"], " \t")
+    overrides = _by_service(_run("postconf", [*option, "-P"])[0])
+    found = []
+    for service, columns in _by_service(output).items():
+        words, own, parameters = tokens(columns["command"], " \t"), overrides.get(service, {}), instance.main
         if columns["type"] not in {"inet", "unix", "pass"} or words[:1] != ["smtpd"]:
             continue
-        own = overrides.get(service, {})
-        parameters = instance.main
         if own:
             # An override may be a variable that other parameters have in them: postconf expands them with it.
             given = [word for name, value in own.items() for word in ("-o", f"{name}={value}")]
             parameters = _assignments(_run("postconf", [*option, "-x", *given])[0])
-        yield Smtpd(instance, service, _chroot(columns["chroot"], instance.main), parameters, own, _stray(words[1:]))
+        # "-" meant yes before Postfix 3.0 (COMPATIBILITY_README).
+        old = instance.main.get("compatibility_level", "0").partition(".")[0] == "0"
+        chroot = columns["chroot"] in ({"y", "-"} if old else {"y"})
+        found.append(Smtpd(instance, service, chroot, parameters, own, _stray(words[1:])))
+    return found
 
 
 def _stray(words: list[str]) -> str:
@@ -214,20 +215,6 @@ def _stray(words: list[str]) -> str:
             stray.append(word)
         previous = word
     return " ".join(stray)
-
-
-def _is_disabled(service: str, patterns: list[str]) -> bool:
-    """Whether `master_service_disable` has a service: the first match decides (postconf(5))."""
-    for pattern in patterns:
-        name = pattern.lstrip("!").replace(".", "/") if "/" not in pattern else pattern.lstrip("!")
-        if name in {service, service.rpartition("/")[2]}:
-            return not pattern.startswith("!")
-    return False
-
-
-def _chroot(field: str, main: Mapping[str, str]) -> bool:
-    """Whether the column chroot of master.cf means yes; "-" did so before Postfix 3.0 (COMPATIBILITY_README)."""
-    return field == "y" or (field == "-" and main.get("compatibility_level", "0").partition(".")[0] == "0")
 
 
 def _is_loopback(host: str) -> bool:
@@ -243,28 +230,28 @@ def networks_in(text: str) -> tuple[list[Network], list[str]]:
     others: list[str] = []
     for element in tokens(text):
         try:
-            network = ip_network(element.replace("[", "").replace("]", ""), strict=False)
+            network = ip_network(re.sub(r"[\[\]]", "", element), strict=False)
+            if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+                network = ip_network((network.network_address.packed[12:], network.prefixlen - 96))
+            networks.append(network)
         except ValueError:
-            inner = _lines(element)
-            networks += inner[0]
-            others += inner[1]
-            continue
-        if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-            network = ip_network((network.network_address.packed[12:], network.prefixlen - 96))
-        networks.append(network)
+            try:
+                # A file has networks, and no further files: they end here.
+                content = Path(element if element.startswith("/") else "").read_text("utf-8", "replace")
+                inner = networks_in(re.sub(r"#.*|(?<!\S)/\S*", "", content))
+                networks, others = [*networks, *inner[0]], [*others, *inner[1]]
+            except OSError:
+                others.append(element)
     return networks, others
 
 
-def _lines(element: str) -> tuple[list[Network], list[str]]:
-    """The networks of a file that mynetworks names by its path."""
-    try:
-        text = Path(element).read_text(encoding="utf-8", errors="replace") if element.startswith("/") else None
-    except OSError:
-        text = None
-    if text is None:
-        return [], [element]
-    lines = (line.partition("#")[0] for line in text.splitlines())
-    return networks_in(" ".join(word for line in lines for word in tokens(line) if not word.startswith("/")))
+def _by_service(output: str) -> dict[str, dict[str, str]]:
+    """Lines of `service/type/name = value` by their service."""
+    found: dict[str, dict[str, str]] = {}
+    for key, value in _assignments(output).items():
+        service, _, name = key.rpartition("/")
+        found.setdefault(service, {})[name] = value
+    return found
 
 
 def _assignments(output: str) -> dict[str, str]:

@@ -174,7 +174,8 @@ def _log_files(postfix: Postfix, since: float) -> list[Path]:
     """
     if configured := postfix.instances[0].main.get("maillog_file"):
         path = Path(configured)
-        if path.exists() and not path.is_file():
+        # /dev/stdout is a file where the output of doctor is one.
+        if configured.startswith("/dev/") or (path.exists() and not path.is_file()):
             raise BackendError(f"Postfix logs to {path}, which is not a file")
         return [*_rotated(path, since), path]
     for path in MAIL_LOGS:
