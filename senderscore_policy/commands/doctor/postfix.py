@@ -6,25 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from senderscore_policy.commands.doctor import restrictions as lists
 from senderscore_policy.commands.doctor.finding import Finding, Status
 from senderscore_policy.commands.doctor.postconf import Network, Postfix, Smtpd, networks_in
-from senderscore_policy.commands.doctor.restrictions import (
-    CHECK,
-    DATA,
-    END_OF_DATA,
-    OWN_NETWORKS,
-    Fault,
-    Hook,
-    joined,
-    position_of_check,
-    restrictions_of,
-    seconds,
-    service_of,
-    similar,
-    tokens,
-    valid,
-    with_check,
-)  # fmt: skip
+from senderscore_policy.commands.doctor.restrictions import CHECK, DATA, END_OF_DATA, OWN_NETWORKS, Fault, Hook
 from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, listens, notation, obstacle
 from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 from senderscore_policy.config.model import Config
@@ -103,7 +88,7 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
             Status.FAIL,
             f"{each.place}, but runs in the chroot {each.smtpd.queue_directory}, which has no such path",
             f'set policy = ["{notation(DEFAULT)}"] in [listen], and in {each.hook.parameter} write '
-            f"{joined(check(notation(DEFAULT)))}; then: {each.smtpd.instance.reload}",
+            f"{lists.joined(check(notation(DEFAULT)))}; then: {each.smtpd.instance.reload}",
         )
     blind = [*broken, *(each.smtpd for each in hidden)]
     reached = [each for each in checks if each.ours and not each.hook.blocked_by]
@@ -124,7 +109,7 @@ def _mistakes(smtpd: Smtpd, served: Sequence[Endpoint]) -> Iterator[Finding]:
         remedy = f"write -o {{ name = value }} where a value has white space; then: {smtpd.instance.reload}"
         if END_OF_DATA in smtpd.overridden:
             written = [word for word in _written(smtpd, END_OF_DATA) if word.lower() != CHECK]
-            remedy = _command(smtpd, {END_OF_DATA: with_check(written, check(recommended(served)))})
+            remedy = _command(smtpd, {END_OF_DATA: lists.with_check(written, check(recommended(served)))})
         detail = f'master.cf gives it the argument "{smtpd.stray}", as white space ends the value of an -o'
         yield Finding("postfix", Status.FAIL, f"{smtpd.name}: smtpd does not start: {detail}", remedy)
         return
@@ -142,16 +127,20 @@ def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
     new: list[str] = []
     if word.startswith("#"):
         new, behind = before, []
-    elif (meant := similar(word)) and meant != word:
+    elif (meant := lists.similar(word)) and meant != word:
         new = [*before, meant, *behind]
     else:
         if "=" in word and before[-2:-1] == [CHECK]:
             word = before.pop()
             behind = [each for each in behind if "=" not in each]
-        endpoint, options, _ = service_of(word)
+        endpoint, options, _ = lists.service_of(word)
         for text in (endpoint, f"inet:{endpoint}"):
             if is_served(_endpoint(smtpd, text), served):
-                new = [*(before[:-1] if before[-1:] == [CHECK] else before), *check(text, valid(options)), *behind]
+                new = [
+                    *(before[:-1] if before[-1:] == [CHECK] else before),
+                    *check(text, lists.valid(options)),
+                    *behind,
+                ]
     if new and fault.word in written:
         return _command(smtpd, {fault.parameter: new})
     return f"correct it in {smtpd.instance.directory}/main.cf or master.cf; then: {smtpd.instance.reload}"
@@ -181,11 +170,15 @@ def _entrances(
 
 def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint]) -> tuple[Status, str, str]:
     """Why an smtpd with these checks does not ask this daemon, and the remedy."""
-    for each in checks:
-        if each.ours:
-            hook = each.hook
-            what = f"never comes to the check: {hook.blocked_by} before it ends {hook.parameter} for every client"
-            return Status.FAIL, what, _change(each, _moved(each), "put the check before it")
+    if unreached := next((each for each in checks if each.ours), None):
+        hook = unreached.hook
+        remedy = _change(
+            unreached,
+            lambda before, found, behind: _with_check(smtpd, hook.parameter, [*before, *behind], found),
+            "put the check before it",
+        )
+        what = f"never comes to the check: {hook.blocked_by} before it ends {hook.parameter} for every client"
+        return Status.FAIL, what, remedy
     if any(is_served(_endpoint(smtpd, hook.endpoint), served) for hook in smtpd.restrictions.by_map):
         what = (
             "may ask: a restriction class has the check, and an access map, which doctor cannot follow, names the class"
@@ -225,7 +218,11 @@ def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator
         remedy = remedy or f"remove warn_if_reject before the check; then: {each.smtpd.instance.reload}"
     if before := [word for word in hook.skipped_by if not is_served(_endpoint(each.smtpd, word), served)]:
         problems.append(f"behind {', '.join(before)}: what that lets through with OK skips this check")
-        remedy = remedy or _change(each, _foremost, "put the check before it, or let it answer DUNNO in place of OK")
+        remedy = remedy or _change(
+            each,
+            lambda before, found, behind: [*_ahead(before, found), *behind],
+            "put the check before it, or let it answer DUNNO in place of OK",
+        )
     if problems:
         yield Finding("restriction", status, f"{each.place}, {', and '.join(problems)}", remedy)
     else:
@@ -236,13 +233,17 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
     """What Postfix does without an answer, and how long each message waits for one."""
     options, parameters, prefix = each.hook.options, each.smtpd.parameters, "smtpd_policy_service_"
     given = {name: options.get(name) or parameters.get(prefix + name, "") for name in ("retry_delay", *TERMS)}
-    remedy = _change(each, _with_terms, f"write {joined(check(each.hook.endpoint, options))}")
+    remedy = _change(
+        each,
+        lambda before, _, behind: [*before, *check(each.hook.endpoint, options), *behind],
+        f"write {lists.joined(check(each.hook.endpoint, options))}",
+    )
     if given["default_action"].upper() == "DUNNO":
         yield Finding("default_action", Status.OK, "mail passes while the daemon is down (default_action=DUNNO)")
     else:
         detail = f"while the daemon is down, every message gets default_action={given['default_action']}"
         yield Finding("default_action", Status.WARN, f"{each.place}: {detail}", remedy)
-    timeout, pause = seconds(given["timeout"]) or 0, seconds(given["retry_delay"]) or 0
+    timeout, pause = lists.seconds(given["timeout"]) or 0, lists.seconds(given["retry_delay"]) or 0
     tries = int(given["try_limit"]) if given["try_limit"].isdigit() else 1
     down, hung = pause * (tries - 1), timeout * tries + pause * (tries - 1)
     cost = f"a message waits {down:g} s while the daemon is down, {hung:g} s while it hangs"
@@ -273,7 +274,11 @@ def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding
             detail = (
                 f"{each.smtpd.name}: mynetworks has {', '.join(limited)}, [exempt] does not, and no {OWN_NETWORKS} "
             )
-            remedy = _change(each, _permitted, f"put {OWN_NETWORKS} before the check")
+            remedy = _change(
+                each,
+                lambda before, found, behind: [*before, OWN_NETWORKS, *found, *behind],
+                f"put {OWN_NETWORKS} before the check",
+            )
             yield Finding("mynetworks", Status.WARN, f"{detail}comes before the check: these hosts are limited", remedy)
             return
     if reached:
@@ -336,47 +341,35 @@ def _change(each: _Check, arrange: Arrange | None, otherwise: str) -> str:
     """
     smtpd, parameter = each.smtpd, each.hook.parameter
     written = _written(smtpd, parameter)
-    index = position_of_check(written, lambda text: text == each.hook.endpoint)
+    index = lists.position_of_check(written, lambda text: text == each.hook.endpoint)
     if index is None:
         return f"{otherwise}; then: {smtpd.instance.reload}"
     before, found, behind = written[:index], written[index : index + 2], written[index + 2 :]
     if arrange is not None:
         return _command(smtpd, {parameter: arrange(before, found, behind)})
-    moved = with_check(_written(smtpd, END_OF_DATA), found)
+    moved = lists.with_check(_written(smtpd, END_OF_DATA), found)
     return _command(smtpd, {parameter: [*before, *behind], END_OF_DATA: moved})
 
 
 def _with_check(smtpd: Smtpd, parameter: str, rest: list[str], new: list[str]) -> list[str]:
     """A list with a check behind all that it has, or where nothing ends the list before."""
-    elements = with_check(rest, new)
-    hooks = restrictions_of({**smtpd.parameters, parameter: joined(elements)}).hooks
+    elements = lists.with_check(rest, new)
+    hooks = lists.restrictions_of({**smtpd.parameters, parameter: lists.joined(elements)}).hooks
     blocked = any(hook.blocked_by for hook in hooks if hook.parameter == parameter)
     return [*new, *rest] if blocked else elements
 
 
-def _moved(each: _Check) -> Arrange:
-    return lambda before, found, behind: _with_check(each.smtpd, each.hook.parameter, [*before, *behind], found)
+def _ahead(before: list[str], found: list[str]) -> list[str]:
+    """A check ahead of the policy services before it."""
+    first = lists.position_of_check(before, lambda _: True) or 0
+    return [*before[:first], *found, *before[first:]]
 
 
-def _foremost(before: list[str], found: list[str], behind: list[str]) -> list[str]:
-    first = position_of_check(before, lambda _: True) or 0
-    return [*before[:first], *found, *before[first:], *behind]
-
-
-def _with_terms(before: list[str], found: list[str], behind: list[str]) -> list[str]:
-    endpoint, options, _ = service_of(found[1])
-    return [*before, *check(endpoint, options), *behind]
-
-
-def _permitted(before: list[str], found: list[str], behind: list[str]) -> list[str]:
-    return [*before, OWN_NETWORKS, *found, *behind]
-
-
-def _command(smtpd: Smtpd, lists: Mapping[str, Sequence[str]]) -> str:
+def _command(smtpd: Smtpd, changed: Mapping[str, Sequence[str]]) -> str:
     """What sets restriction lists for an smtpd, where they are set now, in a form that can be pasted."""
     instance = smtpd.instance
-    settings = [f"{name} = {joined(elements)}" for name, elements in lists.items()]
-    if not smtpd.overridden.keys().isdisjoint(lists):
+    settings = [f"{name} = {lists.joined(elements)}" for name, elements in changed.items()]
+    if not smtpd.overridden.keys().isdisjoint(changed):
         options = " ".join(f"-o {{ {setting} }}" for setting in settings)
         return f"in {instance.directory}/master.cf, at {smtpd.service}: {options}; then: {instance.reload}"
     quoted = ['"' + re.sub(r'(["$`\\])', r"\\\1", setting) + '"' for setting in settings]
@@ -385,7 +378,7 @@ def _command(smtpd: Smtpd, lists: Mapping[str, Sequence[str]]) -> str:
 
 def _written(smtpd: Smtpd, parameter: str) -> list[str]:
     """The elements of a list as master.cf or main.cf has them, variables and classes included."""
-    return tokens(smtpd.overridden.get(parameter, smtpd.instance.written.get(parameter, "")))
+    return lists.tokens(smtpd.overridden.get(parameter, smtpd.instance.written.get(parameter, "")))
 
 
 def _distinct(checks: Iterable[_Check]) -> list[_Check]:
