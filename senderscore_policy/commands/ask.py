@@ -61,7 +61,7 @@ def ask(endpoint: Endpoint, attributes: Mapping[str, str], timeout: float) -> st
 
     Raises:
         PermissionError: the unix socket denies access.
-        BackendError: no daemon listens there, or there is no reply.
+        BackendError: no daemon listens there, or it does not reply.
     """
     where = str(endpoint) if isinstance(endpoint, Unix) else f"inet:{endpoint}"
     try:
@@ -89,7 +89,7 @@ def _connect(endpoint: Endpoint, timeout: float) -> socket.socket:
 
 
 def _exchange(connection: socket.socket, message: bytes) -> bytes:
-    """Send the request; the reply, up to its empty line or as far as it came."""
+    """Send the request; return the reply up to its empty line, or as much as arrives."""
     received = b""
     # A daemon that hangs up without a reply may do so with a reset.
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -111,12 +111,14 @@ def _action(reply: bytes, where: str) -> str:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Send one policy request to the running daemon, as Postfix does, and print the action.
+    parser.description = """Send one policy request to the running daemon, as Postfix does, and print the
+action.
 
-It counts like a message: each call sends a new instance, unless one is given."""
+The daemon counts it like a message: each call sends a new instance, unless one
+is given."""
     parser.epilog = """examples:
   senderscore-policy ask 192.0.2.75
-  senderscore-policy ask client_address=2001:db8::25 recipient_count=50 sasl_username=joe
+  senderscore-policy ask 2001:db8::25 recipient_count=50 sasl_username=joe
   senderscore-policy ask --endpoint unix:/run/senderscore-policy/policy.sock"""
     add_config(parser)
     add_json(parser)
@@ -124,7 +126,7 @@ It counts like a message: each call sends a new instance, unless one is given.""
         "--endpoint",
         metavar="E",
         type=checked(endpoint),
-        help="where to ask, in Postfix's notation: inet:HOST:PORT or unix:/PATH (default: the first of listen.policy)",
+        help="the daemon's endpoint in Postfix's notation: inet:HOST:PORT or unix:/PATH (default: the first of policy)",
     )
     parser.add_argument(
         "--timeout", metavar="S", type=checked(_seconds), default=10.0, help="seconds to wait (default: 10)"

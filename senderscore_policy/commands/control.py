@@ -7,12 +7,15 @@ import json
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths
 from senderscore_policy.errors import BackendError, InputError
+
+if TYPE_CHECKING:
+    from senderscore_policy.commands.offline import DirectAccess
 
 PATIENCE: Final = 40.0
 """Seconds that the daemon may take for an answer; a score takes as long as `deadline`, 30 at most."""
@@ -83,17 +86,7 @@ class ControlClient:
         return self.request("POST", f"/api/clients/{quote(address, safe=':')}/reset")
 
     def request(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """One call of the daemon's API.
-
-        Args:
-            method: "GET" or "POST".
-            path: such as "/api/clients".
-            body: sent as JSON if it is not None.
-
-        Raises:
-            BackendError: the daemon does not answer, or reports an error.
-            InputError: the request is invalid.
-        """
+        """Call the daemon's API with GET or POST; a body that is not None is sent as JSON."""
         content = None if body is None else json.dumps(body)
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
@@ -146,28 +139,8 @@ def _group(path: Path) -> str:
     return "the daemon's group"
 
 
-class Access(Protocol):
-    """The calls about clients, of a daemon (`ControlClient`) or without one (`DirectAccess`)."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def client(self, address: str) -> dict[str, Any]:
-        """A client's status."""
-
-    def score(self, address: str) -> dict[str, Any]:
-        """A client's score."""
-
-    def increment(self, address: str, by: int) -> dict[str, Any]:
-        """Count messages for a client."""
-
-    def reset(self, address: str) -> dict[str, Any]:
-        """Forget a client's messages."""
-
-
-def open_access(config: Config, *, counters: bool) -> Access:
-    """The running daemon; without one, memcached and DNS.
+def open_access(config: Config, *, counters: bool) -> "ControlClient | DirectAccess":
+    """Access to clients through the running daemon; without one, through memcached and DNS.
 
     Args:
         config: where to look.

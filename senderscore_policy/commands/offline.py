@@ -1,8 +1,9 @@
-"""Clients' counters and scores without a daemon: straight from memcached and DNS."""
+"""Clients' counters and scores without a daemon: directly from memcached and DNS."""
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from senderscore_policy.config.model import Config, policy_of
@@ -19,35 +20,24 @@ from senderscore_policy.reputation.source import open_source
 
 
 class _Unobserved:
-    """Nobody measures a command (`ports.LookupObserver`, `ports.StoreObserver`)."""
+    """A command measures nothing (`ports.LookupObserver`, `ports.StoreObserver`)."""
 
-    def looked_up(self, outcome: str, seconds: float) -> None:
-        """Nothing."""
+    def _ignore(self, *args: object, **kwargs: object) -> None: ...
 
-    def cache(self, result: str) -> None:
-        """Nothing."""
-
-    def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
-        """Nothing."""
-
-    def poisoned_key(self) -> None:
-        """Nothing."""
+    looked_up = cache = round_trip = poisoned_key = _ignore
 
 
 class DirectAccess:
-    """Does what `ControlClient` does while no daemon runs; a context manager.
+    """The calls of `ControlClient` while no daemon runs; a context manager.
 
-    What it asks of the zone is not charged to the daemon's budget, and is kept only in memcached.
-
-    Args:
-        config: where to look. With the memory store only `score` makes sense: there are no counters
-            but a daemon's.
+    Its queries are not charged to the daemon's budget, and their scores are kept in memcached only. With the memory
+    store only `score` is useful, as only a daemon has its counters.
     """
 
     def __init__(self, config: Config) -> None:
-        # A server that is down becomes an error of one line, or another server counts in its place.
+        # Without a log: a server that is down becomes an error of one line, or another server counts instead.
         logging.getLogger("senderscore_policy").addHandler(logging.NullHandler())
-        self._rules = policy_of(config)
+        self._policy = policy_of(config)
         self._zone = config.reputation.zone
         window = config.counters.window_of_time()
         local = MemoryStore(window, time)
@@ -59,9 +49,9 @@ class DirectAccess:
                 self._counters.cluster, config.counters.key_prefix, config.counters.timeout, time
             )
         self._source = open_source(config.reputation, time, _Unobserved(), self._shared)
-        engine = Engine(self._rules, self._counters or local, self._source, time, ())
+        engine = Engine(self._policy, self._counters or local, self._source, time, ())
         seen = SeenClients(window, time.time)
-        self._desk = ClientAdmin(engine, self._source, seen, time, shared=self._shared is not None)
+        self._admin = ClientAdmin(engine, self._source, seen, time, shared=self._shared is not None)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -74,53 +64,50 @@ class DirectAccess:
                 runner.run(self._counters.close())
 
     def client(self, address: str) -> dict[str, Any]:
-        """How a client stands: the object of `get --json`.
+        """A client's status: the object of `get --json`.
 
         Raises:
             BackendError: no memcached server is up (also of `increment` and `reset`).
+            InputError: the address, or the network, is not counted as one client (all methods).
         """
-        return self._runner.run(self._stand(self._client(address)))
+        return self._runner.run(self._status(self._client(address)))
 
     def score(self, address: str) -> dict[str, Any]:
         """A client's score: the object of `score --json`."""
-        return self._runner.run(self._desk.score(self._client(address)))
+        return self._runner.run(self._admin.score(self._client(address)))
 
     def increment(self, address: str, by: int) -> dict[str, Any]:
-        """Count messages for a client; how it stands then."""
-        return self._runner.run(self._increment(self._client(address), by))
+        """Count messages for a client; return its status after that."""
+        return self._runner.run(self._status(self._client(address), lambda client: self._admin.increment(client, by)))
 
     def reset(self, address: str) -> dict[str, Any]:
-        """Forget a client's messages; how it stands then, with a "note"."""
-        return self._runner.run(self._reset(self._client(address)))
+        """Forget a client's messages; return its status after that, with a "note"."""
+        status = self._runner.run(self._status(self._client(address), self._admin.reset))
+        return status | {"note": self._admin.reset_note}
 
     def _client(self, address: str) -> Client:
         try:
-            return self._desk.client_named(address)
+            return self._admin.client_named(address)
         except ValueError as error:
             raise InputError(str(error)) from error
 
-    async def _increment(self, client: Client, by: int) -> dict[str, Any]:
-        await self._messages(client)
-        await self._desk.increment(client, by)
-        return await self._stand(client)
-
-    async def _reset(self, client: Client) -> dict[str, Any]:
-        await self._messages(client)
-        await self._desk.reset(client)
-        return await self._stand(client) | {"note": self._desk.reset_note}
-
-    async def _stand(self, client: Client) -> dict[str, Any]:
-        messages = await self._messages(client)
+    async def _status(
+        self, client: Client, change: Callable[[Client], Coroutine[Any, Any, None]] | None = None
+    ) -> dict[str, Any]:
+        """A client's status, after a change of its counter."""
+        count = await self._count(client)
+        if change is not None:
+            await change(client)
+            count = await self._count(client)
         found = None
         if self._shared is not None and client.address is not None:
             found = from_text(await self._shared.get(client.address) or "", self._zone)
-        reputation = None if found is None else found[0]
-        return status_of(self._rules, client, reputation, messages).as_json()
+        return status_of(self._policy, client, found and found[0], count).as_json()
 
-    async def _messages(self, client: Client) -> int:
-        """The client's messages, from servers that are up: which ones are is found out by asking.
+    async def _count(self, client: Client) -> int:
+        """The client's messages, from the servers that turn out to be up.
 
-        A daemon counts by itself while all of them are down; what a command counted so would be lost.
+        While all of them are down, only a daemon can count: what a command counted would be lost.
         """
         assert self._counters is not None
         while servers := self._counters.cluster.live:

@@ -24,7 +24,7 @@ def say_json(value: object) -> None:
 
 
 def plain(value: object) -> str:
-    """A value as text without control characters, which whoever sent it could use to control the terminal."""
+    """A value as text without control characters, by which its sender could control the terminal."""
     if value is None:
         return "-"
     text = str(value)
@@ -50,7 +50,7 @@ def say_paragraph(*body: Part, head: Sequence[Part] = (), indent: int = 0) -> No
 
     Args:
         body: the text; control characters are replaced.
-        head: stands before the first line.
+        head: text before the first line.
         indent: columns that all lines of the body leave free, for the head.
     """
     left, right = (
@@ -102,7 +102,7 @@ def show(clients: Sequence[dict[str, Any]], *, as_json: bool) -> None:
     """Print the clients.
 
     Args:
-        clients: the daemon's objects, of which only the columns are shown.
+        clients: the daemon's objects; only the columns are shown.
         as_json: for programs.
     """
     if as_json:

@@ -45,7 +45,7 @@ def overview(status: dict[str, Any]) -> dict[str, Any]:
         }
         for minute in status["minutes"]
     ]
-    # The minute before the current one; the current one if there is no other.
+    # The minute before the current one; the current one if it is the only one.
     last = minutes[-2:][0] if minutes else {"passed": 0, "deferred": 0}
     clients = sorted(status["clients"], key=_nearest)
     return {
@@ -72,8 +72,8 @@ def _nearest(client: dict[str, Any]) -> tuple[Any, ...]:
 
 def register(parser: argparse.ArgumentParser) -> None:
     """Describe the command."""
-    parser.description = """Show the busiest clients of this host's daemon, nearest to their limit first, and
-keep the list up to date; q ends.
+    parser.description = """Show the busiest clients of this host's daemon, nearest to their limit first,
+and update the list; q ends.
 
 status    limited: its next message is deferred, or messages were deferred
           within the last minutes; near: it has used four fifths of its limit;
@@ -212,7 +212,7 @@ def cells(client: dict[str, Any]) -> list[str]:
 
 
 def rows(clients: Sequence[dict[str, Any]], width: int | None) -> list[str]:
-    """The table with its head, without the columns for which the width is too small; None: as wide as it is."""
+    """The table with its head, without the columns for which the width is too small; None: all columns."""
     cut = [dict(zip(COLUMNS, cells(client), strict=True)) for client in clients]
     widths = {name: max([len(name), *(len(row[name]) for row in cut)]) for name in COLUMNS}
     kept = list(COLUMNS)

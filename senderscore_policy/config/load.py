@@ -35,14 +35,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a file says.
+    """A configuration file.
 
     Args:
-        config: what is valid in it; the defaults for the rest.
-        name: the file as messages call it.
-        error: what is wrong with it; None: nothing.
+        config: its valid part, and the defaults for the rest.
+        name: its name in messages.
+        error: everything that is wrong with it.
         document: its content as TOML; empty if it has syntax errors.
-        lines: finds the line of a key.
+        lines: the lines of its keys.
         tiers: the path of each [[tier]], by the name of its limit.
     """
 
@@ -61,10 +61,7 @@ class Reading:
 
 
 def load(path: Path | None) -> Config:
-    """Read a configuration file.
-
-    Args:
-        path: the file; None: the defaults.
+    """Read a configuration file; None: the defaults.
 
     Raises:
         ConfigError: it cannot be read (the cause is the OSError), or something in it is wrong.
@@ -73,11 +70,7 @@ def load(path: Path | None) -> Config:
 
 
 def parse(text: str, name: str) -> Config:
-    """Read a configuration.
-
-    Args:
-        text: TOML.
-        name: the file as messages call it.
+    """Read a configuration from TOML text; messages call it by the name.
 
     Raises:
         ConfigError: with every problem, one line each: `policy.toml:12: counters.buckets: must be …`;
@@ -93,7 +86,7 @@ def _valid(reading: Reading) -> Config:
 
 
 def read(path: Path | None) -> Reading:
-    """Read a configuration file as far as it is valid; `Reading.error` says what is not. None: the defaults."""
+    """Read the valid part of a configuration file; `Reading.error` has the rest. None: the defaults."""
     if path is None:
         return Reading(Config())
     try:
@@ -110,7 +103,7 @@ def read(path: Path | None) -> Reading:
 
 
 def read_text(text: str, name: str) -> Reading:
-    """Read a configuration as far as it is valid; the arguments are those of `parse`."""
+    """Read the valid part of a configuration; the arguments are those of `parse`."""
     text = text.removeprefix("\N{BYTE ORDER MARK}")
     try:
         document = tomllib.loads(text)

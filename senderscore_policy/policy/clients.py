@@ -67,21 +67,23 @@ class NetworkTable(Generic[V]):
     """
 
     def __init__(self, entries: Iterable[tuple[Network, V]]) -> None:
-        self._by_prefix: dict[tuple[int, int], dict[int, V]] = {}
+        tables: dict[tuple[int, int], dict[int, V]] = {}
         for network, value in entries:
-            table = self._by_prefix.setdefault((network.version, network.prefixlen), {})
-            table[int(network.network_address)] = value
-        self._prefixes = sorted(self._by_prefix, reverse=True)
+            shift = network.max_prefixlen - network.prefixlen
+            tables.setdefault((network.version, shift), {})[int(network.network_address) >> shift] = value
+        # A table for each prefix length, the longest first: thousands of networks need a few look-ups.
+        self._tables = {
+            wanted: [(shift, tables[version, shift]) for version, shift in sorted(tables) if version == wanted]
+            for wanted in (4, 6)
+        }
 
     def match(self, address: Address) -> V | None:
-        """The value of the longest prefix that holds the address, or None."""
+        """The value of the longest prefix that contains the address, or None."""
         number = int(address)
-        for version, length in self._prefixes:
-            if version == address.version:
-                shift = address.max_prefixlen - length
-                value = self._by_prefix[version, length].get(number >> shift << shift)
-                if value is not None:
-                    return value
+        for shift, table in self._tables[address.version]:
+            value = table.get(number >> shift)
+            if value is not None:
+                return value
         return None
 
 
