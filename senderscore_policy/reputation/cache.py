@@ -8,13 +8,15 @@ from typing import Any, Final, Literal
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.bounded import BoundedCache
-from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Reputation, Scored, Unknown
+from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Reputation, Scored, Unavailable, Unknown
 from senderscore_policy.policy.window import CLOCK_SKEW
 
 MAX_ENTRIES: Final = 100_000
 """Entries kept: some 30 MB, and a third of a second at a start that restores all of them."""
 LONGEST_STALE: Final = 7 * 86400.0
 """Seconds after which a score is no longer served, even if the zone does not give a new one."""
+LONGEST_FAILURE: Final = 600.0
+"""Longest time for which a failed lookup is kept, in seconds."""
 _CLOCK_STEP: Final = 86400.0
 """Seconds by which the clock may go back before a score from the future is dropped: to ask again for every client
 would cost more than scores that live a little longer."""
@@ -61,11 +63,18 @@ class ScoreCache:
         """Keep what the zone said at `fetched_at`."""
         entry = CachedScore(reputation, fetched_at, fetched_at + self.lifetime(reputation), source)
         self._scores.put(address, entry)
+        self._failures.pop(address)
         return entry
 
     def keep_failure(self, address: str, failure: Reputation, now: float) -> None:
-        """Keep a failed lookup, so that the next try waits; a score stays and is served until then."""
-        self._failures.put(address, CachedScore(failure, now, now + self.settings.failure_ttl, "dns"))
+        """Keep a failed lookup, so that the next try waits; a score stays and is served until then.
+
+        A client whose lookups fail again and again must not spend the query budget: its pauses double.
+        """
+        ttl, before = self.settings.failure_ttl, self._failures.get(address)
+        if before is not None and isinstance(failure, Unavailable):
+            ttl = max(ttl, min(2 * (before.fresh_until - before.fetched_at), LONGEST_FAILURE))
+        self._failures.put(address, CachedScore(failure, now, now + ttl, "dns"))
 
     def forget_failures(self) -> None:
         """Allow each client whose lookup failed to be looked up again at once."""

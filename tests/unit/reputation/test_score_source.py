@@ -12,7 +12,7 @@ from fakes import DAY, HOUR, MINUTE, START, FakeShared, score_site
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Refused, Reputation, Scored, Unavailable
-from senderscore_policy.reputation.guard import FAILURES_IN_A_ROW, FIRST_PERIOD
+from senderscore_policy.reputation.guard import FAILURES_IN_A_ROW, FIRST_PERIOD, LONGEST_PROBE_PERIOD
 from senderscore_policy.reputation.source import MAX_LOOKUPS
 
 CLIENT = "192.0.2.75"
@@ -484,13 +484,36 @@ async def test_one_client_whose_lookups_fail_says_nothing_about_the_zone() -> No
     site = score_site()
     site.zone.outcomes[CLIENT] = FAILED
     await site.source.lookup(OTHER)
-    for number in range(30):
+    for number in range(1, 25):
         assert await site.source.lookup(CLIENT) == FAILED
         assert site.source.zone_state == "answers"
-        if not number % 7:
+        if not number % 12:
             assert await site.source.lookup(f"198.51.100.{number}") == UNKNOWN
+        site.clock.pass_time(10 * MINUTE)
+    assert site.zone.asked.count(CLIENT) == 24
+
+
+async def test_a_client_whose_lookups_always_fail_does_not_spend_the_budget() -> None:
+    """It is asked for after one minute, then ever more rarely down to every ten minutes, until a lookup succeeds."""
+    site = score_site()
+    site.zone.outcomes[CLIENT] = FAILED
+    asked_at = []
+    for minute in range(60):
+        before = len(site.zone.asked)
+        await site.source.lookup(CLIENT)
+        if len(site.zone.asked) > before:
+            asked_at.append(minute)
         site.clock.pass_time(MINUTE)
-    assert site.zone.asked.count(CLIENT) == 30
+    assert asked_at == [0, 1, 3, 7, 15, 25, 35, 45, 55]
+    site.clock.pass_time(10 * MINUTE)
+    site.zone.outcomes[CLIENT] = Scored(75)
+    assert await site.source.lookup(CLIENT) == Scored(75)
+    site.clock.pass_time(DAY)
+    site.zone.outcomes[CLIENT] = FAILED
+    await site.source.lookup(CLIENT)
+    site.clock.pass_time(MINUTE)
+    await site.source.lookup(CLIENT)
+    assert site.zone.asked[-2:] == [CLIENT, CLIENT]
 
 
 @pytest.mark.parametrize("doomed", [2, 5])
@@ -502,15 +525,15 @@ async def test_clients_whose_lookups_fail_do_not_take_the_probes_of_others(doome
     for _ in range(FAILURES_IN_A_ROW):
         for address in failing:
             await site.source.lookup(address)
-        site.clock.pass_time(MINUTE)
+        site.clock.pass_time(10 * MINUTE)
     assert site.source.zone_state == "failing"
-    for _ in range(int(FIRST_PERIOD)):
+    for _ in range(int(LONGEST_PROBE_PERIOD / 10) + 1):
         for address in (*failing, CLIENT):
             site.source.start(address)
             await site.settle()
         if CLIENT in site.zone.asked:
             break
-        site.clock.pass_time(1)
+        site.clock.pass_time(10)
     assert await site.source.lookup(CLIENT) == UNKNOWN
     assert site.source.zone_state == "answers"
 
