@@ -110,7 +110,6 @@ def _action(reply: bytes, where: str) -> str:
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Send one policy request to the running daemon, as Postfix does, and print the
 action.
 
@@ -163,7 +162,6 @@ def _attribute(text: str) -> tuple[str, str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask."""
     attributes = dict(args.attributes)
     where = args.endpoint or configuration(args).listen.policy[0]
     action = ask(where, attributes, args.timeout)

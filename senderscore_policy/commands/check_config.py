@@ -19,7 +19,6 @@ ITEMS_SHOWN: Final = 5
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Check the configuration before the daemon reads it.
 
 Every mistake is shown with its line and key, and what is allowed; the exit

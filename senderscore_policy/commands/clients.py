@@ -9,8 +9,13 @@ from senderscore_policy.commands.control import open_access
 from senderscore_policy.commands.output import say, say_json, say_paragraph, show, table
 
 
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    add_json(parser)
+    add_clients(parser)
+
+
 def register_get(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Show what is counted for a client, and what it may still send.
 
 count       messages in the window that were accepted
@@ -24,28 +29,22 @@ left        messages until the limit"""
     parser.epilog = """examples:
   senderscore-policy get 192.0.2.75
   senderscore-policy get --json 192.0.2.75 2001:db8::25"""
-    add_config(parser)
-    add_json(parser)
-    add_clients(parser)
+    _add_arguments(parser)
 
 
 def run_get(args: argparse.Namespace) -> int:
-    """Show the clients."""
     with open_access(configuration(args), counters=True) as access:
         show([access.client(address) for address in args.clients], as_json=args.json)
     return 0
 
 
 def register_increment(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Count messages for a client as if it had sent them, and show its new status.
 
 This shows what happens above a limit; "reset" undoes it."""
     parser.epilog = """example:
   senderscore-policy increment 192.0.2.75 --by 800"""
-    add_config(parser)
-    add_json(parser)
-    add_clients(parser)
+    _add_arguments(parser)
     parser.add_argument("--by", metavar="N", type=checked(_messages), default=1, help="number of messages (default: 1)")
 
 
@@ -56,14 +55,12 @@ def _messages(text: str) -> int:
 
 
 def run_increment(args: argparse.Namespace) -> int:
-    """Count."""
     with open_access(configuration(args), counters=True) as access:
         show([access.increment(address, args.by) for address in args.clients], as_json=args.json)
     return 0
 
 
 def register_reset(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Forget the messages that are counted for a client, so that it may send again at
 once.
 
@@ -72,13 +69,10 @@ follow within 60 s. An IPv6 network must be one that is counted as one client,
 as "top" shows it."""
     parser.epilog = """example:
   senderscore-policy reset 192.0.2.75"""
-    add_config(parser)
-    add_json(parser)
-    add_clients(parser)
+    _add_arguments(parser)
 
 
 def run_reset(args: argparse.Namespace) -> int:
-    """Forget."""
     with open_access(configuration(args), counters=True) as access:
         clients = [access.reset(address) for address in args.clients]
     show(clients, as_json=args.json)
@@ -94,7 +88,6 @@ NUMBERS: Final = frozenset({"score", "limit", "age"})
 
 
 def register_score(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Show a client's score, and look it up if it is unknown, which may cost a DNS
 query. If the lookup fails, the reason is shown and the exit status is 69.
 
@@ -110,15 +103,13 @@ age         time since the answer of the zone"""
     parser.epilog = """examples:
   senderscore-policy score 192.0.2.75
   senderscore-policy score --json 192.0.2.75 198.51.100.25"""
-    add_config(parser)
-    add_json(parser)
-    add_clients(parser)
+    _add_arguments(parser)
 
 
 def run_score(args: argparse.Namespace) -> int:
-    """Show the scores."""
     with open_access(configuration(args), counters=False) as access:
-        scores = [access.score(address) for address in args.clients]
+        answers = [access.score(address) for address in args.clients]
+    scores = [each if each["source"] in {"cache", "dns"} else each | {"age": None} for each in answers]
     failed = [score for score in scores if score["detail"]]
     if args.json:
         say_json([{name: score[name] for name in (*COLUMNS, "detail")} for score in scores])
@@ -137,9 +128,9 @@ def run_score(args: argparse.Namespace) -> int:
 
 def _age(score: dict[str, Any]) -> str | None:
     """The score's age in its largest unit, "5 min"; None if it does not come from the zone."""
-    if score["source"] not in ("cache", "dns"):
-        return None
     seconds = score["age"]
+    if seconds is None:
+        return None
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= length:
             return f"{seconds // length} {unit}"

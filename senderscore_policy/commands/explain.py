@@ -143,7 +143,6 @@ MOST_PRINTED: Final = 10
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Show the recent decisions about a message or a client, and their reasons.
 
 The queue ID is the one in Postfix's log. It leads from a line there to the
@@ -177,7 +176,6 @@ def _subject(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Explain."""
     with find_daemon(control_paths(configuration(args))) as control:
         account = control.request("GET", args.subject)
     decisions = account["decisions"]

@@ -9,7 +9,6 @@ from senderscore_policy.config.paths import config_file
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Run the daemon in the foreground, until SIGTERM or Ctrl-C.
 
 At SIGHUP it reads its file again; a file with a mistake changes nothing, and
@@ -26,6 +25,5 @@ In Postfix's main.cf:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve."""
     path = config_file(given_file(args))
     return service.run(load(path), path)

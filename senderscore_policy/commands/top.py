@@ -71,7 +71,6 @@ def _nearest(client: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Show the busiest clients of this host's daemon, nearest to their limit first,
 and update the list; q ends.
 

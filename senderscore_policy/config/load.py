@@ -1,9 +1,6 @@
 """From a TOML file to a `Config`, with everything that is wrong with the file."""
 
-import contextlib
 import difflib
-import os
-import pwd
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -15,6 +12,7 @@ from senderscore_policy.config import model
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.options import InvalidPartsError
 from senderscore_policy.config.positions import KeyLines, SyntaxProblem, explained
+from senderscore_policy.config.values import reason
 from senderscore_policy.errors import ConfigError
 from senderscore_policy.policy.clients import Network, Override
 from senderscore_policy.policy.tiers import Limit, Tier, TierTable
@@ -92,8 +90,7 @@ def read(path: Path | None) -> Reading:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        hint = f": the user {_user()} must be able to read it" if isinstance(error, PermissionError) else ""
-        problem = ConfigError([f"{path}: {error.strerror}{hint}"])
+        problem = ConfigError([f"{path}: {reason(error)}"])
         problem.__cause__ = error
         return Reading(Config(), str(path), problem)
     except UnicodeDecodeError as error:
@@ -116,13 +113,6 @@ def read_text(text: str, name: str) -> Reading:
     config = reader.config(document)
     reader.report_unknown()
     return Reading(config, name, reader.error, document, reader.lines, reader.tiers)
-
-
-def _user() -> str:
-    """The name of the user that the program runs as."""
-    with contextlib.suppress(KeyError):
-        return pwd.getpwuid(os.geteuid()).pw_name
-    return str(os.geteuid())
 
 
 class _Reader:

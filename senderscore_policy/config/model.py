@@ -5,16 +5,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Final, Literal, NamedTuple
 
-from senderscore_policy.config import values
-from senderscore_policy.config.endpoints import (
-    Endpoint,
-    Inet,
-    control_socket,
-    endpoint,
-    http_listener,
-    nameserver,
-    server,
-)
+from senderscore_policy.config import endpoints, values
+from senderscore_policy.config.endpoints import Endpoint, Inet
 from senderscore_policy.config.options import Check, boolean, number, one_of, option, text, texts, whole
 from senderscore_policy.config.values import NetworksFile
 from senderscore_policy.policy.clients import ClientDirectory, Network, Override
@@ -26,7 +18,7 @@ from senderscore_policy.policy.window import CLOCK_SKEW, Window
 _SCORE_TTL: Final = number(
     10, 604_800, "seconds; the zone lets an answer live 10 s, and scores over 7 days are dropped"
 )
-_HTTP_LISTENER: Final[Check[Inet | None]] = text(http_listener)
+_HTTP_LISTENER: Final[Check[Inet | None]] = text(endpoints.http_listener)
 
 
 class Conflict(NamedTuple):
@@ -45,11 +37,11 @@ class Conflict(NamedTuple):
 class Listen:
     """[listen]: where the daemon answers."""
 
-    policy: tuple[Endpoint, ...] = option((Inet("127.0.0.1", 10045),), texts(endpoint, distinct=True))
+    policy: tuple[Endpoint, ...] = option((Inet("127.0.0.1", 10045),), texts(endpoints.endpoint, distinct=True))
     status: Inet | None = option(Inet("127.0.0.1", 10046), _HTTP_LISTENER)
     status_public: bool = option(False, boolean)
     metrics: Inet | None = option(None, _HTTP_LISTENER)
-    control: str = option("", text(control_socket))
+    control: str = option("", text(endpoints.control_socket))
     max_connections: int = option(
         2000, whole(10, 100_000, "each Postfix process holds one, and each takes a file descriptor")
     )
@@ -78,7 +70,7 @@ class ReputationSettings:
     """[reputation]: how scores are read. Times in seconds."""
 
     zone: str = option("score.senderscore.com", text(values.zone))
-    nameservers: tuple[Inet, ...] = option((), texts(nameserver))
+    nameservers: tuple[Inet, ...] = option((), texts(endpoints.nameserver))
     lookup: Literal["lazy", "eager"] = option("lazy", one_of("lazy", "eager"))
     lazy_share: float = option(0.5, number(0, 1, "a share of the smallest limit, above 0"))
     deadline: float = option(
@@ -102,7 +94,7 @@ class CounterSettings:
     """[counters]: where and how messages are counted. Times in seconds."""
 
     store: Literal["memory", "memcached"] = option("memory", one_of("memory", "memcached"))
-    servers: tuple[Endpoint, ...] = option((Inet("127.0.0.1", 11211),), texts(server, distinct=True))
+    servers: tuple[Endpoint, ...] = option((Inet("127.0.0.1", 11211),), texts(endpoints.server, distinct=True))
     replicas: int = option(1, whole(1, 2, "the servers that keep each counter"))
     key_prefix: str = option("ssp:", text(values.key_prefix))
     timeout: float = option(0.25, number(0.01, 10, "seconds that every message may wait when memcached hangs"))

@@ -1,5 +1,8 @@
 """The texts of a configuration file, each read into its value; a ValueError says what is allowed."""
 
+import contextlib
+import os
+import pwd
 import re
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_network
@@ -44,7 +47,17 @@ def _content(path: str) -> bytes:
             raise ValueError(f"{path}: not a regular file")
         return Path(path).read_bytes()
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
+        raise ValueError(f"{path}: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """Why a file cannot be read; for a lack of permission with the name of the user."""
+    if not isinstance(error, PermissionError):
+        return str(error.strerror)
+    user = str(os.geteuid())
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    return f"{error.strerror}: the user {user} must be able to read it"
 
 
 def zone(text: str) -> str:

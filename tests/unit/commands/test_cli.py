@@ -21,7 +21,7 @@ NO_DECISIONS = {
 
 
 def test_help_lists_every_command(run: Run) -> None:
-    """And says what the exit status means."""
+    """It also explains the exit status."""
     status, out, err = run("--help")
     assert (status, err) == (0, "")
     assert all(f"  {name} " in out and summary in out for name, summary in COMMANDS.items())
@@ -84,7 +84,7 @@ def test_wrong_usage_is_64_and_one_line(run: Run, arguments: list[str]) -> None:
 
 
 def test_a_wrong_address_is_named(run: Run) -> None:
-    """Of several arguments it is clear which one is meant."""
+    """The message names the one of several arguments that is wrong."""
     assert "'300.1.1.1' is not an IP address" in run("get", "192.0.2.1", "300.1.1.1")[2]
 
 

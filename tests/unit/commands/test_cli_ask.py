@@ -20,7 +20,7 @@ def parsed(message: bytes) -> Request:
 
 
 def test_it_prints_the_action(run: Run) -> None:
-    """As it came, or as JSON."""
+    """The daemon's action is printed unchanged, or as JSON."""
     with PolicyServer(b"action=421 score = 75, later\n\n") as server:
         assert run("ask", "--endpoint", server.endpoint, "192.0.2.75") == (0, "action=421 score = 75, later\n", "")
     with PolicyServer(b"action=DUNNO\n\n") as server:
@@ -120,7 +120,7 @@ def test_no_reply_is_69(run: Run, reply: bytes, words: str) -> None:
 
 
 def test_silence_is_69(run: Run) -> None:
-    """It waits as long as it is told to."""
+    """`ask` waits for the time of --timeout."""
     with PolicyServer(None) as server:
         status, _, err = run("ask", "--endpoint", server.endpoint, "--timeout", "0.05")
     assert status == 69

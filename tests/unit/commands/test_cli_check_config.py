@@ -36,7 +36,7 @@ unavailable            unlimited
 
 
 def test_warnings_follow(run: Run, file: Path) -> None:
-    """What is allowed and surprising is said, and is no failure."""
+    """A warning does not change the exit status."""
     file.write_text(TWO_TIERS)
     status, out, _ = run("check-config", "-c", str(file))
     assert status == 0
@@ -70,12 +70,12 @@ def test_json_of_a_file_with_mistakes(run: Run, file: Path) -> None:
 
 
 def test_defaults_is_the_default_file(run: Run) -> None:
-    """It can be redirected into policy.toml as it is."""
+    """The output can be redirected into policy.toml."""
     assert run("check-config", "--defaults") == (0, DEFAULT_FILE.read_text(), "")
 
 
-def test_without_a_file_it_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nobody takes the defaults for a file of their own."""
+def test_without_a_file_the_output_says_so(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The output does not look like that of a file."""
     monkeypatch.setattr(paths, "CONFIG_FILE", tmp_path / "policy.toml")
     status, out, _ = run("check-config")
     assert status == 0

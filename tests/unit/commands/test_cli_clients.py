@@ -43,7 +43,7 @@ def test_get_json(run: Run, daemon: ControlDaemon, file: Path) -> None:
 
 @pytest.mark.parametrize("position", range(4))
 def test_the_file_may_be_named_anywhere(run: Run, daemon: ControlDaemon, file: Path, position: int) -> None:
-    """-c FILE stands before, between or after the addresses."""
+    """-c FILE may come before, between or after the addresses."""
     daemon.answers["GET /api/clients/192.0.2.75"] = 200, STANDING
     arguments = ["--json", ADDRESS, ADDRESS]
     status, out, _ = run("get", *arguments[:position], "-c", str(file), *arguments[position:])
@@ -76,7 +76,7 @@ def test_addresses_may_be_written_in_any_way(
 
 
 def test_increment_counts_so_many(run: Run, daemon: ControlDaemon, file: Path) -> None:
-    """--by N, else one; it shows how the client stands then."""
+    """--by N, else one; the output is the client's status after that."""
     daemon.answers["POST /api/clients/192.0.2.75/increment"] = 200, STANDING
     status, out, _ = run("increment", ADDRESS, "--by", "800", "-c", str(file))
     assert status == 0
@@ -97,7 +97,7 @@ def test_reset_says_who_follows_later(run: Run, daemon: ControlDaemon, file: Pat
 
 
 def test_reset_of_a_single_daemon_has_no_note(run: Run, daemon: ControlDaemon, file: Path) -> None:
-    """There is nobody to follow."""
+    """No other daemon shares these counters."""
     daemon.answers["POST /api/clients/192.0.2.75/reset"] = 200, STANDING | {"note": ""}
     assert len(run("reset", ADDRESS, "-c", str(file))[1].splitlines()) == 2
 
@@ -122,7 +122,7 @@ def test_an_error_of_the_daemon_is_passed_on(run: Run, daemon: ControlDaemon, fi
 
 @pytest.mark.parametrize("answer", [b"hello", b"[]", b"\xff"])
 def test_a_stranger_on_the_socket_is_recognized(run: Run, daemon: ControlDaemon, file: Path, answer: bytes) -> None:
-    """Whatever else listens there is no reason for a traceback."""
+    """Another program on the socket does not cause a traceback."""
     daemon.answers["GET /api/clients/192.0.2.75"] = 200, answer
     status, _, err = run("get", ADDRESS, "-c", str(file))
     assert status == 69

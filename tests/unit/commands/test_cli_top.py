@@ -16,12 +16,12 @@ CLIENT = {
 
 
 def client(**changes: Any) -> dict[str, Any]:
-    """A client as a daemon tells of it."""
+    """A client in the daemon's answer."""
     return CLIENT | changes
 
 
 def status(*clients: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """What /api/status gives."""
+    """The answer of /api/status."""
     return {
         "time": 1_700_000_040,
         "health": "ready",
@@ -84,7 +84,7 @@ def test_nothing_controls_the_terminal() -> None:
 
 @pytest.mark.parametrize("width", [60, 200])
 def test_the_screen_fits_the_terminal(width: int) -> None:
-    """It shows as many clients as there is room for, and says how many there are besides."""
+    """It shows as many clients as there is room for, and the number of the others."""
     from rich.console import Console, Group
 
     whole = overview(status(*(client(client=f"192.0.2.{number}") for number in range(50))))
@@ -99,7 +99,7 @@ def test_the_screen_fits_the_terminal(width: int) -> None:
 
 
 def test_sparkline() -> None:
-    """Minutes as bars, the busiest one highest; one request is seen beside a thousand."""
+    """Minutes as bars, the busiest one highest; one request is visible next to a thousand."""
     assert sparkline([0, 1, 500, 1000]) == " ▁▄█"
     assert sparkline([]) == ""
 

@@ -1,4 +1,4 @@
-"""The commands while no daemon runs: straight to memcached and DNS."""
+"""The commands while no daemon runs: they use memcached and DNS directly."""
 
 import json
 import time
@@ -27,7 +27,7 @@ def nameserver() -> Iterator[Nameserver]:
 
 @pytest.fixture
 def configure(place: Path, nameserver: Nameserver) -> Configure:
-    """Writes the configuration with these memcached servers, none: memory; the arguments that name it."""
+    """Writes the configuration with these memcached servers (none: memory), and returns the arguments that name it."""
 
     def write(*servers: int, replicas: int = 1) -> list[str]:
         text = f"""
@@ -45,19 +45,19 @@ override = [{{ networks = ["192.0.2.0/24"], limit = 500 }}]
 
 
 def port(server: Memcached) -> int:
-    """Where it listens."""
+    """The port of a server."""
     return int(server.server_address[1])
 
 
 def closed_port() -> int:
-    """Where nobody listens."""
+    """A port without a server."""
     server = Memcached()
     server.server_close()
     return port(server)
 
 
 def test_memcached_is_read_and_changed(run: Run, configure: Configure, memcached: Memcached) -> None:
-    """What daemons count is there without them; how many were deferred is known to a daemon alone."""
+    """The counters of daemons are there without them; only a daemon knows how many messages were deferred."""
     here = configure(port(memcached))
     assert run("increment", "192.0.2.75", "--by", "3", *here)[0] == 0
     status, out, err = run("get", "--json", "192.0.2.75", "198.51.100.1", *here)
@@ -81,7 +81,7 @@ def test_memcached_is_read_and_changed(run: Run, configure: Configure, memcached
 def test_get_shows_a_score_that_daemons_share(
     run: Run, configure: Configure, memcached: Memcached, nameserver: Nameserver
 ) -> None:
-    """As known: no question is asked for it."""
+    """`get` shows a score only if it is known, and asks no question."""
     here = configure(port(memcached))
     memcached.items[b"ssp:s:198.51.100.7"] = b"88:%d:score.test" % time.time()
     [client] = json.loads(run("get", "--json", "198.51.100.7", *here)[1])
@@ -99,7 +99,7 @@ def test_memcached_down_is_69(run: Run, configure: Configure, command: str) -> N
 
 
 def test_one_memcached_of_two_is_enough(run: Run, configure: Configure, memcached: Memcached) -> None:
-    """As for a daemon: the servers that are up count."""
+    """As a daemon does, a command counts on the servers that are up."""
     here = configure(closed_port(), port(memcached), replicas=2)
     status, out, err = run("increment", "--json", "192.0.2.75", *here)
     assert (status, err) == (0, "")
@@ -120,10 +120,11 @@ def test_a_score_is_looked_up(run: Run, configure: Configure, nameserver: Namese
 
 
 def test_an_override_costs_no_query(run: Run, configure: Configure, nameserver: Nameserver) -> None:
-    """Its source says so, and it has no age."""
+    """The source is "override", without an age."""
     status, out, _ = run("score", "192.0.2.75", *configure())
     assert status == 0
     assert out.splitlines()[1].split() == ["192.0.2.75", "-", "override", "override", "500", "override", "-"]
+    assert json.loads(run("score", "--json", "192.0.2.75", *configure())[1])[0]["age"] is None
     assert nameserver.questions == []
 
 
@@ -135,3 +136,29 @@ def test_a_looked_up_score_is_shared(
     assert json.loads(run("score", "--json", "198.51.100.7", *here)[1])[0]["source"] == "dns"
     assert json.loads(run("score", "--json", "198.51.100.7", *here)[1])[0]["source"] == "cache"
     assert len(nameserver.questions) == 1
+
+
+def test_a_network_must_be_counted_as_one_client(run: Run, configure: Configure, memcached: Memcached) -> None:
+    """`reset` and `get` act on exactly the network that they name, or refuse it."""
+    here = configure(port(memcached))
+    assert run("increment", "2001:db8::25", "--by", "7", *here)[0] == 0
+    assert json.loads(run("get", "--json", "2001:db8::/64", *here)[1])[0]["count"] == 7
+    for command in ("get", "reset"):
+        status, out, err = run(command, "2001:db8::/32", *here)
+        assert (status, out) == (64, "")
+        assert err.startswith("senderscore-policy: 2001:db8::/32 is not counted as one client")
+    assert json.loads(run("get", "--json", "2001:db8::25", *here)[1])[0]["count"] == 7
+
+
+def test_a_lookup_that_failed_is_69_with_its_reason(run: Run, file: Path) -> None:
+    """In text and JSON; the scores of the other clients are shown, too."""
+    here = ["-c", str(file)]
+    status, out, err = run("score", "198.51.100.7", "192.0.2.75", *here)
+    assert (status, err) == (69, "")
+    assert "192.0.2.75" in out
+    assert "\n198.51.100.7 unavailable: " in out
+    assert "senderscore-policy doctor" in out
+    status, out, _ = run("score", "--json", "198.51.100.7", *here)
+    assert status == 69
+    assert json.loads(out)[0]["reputation"] == "unavailable"
+    assert json.loads(out)[0]["detail"]

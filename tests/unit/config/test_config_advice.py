@@ -31,7 +31,7 @@ def warnings(text: str) -> list[str]:
     ],
 )
 def test_sound_choices_are_not_warned_about(text: str) -> None:
-    """A warning that everybody sees is read by nobody."""
+    """Only unusual choices are warned about, so that people read the warnings."""
     assert warnings(text) == []
 
 
@@ -89,6 +89,6 @@ def test_sound_choices_are_not_warned_about(text: str) -> None:
     ],
 )
 def test_a_choice_with_a_price_is_warned_about(text: str, words: str) -> None:
-    """What is allowed and may surprise is said, with what it means."""
+    """The warning names the place and the consequence of the choice."""
     found = [warning for warning in warnings(text) if words in warning]
     assert len(found) == 1

@@ -1,4 +1,4 @@
-"""What an administrator is told about mistakes in the configuration file."""
+"""The messages about mistakes in the configuration file."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def problems(text: str) -> list[str]:
     return caught.value.problems
 
 
-# The file, the place that the message names, and words that tell what is wrong and what is allowed.
+# The file, the place that the message names, and words about what is wrong and what is allowed.
 ONE_MISTAKE = [
     # words, booleans, texts, lists, sections
     ('mode = "on"', "1: mode", 'must be "enforce" or "observe", not \'on\''),
@@ -198,7 +198,7 @@ def test_a_mistake_is_shown_with_its_place_and_what_is_allowed(text: str, place:
 
 
 def test_every_mistake_is_shown_at_once() -> None:
-    """Nobody has to correct a file mistake by mistake; they come in the order of the file."""
+    """All mistakes are shown in one run, in the order of the file."""
     text = """
 mode = "off"
 [counters]
@@ -239,7 +239,7 @@ def test_each_gap_and_overlap_of_the_tiers_is_named() -> None:
 
 
 def test_a_mistake_does_not_make_others_up() -> None:
-    """A tier with a broken range is no gap, and a broken server is no missing one."""
+    """A tier with an invalid range does not cause a gap, and an invalid server still counts as one of two."""
     text = '[counters]\nreplicas = 2\nservers = ["a:1", "b"]\n[[tier]]\nscores = "0 to 100"\nlimit = 1'
     assert [problem.split(": ")[1] for problem in problems(text)] == ["counters.servers[2]", "tier[1].scores"]
 
@@ -262,7 +262,7 @@ def test_a_key_cannot_add_lines_to_a_message() -> None:
     ],
 )
 def test_a_syntax_error_comes_alone(text: str, start: str) -> None:
-    """What cannot be read as TOML cannot be checked further; the line is named where the parser tells it."""
+    """A file that is not TOML cannot be checked further; the line is named if the parser knows it."""
     [problem] = problems(text)
     assert problem.startswith(start)
     assert len(problem.splitlines()) == 1

@@ -183,7 +183,7 @@ def problems(text: str) -> list[str]:
 
 @given(documents)
 def test_no_file_makes_the_program_fail(document: dict[str, object]) -> None:
-    """Whatever stands in a file, it is a configuration or it is refused with reasons of one line each."""
+    """Any file is a configuration or is refused with reasons of one line each."""
     text = "".join(f"{json.dumps(key)} = {toml(value)}\n" for key, value in document.items())
     for problem in problems(text):
         assert problem.startswith("policy.toml")
@@ -192,6 +192,6 @@ def test_no_file_makes_the_program_fail(document: dict[str, object]) -> None:
 
 @given(st.text(max_size=60))
 def test_no_text_makes_the_program_fail(text: str) -> None:
-    """The same for what is no TOML at all."""
+    """The same is true for a text that is not TOML."""
     for problem in problems(text):
         assert len(problem.splitlines()) == 1

@@ -20,7 +20,7 @@ def test_the_state_directory_is_systemds() -> None:
 
 
 def test_the_state_directory_without_systemd_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever tries the daemon out gets a directory of the user's own."""
+    """A user who tries the daemon gets a directory in the home directory."""
     monkeypatch.setenv("HOME", "/home/joe")
     assert state_directory(Config(), {}) == Path("/home/joe/.local/state/senderscore-policy")
 
