@@ -52,7 +52,7 @@ class SeenClient:
 
     @property
     def network(self) -> Network:
-        """The addresses that the client stands for."""
+        """The addresses that are counted as this client."""
         return ipaddress.ip_network(self.client.key)
 
 
@@ -217,7 +217,7 @@ class ClientAdmin:
         return self._named(text)[1]
 
     def ruled_network(self, client: Client) -> Network | None:
-        """The network of [exempt], or of the [[override]], that applies to the client; None: there is none."""
+        """The network of [exempt], or of the [[override]], that applies to the client, if there is one."""
         return self.policy.directory.ruled_network(self._named(client.key)[0])
 
     def _named(self, text: str) -> tuple[Address, Client]:

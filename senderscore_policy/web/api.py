@@ -222,6 +222,7 @@ async def serve(api: Api, kind: str, listeners: list[Any], host: str = "") -> Ht
         host: the name or address in the configuration. The status listener answers to it and to the host's
             own names alone.
     """
-    listener = HttpListener(api.application(kind), {*own_names(), host} if kind == "status" else None)
+    names = {*own_names(), host} if kind == "status" else None
+    listener = HttpListener(api.application(kind), names, in_turns=kind != "control")
     await listener.open(listeners)
     return listener

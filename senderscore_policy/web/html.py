@@ -70,5 +70,5 @@ _ENVIRONMENT.globals |= {"style": STYLE, "script": SCRIPT, "zone": lambda: f"{da
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a template makes of these values."""
+    """Render a page from a template and its values."""
     return _ENVIRONMENT.get_template(template).render(**values)

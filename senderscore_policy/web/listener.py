@@ -109,10 +109,12 @@ class HttpListener:
     Args:
         app: answers the requests.
         names: the names by which the daemon may be addressed; None: any.
+        in_turns: whether to handle requests one after the other, so that a crowd of visitors waits and mail does not.
     """
 
-    def __init__(self, app: web.Application, names: Collection[str] | None) -> None:
+    def __init__(self, app: web.Application, names: Collection[str] | None, *, in_turns: bool) -> None:
         self._names = names
+        self._turn = asyncio.Semaphore(1 if in_turns else MAX_CONNECTIONS)
         self._servers: list[asyncio.Server] = []
         self._connections: dict[web.RequestHandler, _Connection] = {}
         app.middlewares.append(self._serve)
@@ -174,6 +176,9 @@ class HttpListener:
             return await handler(request)
         connection.rank = (True, inf)
         try:
-            return await handler(request)
+            async with self._turn:
+                # Decide the requests of mail that have arrived meanwhile.
+                await asyncio.sleep(0)
+                return await handler(request)
         finally:
             connection.rank = (True, asyncio.get_running_loop().time())

@@ -158,8 +158,8 @@ def render(status: Status, wanted: View, rows: Sequence[Row], clients: int) -> s
     Args:
         status: of the daemon.
         wanted: the part of the list.
-        rows: the clients that its filter selects, as far as they are listed.
-        clients: the number of all clients that it selects.
+        rows: the listed clients, from `StatusCollector.clients`.
+        clients: the number of clients that the filter selects, listed or not.
     """
     found = ordered(rows, wanted)
     return html.render(

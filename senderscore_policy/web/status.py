@@ -195,7 +195,7 @@ class ClientDetails:
         time: of these details, seconds since the epoch.
         row: its row in the list.
         score: its score as known without a lookup.
-        network: the network of [exempt] or of the [[override]] that applies to it; None: there is none.
+        network: the network of [exempt], or of the [[override]], that applies to it, if there is one.
         decisions: the last decisions about it, newest first.
     """
 
@@ -330,7 +330,7 @@ class StatusCollector:
         return tuple(await self._rows(shown)), number
 
     async def _rows(self, shown: Sequence[SeenClient]) -> list[Row]:
-        """The rows of these clients; requests are decided between one part of them and the next."""
+        """One row for each client. The daemon decides requests between one part of the rows and the next."""
         rows: list[Row] = []
         for start in range(0, len(shown), AT_ONCE):
             part = shown[start : start + AT_ONCE]

@@ -92,7 +92,7 @@ FAULTS: Final = (
         host.without_uvloop(_ONE),
         Kept.AFTER,
         3,
-        "cannot accept connections",
+        "no connection can be accepted",
     ),
     Fault("100 reloads", host.reloads, _SURE),
     Fault("50 floods of the smallest requests", host.floods, dns.zone, felt="malformed request"),

@@ -107,7 +107,7 @@ async def _started() -> tuple[DaemonSite, list[HttpListener]]:
         return {}
 
     api = Api(daemon.collector, facts)
-    listeners = [HttpListener(api.application(kind), None) for kind in ("metrics", "status", "control")]
+    listeners = [HttpListener(api.application(kind), None, in_turns=True) for kind in ("metrics", "status", "control")]
     for listener in listeners:
         await listener.open([])
     return daemon, listeners

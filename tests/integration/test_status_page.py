@@ -1,8 +1,12 @@
 """The status page of the installed daemon, in a real browser (Debian's Chromium, without a window)."""
 
+import http.client
 import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from nameserver import Nameserver, addresses
 from waiting import free_port, wait_for_listener
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; make test has it")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed; make test has it")
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -31,12 +36,15 @@ class Site:
 
     def __init__(self, start_daemon: StartDaemon, **tables: Any) -> None:
         port = free_port()
-        self.daemon = start_daemon(**(LIMITED | tables), listen={"status": f"127.0.0.1:{port}"})
+        self.metrics = free_port()
+        listen = {"status": f"127.0.0.1:{port}", "metrics": f"0.0.0.0:{self.metrics}"}
+        self.daemon = start_daemon(**(LIMITED | tables), listen=listen)
         wait_for_listener(port)
+        self.port = port
         self.url = f"http://127.0.0.1:{port}/"
 
     def send(self, times: int, client: str = CLIENT, **attributes: str) -> list[str]:
-        """The answers to so many messages."""
+        """The answers to this number of messages."""
         with self.daemon.client() as postfix:
             return [postfix.ask(client, **attributes) for _ in range(times)]
 
@@ -85,6 +93,16 @@ def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
         each.context.close()
 
 
+def answer(port: int, path: str, host: str = "localhost") -> tuple[int, str]:
+    """The status and the body of the answer to a GET."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path, headers={"Host": host})
+    response = connection.getresponse()
+    body = response.read().decode()
+    connection.close()
+    return response.status, body
+
+
 def client_row(page: Any, client: str = CLIENT) -> Any:
     """The client's row of the list."""
     return page.locator("tbody tr").filter(has_text=client)
@@ -93,7 +111,7 @@ def client_row(page: Any, client: str = CLIENT) -> Any:
 def test_a_client_over_its_limit_appears_while_the_page_is_open(
     start_daemon: StartDaemon, visit: Callable[..., Visit]
 ) -> None:
-    """Nobody reloads: the page shows the client, its limit, what was deferred and when it is let in again."""
+    """The open page shows the client, its limit, its deferred messages and when it is accepted again."""
     site = Site(start_daemon)
     seen = visit(site.url)
     expect = playwright.expect
@@ -254,3 +272,153 @@ def test_it_follows_the_visitors_colours_and_fits_a_phone(
     assert phone.evaluate("document.documentElement.scrollWidth") == 360
     playwright.expect(client_row(phone)).to_be_visible()
     playwright.expect(phone.get_by_label("Sort by")).to_be_visible()
+
+
+def test_each_client_has_a_page(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """An address leads to its count, its limit with the reason, its last decisions and commands, without senders."""
+    site = Site(start_daemon)
+    site.send(6, client_name="mx.example.net", sender="private@example.org", queue_id="4TQueueId")
+    seen = visit(site.url)
+    page, expect = seen.page, playwright.expect
+    page.get_by_role("link", name=CLIENT).click()
+    expect(page).to_have_url(f"{site.url}clients/{CLIENT}")
+    client = page.locator("#client")
+    expect(client.get_by_role("heading", level=2)).to_have_text(f"{CLIENT} limited")
+    expect(client).to_contain_text("mx.example.net")
+    expect(client).to_contain_text("4 of 4")
+    expect(client).to_contain_text("from an override")
+    expect(client).to_contain_text(
+        "Limit: 4 messages/hour (0-100). The [[override]] for 192.0.2.0/24 gives this client the score 75"
+    )
+    expect(client).to_contain_text(
+        re.compile(r"in (1 h|5\d min)\s*one message, at .*\d\d:\d\d( \S+)?, if the client sends nothing before")
+    )
+    expect(page.locator("#decisions tbody tr")).to_have_count(6)
+    expect(page.locator("#decisions tbody tr").first).to_contain_text(
+        re.compile(r"over-limit\s*421\s*5\s*4\s*0-100\s*4TQ")
+    )
+    expect(page.get_by_text(f"senderscore-policy explain {CLIENT}")).to_be_visible()
+    assert "private@example.org" not in page.content()
+    site.daemon.run("reset", CLIENT)
+    expect(client).to_contain_text("0 of 4", timeout=30_000)
+    page.get_by_role("link", name="All clients").click()
+    expect(page).to_have_url(site.url)
+    assert seen.complaints == []
+
+
+def test_an_ipv6_network_has_a_page(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """The link of a network leads to it; a host with a limit of its own has a page of its own."""
+    own = [{"networks": ["2001:db8::25"], "limit": 7}, *LIMITED["override"]]
+    site = Site(start_daemon, override=own)
+    site.send(1, "2001:db8::1")
+    site.send(2, "2001:db8::25")
+    page = visit(site.url).page
+    page.get_by_role("link", name="2001:db8::/64").click()
+    playwright.expect(page.locator("#client")).to_contain_text("The zone has no IPv6 addresses, so [unscored] applies.")
+    page.get_by_role("link", name="All clients").click()
+    page.get_by_role("link", name="2001:db8::25/128").click()
+    playwright.expect(page.locator("#client")).to_contain_text(
+        "Limit: 7 messages/hour (override). The [[override]] for 2001:db8::25/128 gives this client a limit of its own."
+    )
+    assert [(each["client"], each["count"]) for each in site.daemon.json("get", "2001:db8::1", "2001:db8::25")] == [
+        ("2001:db8::/64", 1),
+        ("2001:db8::25/128", 2),
+    ]
+
+
+def test_the_filter_searches_all_clients(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """The filter finds a client that is too quiet for the list; the tabs count what it shows."""
+    site = Site(start_daemon)
+    with site.daemon.client() as postfix:
+        for number in range(450):
+            postfix.ask(f"198.51.{number // 250}.{number % 250}", client_name=f"host{number}.example.net")
+    page = visit(site.url, java_script_enabled=False).page
+    playwright.expect(page.locator("#list .note")).to_contain_text("busiest of 450 clients")
+    for text in ("198.51.0.6", "198.51.0.6/32", "host449.", "198.51.1.199"):
+        page.get_by_role("searchbox").fill(text)
+        page.get_by_role("button", name="Apply").click()
+        playwright.expect(page.locator("tbody tr")).to_have_count(1)
+        playwright.expect(page.locator("#tabs")).to_contain_text(re.compile(r"All 1\s+Limited now 0"))
+    page.get_by_role("searchbox").fill("203.0.113.9")
+    page.get_by_role("button", name="Apply").click()
+    playwright.expect(client_row(page, "203.0.113.9")).to_contain_text("0 of 4")
+
+
+PEOPLE = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "forced colours": {"forced_colors": "active"},
+    "phone": {"viewport": {"width": 320, "height": 640}, "is_mobile": True, "has_touch": True},
+}
+
+
+@pytest.mark.parametrize("options", PEOPLE.values(), ids=PEOPLE)
+def test_the_pages_are_accessible(
+    start_daemon: StartDaemon, visit: Callable[..., Visit], options: dict[str, Any], tmp_path: Path
+) -> None:
+    """Axe finds nothing on the status page, on a client's page and in a forecast; 320 pixels are wide enough."""
+    site = Site(start_daemon)
+    site.send(6, client_name="a-very-long-host-name." * 4 + "example.net")
+    site.send(2, "2001:db8:1111:2222:3333:4444:5555:6666")
+    log = tmp_path / "mail.log"
+    log.write_text(
+        "".join(
+            f"Nov 26 10:{number // 60:02}:{number % 60:02} mx postfix/{line}\n"
+            for number in range(900)
+            for line in (
+                f"smtpd[7]: 4T{number:06}: client=mx.example.net[{CLIENT}]",
+                f"cleanup[8]: 4T{number:06}: message-id=<{number}@example.net>",
+                f"qmgr[9]: 4T{number:06}: from=<a@example.net>, size=5, nrcpt=1 (queue active)",
+            )
+        )
+    )
+    done = site.daemon.run("forecast", "--html", str(tmp_path / "forecast.html"), str(log))
+    assert done.returncode == 0, done.stderr
+    for url in (site.url, f"{site.url}clients/{CLIENT}", f"file://{tmp_path}/forecast.html"):
+        page = visit(url, bypass_csp=True, **options).page
+        result = axe.Axe().run(page)
+        assert result.violations_count == 0, result.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        tables = page.locator("table")
+        for index in range(tables.count()):
+            assert tables.nth(index).locator("caption").count() == 1, url
+
+
+def test_the_chosen_tab_is_visible_in_forced_colours(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """The chosen tab has a border of its own, because the system replaces its background."""
+    page = visit(Site(start_daemon).url, forced_colors="active").page
+    widths = page.locator("#tabs a").evaluate_all("tabs => tabs.map(tab => getComputedStyle(tab).borderTopWidth)")
+    assert widths[0] != widths[1]
+
+
+def test_times_have_their_zone(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
+    """A visitor from another zone reads the host's times without doubt."""
+    site = Site(start_daemon)
+    site.send(1)
+    page = visit(site.url, timezone_id="Pacific/Auckland").page
+    zone = datetime.now().astimezone().tzname() or ""
+    playwright.expect(page.locator(".updated")).to_have_text(re.compile(rf"updated \d\d:\d\d:\d\d {re.escape(zone)}"))
+    playwright.expect(page.locator(".times")).to_contain_text(zone)
+
+
+def test_a_foreign_page_reads_nothing(start_daemon: StartDaemon) -> None:
+    """A name that an attacker lets resolve to 127.0.0.1 is refused (DNS rebinding); the host's own names are served."""
+    site = Site(start_daemon)
+    site.send(1)
+    for path in ("/", "/api/clients", f"/clients/{CLIENT}", "/metrics"):
+        status, body = answer(site.port, path, "evil.example")
+        assert (status, CLIENT in body) == (421, False)
+    for host in ("localhost", f"127.0.0.1:{site.port}", socket.gethostname()):
+        assert answer(site.port, "/api/clients", host)[0] == 200
+
+
+def test_the_metrics_listener_shows_no_client(start_daemon: StartDaemon) -> None:
+    """Prometheus on another host gets numbers and the health by any name, and nothing else."""
+    site = Site(start_daemon)
+    site.send(1)
+    wait_for_listener(site.metrics)
+    assert answer(site.metrics, "/healthz", "mx1.internal")[1].startswith(("ready", "degraded"))
+    status, body = answer(site.metrics, "/metrics", "mx1.internal")
+    assert (status, "senderscore_policy_requests_total" in body) == (200, True)
+    for path in ("/", "/api/status", "/api/clients", f"/clients/{CLIENT}", f"/api/clients/{CLIENT}"):
+        assert answer(site.metrics, path)[0] == 404

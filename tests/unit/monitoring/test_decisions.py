@@ -24,7 +24,7 @@ def test_decisions_are_found_by_client_and_by_message() -> None:
 
 
 def test_a_flood_of_messages_does_not_push_deferrals_out() -> None:
-    """Either kind has room of its own, and tells from when on it is complete."""
+    """Each kind has room of its own; `since` is the time from which it is complete."""
     recent = DecisionHistory(most=3)
     recent.decided([decision(1, Reason.OVER_LIMIT, queue_id="A1")])
     assert recent.since(over_limit=True) is None
@@ -35,14 +35,14 @@ def test_a_flood_of_messages_does_not_push_deferrals_out() -> None:
 
 
 def test_a_huge_request_is_not_remembered() -> None:
-    """Postfix sends none; the memory stays bounded in bytes, too."""
+    """Postfix never sends one, and without it the memory is bounded in bytes, too."""
     recent = DecisionHistory()
     recent.decided([decision(1, helo_name="x" * LARGEST_REQUEST)])
     assert recent.of_client("192.0.2.75") == []
 
 
 def test_the_last_request_is_one_of_postfix() -> None:
-    """Those of `ask` and `doctor` are told apart by their instance."""
+    """The instance of a request shows whether `ask` or `doctor` sent it."""
     recent = DecisionHistory()
     assert recent.last_request is None
     recent.decided([decision(1, instance=f"{TRIAL}1")])

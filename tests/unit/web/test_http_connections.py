@@ -182,7 +182,7 @@ async def test_only_what_is_counted_has_a_name(
     ],
 )  # fmt: skip
 async def test_a_client_is_named_by_address_or_as_it_is_counted(tmp_path: Path, text: str, client: str) -> None:
-    """An address stands for what it is counted under; a network must be that itself."""
+    """An address selects the client under which it is counted; a network must be such a client itself."""
     async with served(tmp_path):
         request = f"GET /api/clients/{text} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
         assert f'"client": "{client}"'.encode() in await answer(tmp_path, request)

@@ -76,8 +76,8 @@ async def test_it_is_json(tmp_path: Path) -> None:
         assert second["service"]["requests"] == 12
 
 
-async def test_looking_is_no_use_of_the_score_cache(tmp_path: Path) -> None:
-    """The metrics of the cache tell what mail needs, whoever watches."""
+async def test_a_visitor_does_not_change_the_cache_metrics(tmp_path: Path) -> None:
+    """The metrics of the score cache count what mail needs, not what visitors look at."""
     async with site(tmp_path, LIMITED) as daemon:
         daemon.zone.outcomes["198.51.100.1"] = 50
         await daemon.send("198.51.100.1", 12)
@@ -189,7 +189,7 @@ def test_places(limit: float, messages: int, asked: bool, deferring: bool, expec
 
 
 def test_quantiles() -> None:
-    """The bound within which so many observations were; beyond the largest bound that is all there is to say."""
+    """A quantile is the bound that holds this share of the observations, at most the largest bound."""
     histogram = Histogram((0.1, 0.5, 1.0))
     assert histogram.quantile(0.5) is None
     for seconds in (0.05, 0.2, 0.3, 7.0):

@@ -1,1 +1,0 @@
-../../roles/senderscore_policy/filter_plugins/senderscore_policy_postfix.py
