@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from senderscore_policy.config.model import ReputationSettings
+from senderscore_policy.policy.durations import span
 from senderscore_policy.policy.ports import Clock
 from senderscore_policy.policy.reputation import Refused, Reputation, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
@@ -287,7 +288,7 @@ class QueryGuard:
         )
         when = ""
         if not isinstance(state, Closed):
-            when = f", next attempt in {max(0.0, state.until - self._clock.monotonic()) / 60:.0f} min"
+            when = f", next attempt in {span(max(0.0, state.until - self._clock.monotonic()))}"
         return f"{self._zone} {what}{when}"
 
     def _update(self) -> None:
