@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from senderscore_policy.config.endpoints import Inet, Unix
 from senderscore_policy.config.load import parse
@@ -91,9 +92,10 @@ class FakeStore:
     async def read(self, clients: Sequence[str]) -> list[Usage]:
         return [Usage(self.counts.get(client, 0), {}) for client in clients]
 
-    async def reset(self, clients: Sequence[str]) -> None:
+    async def reset(self, clients: Sequence[str]) -> list[str]:
         for client in clients:
             self.counts.pop(client, None)
+        return []
 
 
 class FakeSource:
@@ -306,32 +308,41 @@ class FakeMemcached:
     def _replies(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         for line in lines:
             name, *arguments = line.split(b" ")
-            if name in {b"add", b"set"}:
+            if name in {b"add", b"set", b"cas"}:
                 yield self._store(name, arguments, next(lines)) + b"\r\n"
             elif name in {b"incr", b"decr"}:
                 yield self._count(name, *arguments) + b"\r\n"
             elif name == b"delete":
                 yield (b"NOT_FOUND" if self.items.pop(arguments[0], None) is None else b"DELETED") + b"\r\n"
-            elif name == b"get":
+            elif name in {b"get", b"gets"}:
                 for key in arguments:
                     if key in self.items:
-                        yield b"VALUE %b 0 %d\r\n%b\r\n" % (key, len(self.items[key]), self.items[key])
+                        token = b" %d" % self._token(key) if name == b"gets" else b""
+                        yield b"VALUE %b 0 %d%b\r\n%b\r\n" % (key, len(self.items[key]), token, self.items[key])
                 yield b"END\r\n"
             else:
                 self.unknown += 1
                 yield b"ERROR\r\n"
 
     def _store(self, name: bytes, arguments: list[bytes], data: bytes) -> bytes:
-        key, flags, exptime, size = arguments
+        key, flags, exptime, size, *token = arguments
         assert flags == b"0"
         assert len(data) == int(size)
         if name == b"add" and key in self.items:
             return b"NOT_STORED"
+        if name == b"cas" and key not in self.items:
+            return b"NOT_FOUND"
+        if name == b"cas" and [b"%d" % self._token(key)] != token:
+            return b"EXISTS"
         if self.full:
             return b"SERVER_ERROR out of memory storing object"
         self.items[key] = data
         self.exptimes[key] = int(exptime)
         return b"STORED"
+
+    def _token(self, key: bytes) -> int:
+        """Another one for each value."""
+        return crc32(self.items[key])
 
     def _count(self, name: bytes, key: bytes, amount: bytes) -> bytes:
         old = self.items.get(key)

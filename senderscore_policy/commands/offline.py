@@ -82,8 +82,14 @@ class DirectAccess:
 
     def reset(self, address: str) -> dict[str, Any]:
         """Forget a client's messages; return its status after that, with a "note"."""
-        status = self._runner.run(self._status(self._client(address), self._admin.reset))
-        return status | {"note": self._admin.reset_note}
+        notes: list[str] = []
+
+        async def reset(client: Client) -> None:
+            notes.append(await self._admin.reset(client))
+
+        status = self._runner.run(self._status(self._client(address), reset))
+        [note] = notes
+        return status | {"note": f"{note}; repeat the command once they are back" if "not reached" in note else note}
 
     def _client(self, address: str) -> Client:
         try:

@@ -3,17 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.ports import Clock, CounterStore, SharedCache, StoreObserver
-
-RETIREMENT: Final = 60.0
-"""Seconds for which the servers of an earlier setting stay connected: messages that wait for a score
-may still be refunded there, and none waits longer than `deadline` allows."""
 
 log = logging.getLogger(__name__)
 
@@ -78,23 +73,15 @@ class CounterBackend:
             log.warning("the window has changed: all counters start at zero")
             self._local = MemoryStore(settings.window_of_time(), self._clock)
         if self.memcached is not None and settings != old:
-            task = asyncio.get_running_loop().create_task(self._retire(self.memcached))
+            retired = self.memcached
+            self._connect()
+            task = asyncio.get_running_loop().create_task(retired.retire(self.memcached))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
-            self._connect()
-
-    async def _retire(self, memcached: MemcachedCounters) -> None:
-        try:
-            await asyncio.sleep(RETIREMENT)
-        finally:
-            await memcached.close()
 
     async def close(self) -> None:
         """Close all connections."""
-        retiring = list(self._retiring)
-        for task in retiring:
-            task.cancel()
-        await asyncio.gather(*retiring, return_exceptions=True)
+        await asyncio.gather(*self._retiring)
         if self.memcached is not None:
             await self.memcached.close()
 

@@ -75,11 +75,12 @@ class MemoryStore:
             usages.append(Usage(view.total(counts), counts))
         return usages
 
-    async def reset(self, clients: Sequence[str]) -> None:
+    async def reset(self, clients: Sequence[str]) -> list[str]:
         """See `ports.CounterStore.reset`."""
         for bucket in self._buckets.values():
             for client in clients:
                 bucket.pop(client, None)
+        return []
 
     def snapshot(self) -> Iterator[str]:
         """See `ports.Persistent.snapshot`; newest bucket first."""

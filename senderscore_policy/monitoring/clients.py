@@ -197,7 +197,7 @@ class ClientAdmin:
         self._source = source
         self.seen = seen
         self.clock = clock
-        self.reset_note = "other daemons on the same memcached follow within 60 s" if shared else ""
+        self._shared = shared
 
     @property
     def policy(self) -> Policy:
@@ -282,7 +282,9 @@ class ClientAdmin:
         if not client.exempt:
             self.seen.counted_by_hand(client, charge.count, self.clock.time())
 
-    async def reset(self, client: Client) -> None:
-        """Forget the client's messages and deferrals."""
-        await self._engine.store.reset([client.key])
+    async def reset(self, client: Client) -> str:
+        """Forget the client's messages and deferrals; return what the administrator should know about it."""
+        missed = await self._engine.store.reset([client.key])
         self.seen.forget(client.key)
+        note = "other daemons on the same memcached follow within 60 s" if self._shared else ""
+        return f"{note}; not reached: {', '.join(missed)}" if missed else note

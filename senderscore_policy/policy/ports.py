@@ -52,8 +52,8 @@ class CounterStore(Protocol):
     async def read(self, clients: Sequence[str]) -> list[Usage]:
         """Read the counters of each client, in order."""
 
-    async def reset(self, clients: Sequence[str]) -> None:
-        """Forget every bucket of the window for these clients."""
+    async def reset(self, clients: Sequence[str]) -> list[str]:
+        """Forget every bucket of the window for these clients; the servers that could not be reached, by name."""
 
 
 class ReputationSource(Protocol):

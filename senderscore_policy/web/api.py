@@ -208,8 +208,10 @@ class Api:
 
     async def _reset(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
-        await self._admin.reset(client)
-        return await self._show(client, note=self._admin.reset_note)
+        note = await self._admin.reset(client)
+        if "not reached" in note:
+            note += "; the daemon resets the client again once they are back"
+        return await self._show(client, note=note)
 
 
 async def serve(api: Api, kind: str, listeners: list[Any], host: str = "") -> HttpListener:

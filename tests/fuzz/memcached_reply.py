@@ -4,13 +4,16 @@ from collections.abc import Iterable
 
 from steps import cut, single_bytes
 
-from senderscore_policy.counters import pipeline
-from senderscore_policy.counters.memcached.batch import ClientBuckets, CountedAt, ServerBatch
+from senderscore_policy.config.endpoints import Inet
+from senderscore_policy.config.model import CounterSettings
+from senderscore_policy.counters.memcached import protocol
+from senderscore_policy.counters.memcached.batch import ClientBuckets, ServerBatch
+from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import Replies, ReplyReader, number_in
 from senderscore_policy.errors import BackendError
 from senderscore_policy.reputation.cache import from_text
 
-SMALLER = ((pipeline, "LARGEST_REPLY", 250),)
+SMALLER = ((protocol, "LARGEST_REPLY", 250),)
 """A bound that a short stream can pass."""
 ZONE = "score.test"
 
@@ -47,7 +50,8 @@ def _read(pieces: Iterable[bytes], lines: int, *, values: bool) -> tuple[int, Re
         except BackendError:
             return at, "nonsense"
         if replies is not None:
-            return at, replies
+            # A connection that is owed nothing else takes more for nonsense.
+            return at, "nonsense" if reader.rest else replies
     return at, None
 
 
@@ -59,9 +63,9 @@ def _count(replies: Replies, lines: int) -> None:
         if value.isascii():
             shared = from_text(value.decode(), ZONE)
             assert shared is None or value.endswith(b":score.test")
-    part = ServerBatch()
+    part = ServerBatch(Server(Inet("192.0.2.250", 11211), CounterSettings()))
     for number in range(lines):
-        account = ClientBuckets(f"192.0.2.{number}", CountedAt(b"key%d" % number, ()))
+        account = ClientBuckets(f"192.0.2.{number}", b"key%d" % number, ())
         account.until = 1.0
         part.charge(account, account.increment)
     part.take(replies)

@@ -1,15 +1,17 @@
 """Checks of `doctor`: does each memcached count, and keep what it counted?"""
 
-import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
+from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError  # type: ignore[import-untyped]
+
 from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.config.endpoints import Endpoint
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.connection import Server
-from senderscore_policy.counters.memcached.protocol import Pipeline, add, delete, incr, key_named
-from senderscore_policy.errors import BackendError
+from senderscore_policy.counters.memcached.connection import client, description, evictions
+from senderscore_policy.counters.memcached.protocol import key_named
 
 _TTL: Final = 60
 _UNREACHABLE: Final = (
@@ -25,26 +27,24 @@ def memcached_findings(settings: CounterSettings) -> Iterator[Finding]:
         yield Finding("counters", Status.OK, "kept by the daemon itself, for one host")
         return
     for endpoint in settings.servers:
-        yield asyncio.run(_examine(Server(endpoint, settings.timeout), settings))
+        yield _examine(endpoint, settings)
 
 
-async def _examine(server: Server, settings: CounterSettings) -> Finding:
+def _examine(endpoint: Endpoint, settings: CounterSettings) -> Finding:
     key = key_named(f"{settings.key_prefix}doctor")
     started = time.perf_counter()
     try:
-        replies = await server.exchange(Pipeline([add(key, 0, _TTL), incr(key, 1)], [key]))
-        milliseconds = (time.perf_counter() - started) * 1000
-        await server.exchange(Pipeline([delete(key)], []))
-        evictions = await server.evictions()
-    except BackendError as error:
-        return Finding("memcached", Status.FAIL, f"{server.name}: {error}", _UNREACHABLE)
-    finally:
-        server.close()
-    count = replies.lines[1]
-    if not count.isdigit():
-        detail = f"{server.name} does not count: it answers {count.decode(errors='backslashreplace')}"
-        return Finding("memcached", Status.FAIL, detail, _MORE_MEMORY)
-    if evictions:
-        detail = f"{server.name} has thrown out {evictions} items to make room since it started"
+        with closing(client(endpoint, settings)) as memcached:
+            memcached.add(key, b"0", expire=_TTL, noreply=False)
+            memcached.incr(key, 1)
+            milliseconds = (time.perf_counter() - started) * 1000
+            memcached.delete(key, noreply=False)
+        evicted = evictions(endpoint, settings)
+    except (OSError, MemcacheError) as error:
+        full = isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError)
+        remedy = _MORE_MEMORY if full else _UNREACHABLE
+        return Finding("memcached", Status.FAIL, f"{endpoint}: {description(error, settings)}", remedy)
+    if evicted:
+        detail = f"{endpoint} has thrown out {evicted} items to make room since it started"
         return Finding("memcached", Status.WARN, detail, _MORE_MEMORY)
-    return Finding("memcached", Status.OK, f"{server.name} counts, in {milliseconds:.0f} ms, and has evicted nothing")
+    return Finding("memcached", Status.OK, f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")

@@ -8,7 +8,6 @@ from typing import NamedTuple, TypeVar
 from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import (
     NOT_FOUND,
-    STORED,
     BucketKeys,
     Pipeline,
     Replies,
@@ -21,17 +20,7 @@ from senderscore_policy.counters.memcached.protocol import (
 )
 from senderscore_policy.policy.window import View
 
-
-class CountedAt(NamedTuple):
-    """Where a charge was counted.
-
-    Args:
-        key: the counter of the client's bucket.
-        servers: those that counted it.
-    """
-
-    key: bytes
-    servers: tuple[Server, ...]
+K = TypeVar("K")
 
 
 class ClientBuckets:
@@ -39,7 +28,8 @@ class ClientBuckets:
 
     Args:
         client: its key.
-        receipt: its counter in the current bucket, on all servers that are to count it.
+        key: its counter in the current bucket.
+        servers: all that are to count it.
 
     Attributes:
         increment: the command that counts one message.
@@ -47,48 +37,77 @@ class ClientBuckets:
         until: the monotonic time up to which `closed` is valid; -inf: it was never read.
     """
 
-    __slots__ = ("client", "closed", "increment", "receipt", "until")
+    __slots__ = ("client", "closed", "increment", "key", "servers", "until")
 
-    def __init__(self, client: str, receipt: CountedAt) -> None:
+    def __init__(self, client: str, key: bytes, servers: tuple[Server, ...]) -> None:
         self.client = client
-        self.receipt = receipt
-        self.increment = incr(receipt.key, 1)
+        self.key = key
+        self.servers = servers
+        self.increment = incr(key, 1)
         self.closed = 0
         self.until = -inf
+
+
+class Delivery:
+    """Whether a server has executed its part of a batch.
+
+    Attributes:
+        server: the server.
+        executed: None as long as its answer may still come.
+        refunds: refunds of charges that it has counted if it has executed its part.
+    """
+
+    __slots__ = ("executed", "refunds", "server")
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.executed: bool | None = None
+        self.refunds: dict[bytes, int] = {}
+
+
+class CountedAt(NamedTuple):
+    """Where a charge was counted, or may have been.
+
+    Args:
+        key: the counter of the client's bucket.
+        deliveries: to the servers that counted it, or may have done so.
+        local: the receipt of the daemon's own counters, if the charge was decided there.
+    """
+
+    key: bytes
+    deliveries: tuple[Delivery, ...]
+    local: object = None
 
 
 class ServerBatch:
     """What one server does for a batch.
 
     Attributes:
+        delivery: whether it has done so.
         numbers: the accounts that it counted, with their new numbers.
         values: the buckets that it has of those to be read.
-        made: accounts whose counter did not exist before.
-        missing: accounts whose counter was not there to be incremented.
+        missing: accounts whose counter did not exist.
         poisoned: keys that hold no number.
-        fresh: accounts whose counter may not exist yet.
+        unread: accounts whose counter may not exist yet.
     """
 
     __slots__ = (
-        "_accounts", "_increments", "_keys", "_refunds", "fresh", "made", "missing", "numbers", "poisoned", "values",
+        "_accounts", "_increments", "_keys", "_refunds", "delivery", "missing", "numbers", "poisoned", "unread",
+        "values",
     )  # fmt: skip
 
-    def __init__(self) -> None:
-        self._refunds: dict[bytes, int] = {}
+    def __init__(self, server: Server) -> None:
+        # What could not be sent before goes first.
+        self._refunds, server.owed = server.owed, {}
         self._accounts: list[ClientBuckets] = []
         self._increments: list[bytes] = []
         self._keys: list[bytes] = []
-        self.fresh: list[ClientBuckets] = []
+        self.delivery = Delivery(server)
+        self.unread: list[ClientBuckets] = []
         self.numbers: dict[ClientBuckets, int] = {}
         self.values: dict[bytes, int] = {}
-        self.made: list[ClientBuckets] = []
         self.missing: list[ClientBuckets] = []
         self.poisoned: set[bytes] = set()
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether the replies may leave something to be done."""
-        return bool(self.fresh or self.missing or self.poisoned)
 
     def refund(self, key: bytes, amount: int) -> None:
         """Take messages back."""
@@ -103,28 +122,25 @@ class ServerBatch:
         """Read buckets."""
         self._keys += keys
 
-    def order(self, exptime: int) -> Pipeline:
+    def pipeline(self, exptime: int) -> Pipeline:
         """All of it in one round trip.
 
         Refunds come first. A counter that this daemon has not seen yet is made by an `add` of 0,
         which leaves an existing one alone, so that new clients need no second round trip.
         """
         commands = self._increments
-        if self._refunds or self.fresh:
+        if self._refunds or self.unread:
             refunds = [decr(key, amount) for key, amount in self._refunds.items()]
-            commands = refunds + [add(account.receipt.key, 0, exptime) for account in self.fresh] + commands
+            commands = refunds + [add(account.key, 0, exptime) for account in self.unread] + commands
         return Pipeline(commands, self._keys)
 
     def take(self, replies: Replies) -> None:
-        """Sort the replies to `order`."""
+        """Sort the replies to `pipeline`."""
+        self.delivery.executed = True
         lines = replies.lines
-        if self._refunds or self.fresh:
-            adds = len(self._refunds)
-            increments = adds + len(self.fresh)
+        if self._refunds or self.unread:
             self.poisoned.update(key for key, line in zip(self._refunds, lines, strict=False) if is_poisoned(line))
-            added = zip(self.fresh, lines[adds:increments], strict=True)
-            self.made = [account for account, line in added if line == STORED]
-            lines = lines[increments:]
+            lines = lines[len(self._refunds) + len(self.unread) :]
         self._take_numbers(self._accounts, lines)
         for key, value in replies.values.items():
             number = number_in(value)
@@ -134,10 +150,21 @@ class ServerBatch:
                 self.values[key] = number
 
     def take_again(self, replies: Replies) -> None:
-        """Sort the replies to an order that ended with an increment for each of `missing`."""
+        """Sort the replies to a pipeline that ended with an increment for each of `missing`."""
         if accounts := self.missing:
             self.missing = []
             self._take_numbers(accounts, replies.lines[-len(accounts) :])
+
+    def unanswered(self, replies: Replies | None) -> None:
+        """Keep the refunds that the server still has to execute, once it has answered late (None: never)."""
+        delivery, refunds = self.delivery, self._refunds
+        if replies is not None:
+            self.take(replies)
+            counted = {account.key for account in self.numbers}
+            refunds = {key: amount for key, amount in delivery.refunds.items() if key in counted}
+        delivery.executed = replies is not None
+        for key, amount in refunds.items():
+            delivery.server.owe(key, amount)
 
     def _take_numbers(self, accounts: Sequence[ClientBuckets], lines: Sequence[bytes]) -> None:
         numbers = self.numbers
@@ -151,10 +178,7 @@ class ServerBatch:
             elif line == NOT_FOUND:
                 self.missing.append(account)
             elif is_poisoned(line):
-                self.poisoned.add(account.receipt.key)
-
-
-K = TypeVar("K")
+                self.poisoned.add(account.key)
 
 
 class Batch:
@@ -164,79 +188,96 @@ class Batch:
         view: the buckets that count.
         keys: names of the counters.
         exptime: of counters that are made.
+        servers: that are sent the refunds owed to them in any case.
 
     Attributes:
-        fresh: accounts of which the closed buckets are read for the first time.
+        parts: what each server does.
+        unread: accounts of which the closed buckets are read for the first time.
         poisoned: how many keys that held no number are deleted.
-        doubtful: accounts whose counter a server has lost since their account was read: by a
-            restart, an eviction, or a `reset` through another daemon. Their closed buckets are to be read anew.
+        evicted: accounts whose counter a server has lost since their account was read: by a
+            restart, an eviction, or a `reset` through another daemon. Their closed buckets are to be read again.
+        lagging: clients whose servers disagree, for the moment or because one of them was away.
     """
 
-    def __init__(self, view: View, keys: BucketKeys, exptime: int) -> None:
+    def __init__(self, view: View, keys: BucketKeys, exptime: int, servers: Iterable[Server] = ()) -> None:
         self._view = view
         self._keys = keys
         self._exptime = exptime
         self._open = [b"%d" % index for index in view.open] if view.open else []
         self._amounts: dict[ClientBuckets, int] = {}
-        self._parts: dict[Server, ServerBatch] = {}
         self._numbers: dict[ClientBuckets, int] = {}
         self._values: dict[bytes, int] = {}
-        self.fresh: list[ClientBuckets] = []
+        self.parts: dict[Server, ServerBatch] = {}
+        self.unread: list[ClientBuckets] = []
         self.poisoned = 0
-        self.doubtful: list[ClientBuckets] = []
+        self.evicted: list[ClientBuckets] = []
+        self.lagging: list[str] = []
+        for server in servers:
+            if server.owed:
+                self.part(server)
 
     @cached_property
     def _closed(self) -> list[bytes]:
         return [b"%d" % index for index in self._view.closed]
 
+    @property
+    def accounts(self) -> Iterable[ClientBuckets]:
+        """All that are charged."""
+        return self._amounts
+
+    def part(self, server: Server) -> ServerBatch:
+        """What the server does."""
+        part = self.parts.get(server)
+        if part is None:
+            part = self.parts[server] = ServerBatch(server)
+        return part
+
     def refund(self, receipt: CountedAt, amount: int) -> None:
         """Take a charge back where it was counted."""
-        for server in receipt.servers:
-            self._parts.setdefault(server, ServerBatch()).refund(receipt.key, amount)
+        key = receipt.key
+        for delivery in receipt.deliveries:
+            if delivery.executed is None:
+                delivery.refunds[key] = delivery.refunds.get(key, 0) + amount
+            elif delivery.executed:
+                self.part(delivery.server).refund(key, amount)
 
     def charge(self, account: ClientBuckets, amount: int) -> None:
         """Count the amount, once for each account; of an account not read yet, read the closed buckets too."""
         self._amounts[account] = amount
-        key, servers = account.receipt
-        increment = account.increment if amount == 1 else incr(key, amount)
-        fresh = account.until == -inf
-        if fresh:
-            self.fresh.append(account)
-        for server in servers:
-            part = self._parts.get(server)
-            if part is None:
-                part = self._parts[server] = ServerBatch()
+        increment = account.increment if amount == 1 else incr(account.key, amount)
+        unread = account.until == -inf
+        if unread:
+            self.unread.append(account)
+        for server in account.servers:
+            part = self.part(server)
             part.charge(account, increment)
-            if fresh:
-                part.fresh.append(account)
+            if unread:
+                part.unread.append(account)
                 part.read(self._names(account, self._open + self._closed))
             elif self._open:
                 part.read(self._names(account, self._open))
 
-    def orders(self) -> dict[Server, Pipeline]:
-        """What to ask first."""
-        return {server: part.order(self._exptime) for server, part in self._parts.items()}
+    def pipelines(self) -> dict[Server, Pipeline]:
+        """What to send first."""
+        return {server: part.pipeline(self._exptime) for server, part in self.parts.items()}
 
     def take(self, replies: Mapping[Server, Replies]) -> dict[Server, Pipeline]:
-        """Sort the replies to `orders`; a server that failed is absent. What to ask then, usually nothing."""
+        """Sort the replies to `pipelines`; a server that failed is absent. What to send then, usually nothing."""
+        pipelines = {}
         for server, reply in replies.items():
-            part = self._parts[server]
+            part = self.parts[server]
             part.take(reply)
-            self.doubtful += [account for account in part.missing if account.until != -inf]
-        self._merge()
-        orders = {}
-        for server in replies:
-            part = self._parts[server]
-            if part.unsettled:
+            if part.missing or part.poisoned:
+                self.evicted += [account for account in part.missing if account.until != -inf]
                 self.poisoned += len(part.poisoned)
-                if commands := self._remainder(part):
-                    orders[server] = Pipeline(commands, [])
-        return orders
+                pipelines[server] = Pipeline(self._remainder(part), [])
+        self._merge()
+        return pipelines
 
     def take_again(self, replies: Mapping[Server, Replies]) -> None:
-        """Sort the replies to what `take` asked."""
+        """Sort the replies to what `take` returned."""
         for server, reply in replies.items():
-            self._parts[server].take_again(reply)
+            self.parts[server].take_again(reply)
         self._merge()
 
     def counted(self, account: ClientBuckets) -> bool:
@@ -246,7 +287,7 @@ class Batch:
     def counted_before(self, until: float) -> dict[ClientBuckets, int]:
         """Of each account that a server counted: its messages without this batch.
 
-        Accounts that were read now may be believed up to `until`.
+        What was read of the closed buckets is valid up to `until`.
         """
         before = {}
         numbers, values = self._numbers, self._values
@@ -264,42 +305,39 @@ class Batch:
             before[account] = messages
         return before
 
+    def receipt(self, account: ClientBuckets, local: object = None) -> CountedAt:
+        """Where the account was counted, or may have been: all its servers but those that certainly have not."""
+        parts = [self.parts[server] for server in account.servers]
+        return CountedAt(
+            account.key,
+            tuple([part.delivery for part in parts if account in part.numbers or part.delivery.executed is None]),
+            local,
+        )
+
     def _merge(self) -> None:
         """Of several servers that have the same counter the larger number decides."""
-        parts = self._parts.values()
+        parts = self.parts.values()
         if len(parts) == 1:
             [part] = parts
             self._numbers, self._values = part.numbers, part.values
-        else:
-            self._numbers = _largest([part.numbers for part in parts])
-            self._values = _largest([part.values for part in parts])
+            return
+        self._numbers = _largest([part.numbers for part in parts])
+        self._values = _largest([part.values for part in parts])
+        self.lagging = []
+        for account in self._amounts:
+            if len(account.servers) > 1:
+                one, other = (self.parts[server] for server in account.servers)
+                names = self._names(account, self._open + self._closed) if account.until == -inf else ()
+                if one.numbers.get(account) != other.numbers.get(account) or any(
+                    one.values.get(name) != other.values.get(name) for name in names
+                ):
+                    self.lagging.append(account.client)
 
     def _remainder(self, part: ServerBatch) -> list[bytes]:
         """What is left to be done on the part's server; the last commands increment what was missing."""
         commands = [delete(key) for key in part.poisoned]
-        commands += self._catching_up(part)
-        increments = []
-        for account in part.missing:
-            amount = self._amounts[account]
-            # Beside the other server's number, our own share of it still to come; right also when the `add` loses.
-            seed = max(0, self._numbers.get(account, 0) - amount)
-            commands.append(add(account.receipt.key, seed, self._exptime))
-            increments.append(incr(account.receipt.key, amount))
-        return commands + increments
-
-    def _catching_up(self, part: ServerBatch) -> Iterable[bytes]:
-        """Commands that give the server what the other one of its accounts has counted more."""
-        for account in part.made:
-            behind = self._numbers.get(account, 0) - part.numbers.get(account, 0)
-            if behind > 0:
-                yield incr(account.receipt.key, behind)
-        if self._values:
-            for account in part.fresh:
-                if len(account.receipt.servers) == 1:
-                    continue
-                for key in self._names(account, self._closed):
-                    if key in self._values and key not in part.values:
-                        yield add(key, self._values[key], self._exptime)
+        commands += [add(account.key, 0, self._exptime) for account in part.missing]
+        return commands + [incr(account.key, self._amounts[account]) for account in part.missing]
 
     def _sum(self, account: ClientBuckets, indexes: Iterable[bytes]) -> int:
         return sum([self._values.get(name, 0) for name in self._names(account, indexes)])
@@ -307,13 +345,6 @@ class Batch:
     def _names(self, account: ClientBuckets, indexes: Iterable[bytes]) -> list[bytes]:
         stem = self._keys.stem(account.client)
         return [stem + index for index in indexes]
-
-    def receipt(self, account: ClientBuckets) -> CountedAt:
-        """Where the account was counted: its receipt without the servers that failed."""
-        key, servers = account.receipt
-        if len(servers) == 1:
-            return account.receipt
-        return CountedAt(key, tuple(server for server in servers if account in self._parts[server].numbers))
 
 
 def _largest(counts: list[dict[K, int]]) -> dict[K, int]:
@@ -323,3 +354,37 @@ def _largest(counts: list[dict[K, int]]) -> dict[K, int]:
             if count >= merged.get(key, 0):
                 merged[key] = count
     return merged
+
+
+Lags = dict[tuple[Server, bytes], int]
+"""By how much a server's counter is lower than the counter of the same name on the client's other server."""
+
+
+class LaggingClient:
+    """A client of two servers whose counters differ.
+
+    Increments under way make them differ for a moment. A difference that lasts is that of a server that was away.
+    """
+
+    __slots__ = ("_lags",)
+
+    def __init__(self) -> None:
+        self._lags: list[Lags] = []
+
+    def observe(self, names: Sequence[bytes], values: Mapping[Server, Mapping[bytes, bytes]]) -> bool:
+        """Compare the counters of these names, as each server has them; whether they differ."""
+        lags: Lags = {}
+        for name in names:
+            numbers = {server: number_in(found.get(name, b"")) or 0 for server, found in values.items()}
+            largest = max(numbers.values())
+            lags |= {(server, name): largest - number for server, number in numbers.items() if number < largest}
+        self._lags.append(lags)
+        return bool(lags)
+
+    def lasting(self, observations: int) -> Lags:
+        """The differences that each of the last `observations` has shown, at their smallest."""
+        if len(self._lags) < observations:
+            return {}
+        del self._lags[:-observations]
+        smallest = {each: min(lags.get(each, 0) for lags in self._lags) for each in self._lags[-1]}
+        return {each: lag for each, lag in smallest.items() if lag}

@@ -5,10 +5,11 @@ import logging
 import time
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Final
+from types import MappingProxyType
+from typing import Final, Self
 
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.connection import Server
+from senderscore_policy.counters.memcached.connection import Server, Unanswered
 from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, add, delete, expiry, incr, key_named, put
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.ports import Clock, StoreObserver
@@ -28,26 +29,31 @@ class Cluster:
     """
 
     def __init__(self, settings: CounterSettings, observer: StoreObserver, probe_interval: float) -> None:
-        self._servers = tuple(Server(endpoint, settings.timeout) for endpoint in settings.servers)
+        self.servers = tuple(Server(endpoint, settings) for endpoint in settings.servers)
         self._replicas = settings.replicas
         self._probe_key = key_named(f"{settings.key_prefix}probe")
         self._observer = observer
         self._probe_interval = probe_interval
         self._watch: asyncio.Task[None] | None = None
-        self.live = self._servers
+        self.live = self.servers
 
     @property
     def state(self) -> str:
         """Either "ok", or "degraded: " with each server that is down and the reason."""
-        faults = [f"{server.name} {server.fault}" for server in self._servers if server not in self.live]
+        faults = [f"{server.name} {server.fault}" for server in self.servers if server not in self.live]
         return f"degraded: {', '.join(faults)}" if faults else "ok"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all servers are up."""
+        return len(self.live) == len(self.servers)
 
     @property
     def up(self) -> dict[str, bool]:
         """Each server's address, and whether it is up."""
-        return {server.name: server in self.live for server in self._servers}
+        return {server.name: server in self.live for server in self.servers}
 
-    def homes(self, client: str) -> tuple[Server, ...]:
+    def servers_for(self, client: str) -> tuple[Server, ...]:
         """The live servers that count this client, `replicas` of them if there are so many.
 
         Rendezvous hashing: each daemon of a site comes to the same answer, and a server that leaves
@@ -57,19 +63,27 @@ class Cluster:
             return self.live
         return tuple(sorted(self.live, key=lambda server: _weight(server.name, client))[: self._replicas])
 
-    async def exchange(self, orders: Mapping[Server, Pipeline]) -> dict[Server, Replies]:
-        """Send each live server its order, all at once; one that fails is down then, and absent in the result."""
-        asked = [server for server in orders if server.fault is None]
-        if len(asked) == 1:
-            [server] = asked
-            replies = await self._ask(server, orders[server])
+    async def exchange(
+        self, pipelines: Mapping[Server, Pipeline], unanswered: Mapping[Server, Unanswered] = MappingProxyType({})
+    ) -> dict[Server, Replies]:
+        """Send each live server its pipeline, all at once; one that fails is down then, and absent in the result.
+
+        Args:
+            pipelines: what to send.
+            unanswered: called for a server that is absent in the result, at once or later.
+        """
+        if len(pipelines) == 1:
+            [(server, pipeline)] = pipelines.items()
+            replies = await self._ask(server, pipeline, unanswered.get(server))
             return {} if replies is None else {server: replies}
-        answers = await asyncio.gather(*(self._ask(server, orders[server]) for server in asked))
-        return {server: replies for server, replies in zip(asked, answers, strict=True) if replies is not None}
+        answers = await asyncio.gather(
+            *(self._ask(server, pipeline, unanswered.get(server)) for server, pipeline in pipelines.items())
+        )
+        return {server: replies for server, replies in zip(pipelines, answers, strict=True) if replies is not None}
 
     async def check(self) -> None:
         """Find out which servers are up."""
-        await asyncio.gather(*(self._probe(server) for server in self._servers))
+        await asyncio.gather(*(self._probe(server) for server in self.servers))
 
     async def evictions(self) -> int | None:
         """Items that the live servers have evicted since they started; None if no server says."""
@@ -79,22 +93,40 @@ class Cluster:
 
     async def close(self) -> None:
         """Close all connections; nothing may be asked any more."""
+        await self._stop_probing()
+        for server in self.servers:
+            server.close()
+        # The event loop closes the sockets.
+        await asyncio.sleep(0)
+
+    async def retire(self, successor: Self) -> None:
+        """Let `successor` do what is left to be done; connections are closed once they are idle."""
+        await self._stop_probing()
+        heirs = {server.name: server for server in successor.servers}
+        for server in self.servers:
+            server.retire()
+            if server.name in heirs:
+                heirs[server.name].owed |= server.owed
+
+    async def _stop_probing(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
-        for server in self._servers:
-            server.close()
 
-    async def _ask(self, server: Server, order: Pipeline) -> Replies | None:
+    async def _ask(self, server: Server, pipeline: Pipeline, unanswered: Unanswered | None) -> Replies | None:
         """The replies; None, and the server is down, if there are none."""
+        if server.fault is not None:
+            if unanswered is not None:
+                unanswered(None)
+            return None
         started = time.perf_counter()
         try:
-            replies = await server.exchange(order)
+            replies = await server.exchange(pipeline, unanswered)
         except BackendError:
             replies = None
             self._lost(server)
         self._observer.round_trip(
-            time.perf_counter() - started, len(order.commands) + bool(order.keys), replies is not None
+            time.perf_counter() - started, len(pipeline.commands) + bool(pipeline.keys), replies is not None
         )
         return replies
 
@@ -118,13 +150,13 @@ class Cluster:
             self._watch = asyncio.create_task(self._probe_until_up())
 
     def _found(self, server: Server) -> None:
-        server.fault = None
+        server.works()
         if server not in self.live:
-            self.live = tuple(other for other in self._servers if other is server or other in self.live)
+            self.live = tuple(other for other in self.servers if other is server or other in self.live)
             log.warning("memcached %s is back", server.name)
 
     async def _probe_until_up(self) -> None:
-        while down := [server for server in self._servers if server not in self.live]:
+        while down := [server for server in self.servers if server not in self.live]:
             await asyncio.sleep(self._probe_interval)
             await asyncio.gather(*(self._probe(server) for server in down))
 
@@ -173,7 +205,7 @@ class SharedScores:
 
     async def _ask(self, key: str, order: Pipeline) -> list[dict[bytes, bytes]]:
         """The values that the servers of the key have of the order's keys."""
-        orders = dict.fromkeys(self._cluster.homes(key), order)
+        orders = dict.fromkeys(self._cluster.servers_for(key), order)
         try:
             async with asyncio.timeout(self._seconds):
                 return [replies.values for replies in (await self._cluster.exchange(orders)).values()]

@@ -1,159 +1,171 @@
 """One memcached server: its connection, one deadline for a whole round trip, and whether it is up.
 
-pymemcache opens the connection. Orders go over it in the event loop, without blocking: a thread
-with pymemcache's blocking calls takes two to three times the processor time for each round trip,
-and has to wait for the interpreter when the answer is there.
+Pipelines go over one connection without waiting for each other: memcached answers in order. Whatever
+the mail does not wait for (statistics, checks of `doctor`) uses pymemcache.
 """
 
 import asyncio
 import os
 import select
 import socket
+import ssl
+import threading
 import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import closing, suppress
 from ipaddress import ip_address
-from typing import Final
+from typing import Final, NamedTuple, TypeVar, cast
 
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
-from pymemcache.exceptions import MemcacheError  # type: ignore[import-untyped]
+from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError  # type: ignore[import-untyped]
 
-from senderscore_policy.config.endpoints import Endpoint, Unix
-from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, ReplyReader
+from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
+from senderscore_policy.config.model import CounterSettings
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, ReplyReader, nonsense
 from senderscore_policy.errors import BackendError
 
+MAX_OWED: Final = 40_000
+"""Counters for which refunds are kept while their server is away; the oldest refunds are dropped first."""
 WATCH_TIME: Final = 80e-6
 """Seconds for which the answer of a memcached on this host is watched for before the event loop sleeps."""
+LATE_ANSWER: Final = 1.0
+"""Seconds that a server which is back gets for the answers it still owes."""
 _RECEIVE: Final = 64 * 1024
+_GRACE: Final = 0.001
+"""Seconds in which the event loop reads what has arrived in time."""
+
+Unanswered = Callable[[Replies | None], None]
+"""Called once for a pipeline without an answer in time: with a late answer, or None if there will be no answer."""
+T = TypeVar("T")
 
 
-class Connection(Client):  # type: ignore[misc]
+class _Due(NamedTuple):
+    """An answer that the server owes."""
+
+    reader: ReplyReader
+    answer: asyncio.Future[Replies]
+    unanswered: Unanswered | None
+
+    def settle(self, outcome: Replies | Exception) -> None:
+        """Pass it to the caller, or to `unanswered` if the caller has stopped waiting or there is none."""
+        in_time = not self.answer.done()
+        if isinstance(outcome, Exception):
+            if in_time:
+                self.answer.set_exception(outcome)
+            if self.unanswered is not None:
+                self.unanswered(None)
+        elif in_time:
+            self.answer.set_result(outcome)
+        elif self.unanswered is not None:
+            self.unanswered(outcome)
+
+
+class Connection(asyncio.Protocol):
     """A connection to one memcached.
 
-    Args:
-        address: host and port, or the path of a unix socket.
-        seconds: for connecting, and for each answer to pymemcache's own methods.
+    Attributes:
+        error: why it cannot be used any more.
     """
 
-    sock: socket.socket | None
-
-    def __init__(self, address: tuple[str, int] | str, seconds: float) -> None:
-        super().__init__(address, connect_timeout=seconds, timeout=seconds, no_delay=True)
-        self._on_this_host = isinstance(address, str) or ip_address(address[0]).is_loopback
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._descriptor = -1
+    def __init__(self) -> None:
+        self._due: deque[_Due] = deque()
+        self._local: socket.socket | None = None
         self._poll = select.poll()
-        self._reader = ReplyReader(0, values=False)
-        self._answer: asyncio.Future[Replies] | None = None
-        self._ended = False
+        self.error: Exception | None = None
 
-    def open(self) -> socket.socket:
-        """Connect; blocks.
+    @property
+    def idle(self) -> bool:
+        """Whether the server owes no answer."""
+        return not self._due
 
-        Raises:
-            OSError: nobody takes the connection.
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+        plain, raw = transport.get_extra_info("sslcontext") is None, transport.get_extra_info("socket")
+        if plain and (raw.family == socket.AF_UNIX or ip_address(raw.getpeername()[0]).is_loopback):
+            self._local = socket.socket(fileno=os.dup(raw.fileno()))
+            self._poll.register(self._local, select.POLLIN)
+
+    def send(self, pipeline: Pipeline, unanswered: Unanswered | None) -> asyncio.Future[Replies]:
+        """Send all commands at once; the result comes with their replies."""
+        answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
+        reader = ReplyReader(len(pipeline.commands), values=bool(pipeline.keys))
+        self._due.append(_Due(reader, answer, unanswered))
+        data = pipeline.encoded()
+        if self._local is None or len(self._due) > 1 or self._transport.get_write_buffer_size():
+            self._transport.write(data)
+        else:
+            self._send_at_once(self._local, data)
+        return answer
+
+    def _send_at_once(self, local: socket.socket, data: bytes) -> None:
+        """Send to this host and wait for the answer for a moment, while other processes may run.
+
+        The answer arrives before a processor has fallen asleep and woken up again. That halves a decision's
+        processor time with one connection ("memcached, 1 connection" in benchmarks/).
         """
-        self._connect()
-        assert self.sock is not None
-        return self.sock
-
-    def attach(self) -> None:
-        """Let the running event loop read from now on; pymemcache's own methods may not be used any more."""
-        assert self.sock is not None
-        self.sock.setblocking(False)
-        self._loop = asyncio.get_running_loop()
-        # By number: asyncio describes a socket object in an error that it then drops, for 30 µs.
-        self._descriptor = self.sock.fileno()
-        self._poll.register(self._descriptor, select.POLLIN)
-        self._loop.add_reader(self._descriptor, self._readable)
-
-    async def exchange(self, order: Pipeline, deadline: float) -> Replies:
-        """Send all commands at once and read their replies, until the event loop's clock shows `deadline`.
-
-        Raises:
-            OSError: the connection is lost, or there is no time left (TimeoutError).
-            BackendError: no sensible reply.
-        """
-        assert self._loop is not None
-        self._reader = ReplyReader(len(order.commands), values=bool(order.keys))
-        answer: asyncio.Future[Replies] = self._loop.create_future()
-        self._answer = answer
         try:
-            await self._send(order.encoded(), deadline)
-            if self._on_this_host:
-                self._watch(answer)
-            if not answer.done():
-                alarm = self._loop.call_at(deadline, self._late)
-                answer.add_done_callback(lambda _answer: alarm.cancel())
-            return await answer
-        finally:
-            self._answer = None
-            if answer.done() and not answer.cancelled():
-                # It may be that sending failed first.
-                answer.exception()
-
-    def _watch(self, answer: asyncio.Future[Replies]) -> None:
-        """Look for the answer again and again for a moment, while other processes may run.
-
-        It is there before a processor has fallen asleep and woken up again: with this a decision takes a
-        quarter less time with one connection ("memcached, 1 connection" in benchmarks/).
-        """
+            sent = local.send(data)
+        except OSError:
+            # The transport will find the reason as well.
+            sent = 0
+        if sent < len(data):
+            self._transport.write(data[sent:])
+            return
         end = time.perf_counter() + WATCH_TIME
-        while not answer.done() and time.perf_counter() < end:
+        while self._due and time.perf_counter() < end:
             os.sched_yield()
             if self._poll.poll(0):
-                self._readable()
+                with suppress(OSError):
+                    received = local.recv(_RECEIVE)
+                    self.data_received(received)
+                    if received:
+                        continue
+                return
 
-    async def _send(self, data: bytes, deadline: float) -> None:
-        assert self.sock is not None
-        assert self._loop is not None
-        sent = self.sock.send(data)
-        if sent < len(data):
-            async with asyncio.timeout_at(deadline):
-                await self._loop.sock_sendall(self.sock, data[sent:])
-
-    def _readable(self) -> None:
-        """Take in what has arrived."""
-        assert self.sock is not None
+    def data_received(self, data: bytes) -> None:
+        """Pass the replies on, in the order of their pipelines."""
         try:
-            data = self.sock.recv(_RECEIVE)
-            replies = self._reader.feed(data)
-        except BlockingIOError:
-            return
-        except (OSError, BackendError) as error:
-            self._end(error)
-            return
-        if not data:
-            self._end(BackendError("closed the connection"))
-        elif self._answer is None or self._answer.done():
-            self._end(BackendError("spoke unasked"))
-        elif replies is not None:
-            self._answer.set_result(replies)
+            while data:
+                if not self._due:
+                    raise nonsense(data)
+                replies = self._due[0].reader.feed(data)
+                if replies is None:
+                    return
+                data = self._due[0].reader.rest
+                if data and len(self._due) == 1:
+                    raise nonsense(data)
+                self._due.popleft().settle(replies)
+        except BackendError as error:
+            self.end(error)
 
-    def _late(self) -> None:
-        """There is no time left. An answer that is there counts all the same: it may be the daemon that was slow."""
-        self._readable()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(TimeoutError())
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail what has no answer."""
+        self.end(exc or BackendError("closed the connection"))
 
-    def _end(self, error: Exception) -> None:
-        """Read no more, and let who waits know why."""
-        self._ended = True
-        self._detach()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+    def give_up(self, answer: asyncio.Future[Replies]) -> None:
+        """End the waiting for all answers if this one is late; they are still read."""
+        if not answer.done():
+            self.error = TimeoutError()
+            for due in self._due:
+                if not due.answer.done():
+                    due.answer.set_exception(TimeoutError())
 
-    def _detach(self) -> None:
-        if self._loop is not None:
-            self._loop.remove_reader(self._descriptor)
-            self._loop = None
-
-    def close(self) -> None:
-        """Close it; who waits for an answer has given up."""
-        self._detach()
-        super().close()
-
-    def is_stale(self) -> bool:
-        """Whether the server has closed the connection, or sent what nobody asked for."""
-        return self._ended or bool(self._poll.poll(0))
+    def end(self, error: Exception) -> None:
+        """Close the connection; there will be no answers."""
+        self.error = error
+        raw = self._transport.get_extra_info("socket")
+        if self._due and raw.fileno() >= 0:
+            # The kernel drops what it has not sent yet: it must not be executed after all (SO_LINGER, socket(7)).
+            with suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self._transport.abort()
+        if self._local is not None:
+            self._local.close()
+            self._local = None
+        while self._due:
+            self._due.popleft().settle(error)
 
 
 class Server:
@@ -161,112 +173,240 @@ class Server:
 
     Args:
         endpoint: where it listens.
-        seconds: for a whole round trip, connecting included.
+        settings: [counters], for the timeout of a whole round trip, connecting included, and TLS.
 
     Attributes:
         name: its address, as configured.
-        fault: why it is down; None while it is up. Set here at the first failure, cleared by who
-            has seen that it works again.
+        fault: why it is down; None while it is up. Set on the first failure; the caller clears it
+            once the server works again.
+        owed: refunds by key that the server has not executed, because it was away.
     """
 
-    def __init__(self, endpoint: Endpoint, seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint, settings: CounterSettings) -> None:
         self.name = str(endpoint)
         self.fault: str | None = None
+        self.owed: dict[bytes, int] = {}
+        self._retired = False
         self._endpoint = endpoint
-        self._seconds = seconds
+        self._settings = settings
         self._connection: Connection | None = None
-        self._free = asyncio.Lock()
+        self._late: set[Connection] = set()
+        self._connecting = asyncio.Lock()
+        self._addresses: asyncio.Future[list[str]] | None = None
 
-    async def exchange(self, order: Pipeline, *, probe: bool = False) -> Replies:
-        """Send an order and read the replies, one order after the other.
+    async def exchange(
+        self, pipeline: Pipeline, unanswered: Unanswered | None = None, *, probe: bool = False
+    ) -> Replies:
+        """Send a pipeline and read the replies. Only a probe reaches a server that is down.
 
-        What waited behind an order that failed fails at once; only a probe reaches a server that is down.
+        Args:
+            pipeline: what to send.
+            unanswered: called once if this raises BackendError, now or later.
+            probe: whether to find out if a server that is down works again.
 
         Raises:
-            BackendError: no server, no time left, or no sensible reply. The connection is closed
-                then, so that a late reply is never taken for one to the next order. The commands
-                may have been executed: do not send them again.
+            BackendError: no server, no time left, or no sensible reply. The connection is not used
+                any more, so that a late reply is never taken for the reply to another pipeline. The
+                commands may have been executed: do not send them again.
         """
-        async with self._free:
-            if self.fault is not None and not probe:
-                raise BackendError(self.fault)
-            replies = None
-            try:
-                deadline = asyncio.get_running_loop().time() + self._seconds
-                connection = await self._ready(deadline)
-                replies = await connection.exchange(order, deadline)
-            except (OSError, BackendError) as error:
-                self.fault = self._description(error)
-                raise BackendError(self.fault) from error
-            finally:
-                if replies is None:
-                    self.close()
-            return replies
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.timeout
+        connection = self._connection
+        try:
+            if connection is None or connection.error is not None or self.fault is not None:
+                connection = await self._connect(deadline, probe=probe)
+        except (OSError, BackendError) as error:
+            self.fault = description(error, self._settings)
+            if unanswered is not None:
+                unanswered(None)
+            raise BackendError(self.fault) from error
+        answer = connection.send(pipeline, unanswered)
+        if answer.done() and not answer.exception():
+            return answer.result()
+        alarm = loop.call_at(deadline, loop.call_later, _GRACE, connection.give_up, answer)
+        try:
+            return await answer
+        except TimeoutError as error:
+            self.fault = description(error, self._settings)
+            if self._connection is connection:
+                self._connection = None
+                self._late.add(connection)
+                if probe:
+                    self._drop(connection)
+            raise BackendError(self.fault) from error
+        except (OSError, BackendError) as error:
+            self.fault = description(error, self._settings)
+            raise BackendError(self.fault) from error
+        finally:
+            alarm.cancel()
+            if self._retired and connection.idle:
+                self.close()
+
+    def works(self) -> None:
+        """The server is up. Answers that it still owes are lost if they do not come soon."""
+        self.fault = None
+        for connection in self._late:
+            asyncio.get_running_loop().call_later(LATE_ANSWER, self._drop, connection)
+
+    def _drop(self, connection: Connection) -> None:
+        """Close a connection whose answers are late."""
+        self._late.discard(connection)
+        connection.end(BackendError("no answer"))
+
+    def owe(self, key: bytes, amount: int) -> None:
+        """Keep a refund until the server can execute it."""
+        self.owed[key] = self.owed.get(key, 0) + amount
+        if len(self.owed) > MAX_OWED:
+            del self.owed[next(iter(self.owed))]
 
     async def evictions(self) -> int:
-        """Items that the server threw out before their time, since it started (`stats`); over a connection of its own.
+        """Items that the server has evicted since it started.
 
         Raises:
             BackendError: as for `exchange`.
         """
-        connection = None
         try:
-            async with asyncio.timeout(self._seconds):
-                connection = await self._dial()
-                stats = await asyncio.get_running_loop().run_in_executor(None, connection.stats)
-                return int(stats[b"evictions"])
-        except (OSError, MemcacheError, LookupError, ValueError) as error:
-            raise BackendError(self._description(error)) from error
-        finally:
-            if connection is not None:
-                connection.close()
+            async with asyncio.timeout(self._settings.timeout):
+                return await _in_thread(lambda: evictions(self._endpoint, self._settings))
+        except (OSError, MemcacheError) as error:
+            raise BackendError(description(error, self._settings)) from error
+
+    def retire(self) -> None:
+        """Close each connection as soon as it is idle."""
+        self._retired = True
+        if self._connection is None or self._connection.idle:
+            self.close()
 
     def close(self) -> None:
-        """Close the connection; the next order opens a new one."""
+        """Close all connections; the next pipeline opens a new one."""
         if self._connection is not None:
-            self._connection.close()
+            self._connection.end(BackendError("closed"))
             self._connection = None
+        for connection in [*self._late]:
+            self._drop(connection)
 
-    async def _ready(self, deadline: float) -> Connection:
-        """A connection that works as far as one can see.
-
-        One that the server has closed meanwhile (a restart, its idle_timeout) is replaced before
-        anything is sent over it.
-        """
-        if self._connection is not None and self._connection.is_stale():
-            self.close()
-        if self._connection is None:
-            async with asyncio.timeout_at(deadline):
-                self._connection = await self._dial()
-            self._connection.attach()
-        return self._connection
+    async def _connect(self, deadline: float, *, probe: bool) -> Connection:
+        """A connection that works as far as one can see."""
+        async with self._connecting:
+            if self.fault is not None and not probe:
+                raise BackendError(self.fault)
+            if self._connection is None or self._connection.error is not None:
+                async with asyncio.timeout_at(deadline):
+                    self._connection = await self._dial()
+            return self._connection
 
     async def _dial(self) -> Connection:
-        """Connect to the first address that takes the connection.
-
-        pymemcache tries only the first one of a name, and that of "localhost" may be ::1.
-        """
+        """Connect to the first address that accepts the connection: that of "localhost" may be ::1."""
         loop = asyncio.get_running_loop()
         if isinstance(self._endpoint, Unix):
-            addresses: list[tuple[str, int] | str] = [self._endpoint.path]
-        else:
-            host, port = self._endpoint.host, self._endpoint.port
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            addresses = [(str(address[0]), port) for *_, address in found]
+            return (await loop.create_unix_connection(Connection, self._endpoint.path))[1]
+        port, tls = self._endpoint.port, tls_context(self._settings)
+        name = self._endpoint.host if tls else None
         failure = OSError("no address")
-        for address in addresses:
-            connection = Connection(address, self._seconds)
+        for address in await self._resolve(self._endpoint):
             try:
-                await loop.run_in_executor(None, connection.open)
+                return (await loop.create_connection(Connection, address, port, ssl=tls, server_hostname=name))[1]
             except OSError as error:
                 failure = error
-            else:
-                return connection
         raise failure
 
-    def _description(self, error: Exception) -> str:
-        if isinstance(error, TimeoutError):
-            return f"no answer within {self._seconds:g} s"
-        if isinstance(error, OSError) and error.strerror:
-            return error.strerror
-        return str(error) or type(error).__name__
+    async def _resolve(self, endpoint: Inet) -> list[str]:
+        """The addresses of the host; a resolver that is silent is asked by one thread at a time."""
+        with suppress(ValueError):
+            return [str(ip_address(endpoint.host))]
+        if self._addresses is None or self._addresses.done():
+            self._addresses = _in_thread(
+                lambda: [
+                    str(address[0])
+                    for *_, address in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+                ]
+            )
+        return await asyncio.shield(self._addresses)
+
+
+def description(error: Exception, settings: CounterSettings) -> str:
+    """What went wrong, in a few words."""
+    if isinstance(error, TimeoutError):
+        return f"no answer within {settings.timeout:g} s"
+    if isinstance(error, MemcacheUnexpectedCloseError):
+        return "closed the connection"
+    if isinstance(error, MemcacheError):
+        return f"answered {error}"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+    return str(error) or type(error).__name__
+
+
+def client(endpoint: Endpoint, settings: CounterSettings) -> Client:
+    """A client of pymemcache, for what no mail waits for.
+
+    Raises:
+        OSError: no server, or a file for TLS cannot be used.
+    """
+    server: str | tuple[str, int]
+    if isinstance(endpoint, Unix):
+        server = endpoint.path
+    else:
+        server = (endpoint.host, endpoint.port)
+        if not settings.tls_ca:
+            # pymemcache tries only the first address of a name, and that of "localhost" may be ::1.
+            with socket.create_connection(server, settings.timeout) as trial:
+                server = trial.getpeername()[:2]
+    return Client(server, connect_timeout=settings.timeout, timeout=settings.timeout, tls_context=tls_context(settings))
+
+
+def evictions(endpoint: Endpoint, settings: CounterSettings) -> int:
+    """Items that the server has evicted since it started (`stats`); blocks.
+
+    Raises:
+        OSError: no server, or no answer in time.
+        MemcacheError: not a sensible answer.
+    """
+    with closing(client(endpoint, settings)) as memcached:
+        try:
+            return int(memcached.stats()[b"evictions"])
+        except (LookupError, ValueError) as error:
+            raise MemcacheError("it does not say how many items it has evicted") from error
+
+
+def tls_context(settings: CounterSettings) -> ssl.SSLContext | None:
+    """How to talk TLS to memcached; None: in the clear. The files are read again for each connection.
+
+    Raises:
+        OSError: a file is missing, or is not a certificate or key.
+    """
+    if not settings.tls_ca:
+        return None
+    context = ssl.create_default_context(cafile=settings.tls_ca)
+    if settings.tls_certificate:
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key)
+    return context
+
+
+def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+    """The result of blocking work in a thread of its own.
+
+    The event loop's own threads are few, and the end of the process waits for them.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(outcome: T | Exception) -> None:
+        if result.done():
+            return
+        if isinstance(outcome, Exception):
+            result.set_exception(outcome)
+        else:
+            result.set_result(outcome)
+
+    def run() -> None:
+        outcome: T | Exception
+        try:
+            outcome = work()
+        except (OSError, MemcacheError) as error:
+            outcome = error
+        with suppress(RuntimeError):  # The event loop is closed.
+            loop.call_soon_threadsafe(settle, outcome)
+
+    threading.Thread(target=run, daemon=True).start()
+    return result

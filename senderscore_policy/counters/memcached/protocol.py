@@ -24,9 +24,9 @@ _LARGEST_INDEX: Final = 2**40
 # Out of memory concerns the key at hand. Any other SERVER_ERROR (a proxy without its memcached) concerns the server.
 # None is as long as _LONGEST_LINE: a line is nonsense or not, in whatever pieces it arrives.
 _LINE = re.compile(
-    rb"[0-9]{1,20}|NOT_FOUND|STORED|NOT_STORED|DELETED|(?:CLIENT_ERROR|SERVER_ERROR out of memory)[^\r\n]{0,500}"
+    rb"[0-9]{1,20}|NOT_FOUND|STORED|NOT_STORED|EXISTS|DELETED|(?:CLIENT_ERROR|SERVER_ERROR out of memory)[^\r\n]{0,500}"
 )
-_VALUE = re.compile(rb"VALUE ([^ ]{1,250}) [0-9]{1,10} ([0-9]{1,9})(?: [0-9]{1,20})?")
+_VALUE = re.compile(rb"VALUE ([^ ]{1,250}) [0-9]{1,10} ([0-9]{1,9})(?: ([0-9]{1,20}))?")
 
 
 _KEY = re.compile("[!-~]{1,250}")
@@ -59,6 +59,11 @@ def add(key: bytes, number: int, exptime: int) -> bytes:
     return b"add %b 0 %d %d\r\n%d\r\n" % (key, exptime, len(str(number)), number)
 
 
+def cas(key: bytes, number: int, exptime: int, token: bytes) -> bytes:
+    """Answered by STORED, by EXISTS if the key has changed since its token was read, by NOT_FOUND or SERVER_ERROR."""
+    return b"cas %b 0 %d %d %b\r\n%d\r\n" % (key, exptime, len(str(number)), token, number)
+
+
 def put(key: bytes, text: bytes, exptime: int) -> bytes:
     """Answered by STORED or SERVER_ERROR."""
     return b"set %b 0 %d %d\r\n%b\r\n" % (key, exptime, len(text), text)
@@ -86,15 +91,19 @@ class Pipeline(NamedTuple):
     Args:
         commands: each answered by one line.
         keys: to be read after all commands; may be empty.
+        tokens: whether to read the keys' tokens for `cas`, too.
     """
 
     commands: Sequence[bytes]
     keys: Sequence[bytes]
+    tokens: bool = False
 
     def encoded(self) -> bytes:
         """As it is sent. The keys go in one `get`: memcached bounds the number of its keys by nothing but memory."""
         commands = b"".join(self.commands)
-        return commands + b"get " + b" ".join(self.keys) + b"\r\n" if self.keys else commands
+        if not self.keys:
+            return commands
+        return commands + (b"gets " if self.tokens else b"get ") + b" ".join(self.keys) + b"\r\n"
 
 
 class Replies(NamedTuple):
@@ -104,10 +113,12 @@ class Replies(NamedTuple):
         lines: one for each command: a number, NOT_FOUND, STORED, NOT_STORED, DELETED, CLIENT_ERROR …
             or SERVER_ERROR out of memory ….
         values: of the keys that exist.
+        tokens: of the keys that exist, if they were asked for.
     """
 
     lines: list[bytes]
     values: dict[bytes, bytes]
+    tokens: dict[bytes, bytes]
 
 
 class ReplyReader:
@@ -116,16 +127,19 @@ class ReplyReader:
     Args:
         lines: how many commands await a line.
         values: whether the values of keys follow.
+
+    Attributes:
+        rest: what arrived after the replies.
     """
 
-    __slots__ = ("_in_values", "_missing", "_received", "_replies", "_rest")
+    __slots__ = ("_in_values", "_missing", "_received", "_replies", "rest")
 
     def __init__(self, lines: int, *, values: bool) -> None:
         self._missing = lines
         self._in_values = values
         self._received = 0
-        self._rest = b""
-        self._replies = Replies([], {})
+        self.rest = b""
+        self._replies = Replies([], {}, {})
 
     def feed(self, data: bytes) -> Replies | None:
         """Take in what arrived; the replies once they are complete.
@@ -136,19 +150,15 @@ class ReplyReader:
         self._received += len(data)
         if self._received > LARGEST_REPLY:
             raise BackendError("it sends without end")
-        self._rest += data
+        self.rest += data
         if self._missing:
             self._take_lines()
         if not self._missing and self._in_values:
             self._take_values()
-        if self._missing or self._in_values:
-            return None
-        if self._rest:
-            raise _nonsense(self._rest)
-        return self._replies
+        return None if self._missing or self._in_values else self._replies
 
     def _take_lines(self) -> None:
-        *lines, self._rest = self._rest.split(b"\r\n", self._missing)
+        *lines, self.rest = self.rest.split(b"\r\n", self._missing)
         self._missing -= len(lines)
         # Nearly always all of them are numbers.
         if (
@@ -157,13 +167,13 @@ class ReplyReader:
         ):
             for line in lines:
                 if not _LINE.fullmatch(line):
-                    raise _nonsense(line)
-        if self._missing and len(self._rest) > _LONGEST_LINE:
-            raise _nonsense(self._rest)
+                    raise nonsense(line)
+        if self._missing and len(self.rest) > _LONGEST_LINE:
+            raise nonsense(self.rest)
         self._replies.lines.extend(lines)
 
     def _take_values(self) -> None:
-        rest, start = self._rest, 0
+        rest, start = self.rest, 0
         while self._in_values and (end := rest.find(b"\r\n", start)) >= 0:
             line = rest[start:end]
             if line == b"END":
@@ -172,21 +182,24 @@ class ReplyReader:
                 break
             header = _VALUE.fullmatch(line)
             if header is None:
-                raise _nonsense(line)
+                raise nonsense(line)
             stop = end + 2 + int(header[2])
             if len(rest) < stop + 2:
                 break
             if rest[stop : stop + 2] != b"\r\n":
-                raise _nonsense(line)
+                raise nonsense(line)
             self._replies.values[header[1]] = rest[end + 2 : stop]
+            if header[3]:
+                self._replies.tokens[header[1]] = header[3]
             start = stop + 2
         else:
             if len(rest) - start > _LONGEST_LINE:
-                raise _nonsense(rest[start:])
-        self._rest = rest[start:]
+                raise nonsense(rest[start:])
+        self.rest = rest[start:]
 
 
-def _nonsense(reply: bytes) -> BackendError:
+def nonsense(reply: bytes) -> BackendError:
+    """The error for what is not a reply."""
     return BackendError(f"answered {reply[:60]!r}")
 
 

@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import pytest
 from fakes import FakeClock, FakeMemcached, Script, StoreRecord, listening
@@ -53,6 +54,12 @@ class Site:
                 await stack.enter_async_context(listening(script or self.fakes[number].serve, self.paths[number]))
             yield
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.counters.close()
+
     async def charge(self, *clients: str) -> list[Charge]:
         charges = [Charge(client, 1) for client in clients]
         await self.counters.charge(charges, [])
@@ -71,23 +78,9 @@ class Site:
             await asyncio.sleep(0)
 
 
-def run(site: Site, test: Callable[[], Awaitable[None]]) -> None:
-    """Run the test to its end and close what it opened."""
-
-    async def main() -> None:
-        try:
-            await test()
-        finally:
-            await site.counters.close()
-
-    asyncio.run(main())
-
-
-def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
+async def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
     """Numbers within a batch are distinct, and a second daemon goes on where the first one is."""
-    site = Site(tmp_path)
-
-    async def test() -> None:
+    async with Site(tmp_path) as site:
         async with site.running():
             assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1") == [1, 1, 2, 3]
             other = site.daemon()
@@ -99,85 +92,61 @@ def test_a_client_counts_across_batches_and_daemons(tmp_path: Path) -> None:
             assert await site.read("192.0.2.1") == 9
         assert site.watcher.failures == 0
 
-    run(site, test)
 
-
-def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
+async def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
     """Refunds, new clients, known ones and the buckets to be read."""
-    site = Site(tmp_path)
-
-    async def test() -> None:
-        async with site.running():
-            [charge] = await site.charge("192.0.2.1")
-            charges = [Charge(f"192.0.2.{n}", 1) for n in range(1, 100)]
-            await site.counters.charge(charges, [charge])
-            assert site.watcher.commands == [3, 1 + 98 + 99 + 1]
-            await site.counters.charge([], [])
-            assert len(site.watcher.commands) == 2
-
-    run(site, test)
+    async with Site(tmp_path) as site, site.running():
+        [charge] = await site.charge("192.0.2.1")
+        charges = [Charge(f"192.0.2.{n}", 1) for n in range(1, 100)]
+        await site.counters.charge(charges, [charge])
+        assert site.watcher.commands == [3, 1 + 98 + 99 + 1]
+        await site.counters.charge([], [])
+        assert len(site.watcher.commands) == 2
 
 
-def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
+async def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
     """What nobody adds to any more is not read with every message."""
-    site = Site(tmp_path)
-
-    async def test() -> None:
-        async with site.running():
-            site.clock.pass_time(100)
-            closed = b"ssp:192.0.2.1:3600.12:3330"
-            site.fakes[0].items[closed] = b"10"
-            assert await site.count("192.0.2.1") == [11]
-            del site.fakes[0].items[closed]
-            site.clock.pass_time(CLOSED_FOR - 1)
-            assert await site.count("192.0.2.1") == [12]
-            site.clock.pass_time(1)
-            assert await site.count("192.0.2.1") == [3]
-
-    run(site, test)
+    async with Site(tmp_path) as site, site.running():
+        site.clock.pass_time(100)
+        closed = b"ssp:192.0.2.1:3600.12:3330"
+        site.fakes[0].items[closed] = b"10"
+        assert await site.count("192.0.2.1") == [11]
+        del site.fakes[0].items[closed]
+        site.clock.pass_time(CLOSED_FOR - 1)
+        assert await site.count("192.0.2.1") == [12]
+        site.clock.pass_time(1)
+        assert await site.count("192.0.2.1") == [3]
 
 
-def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
+async def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
     """When memcached was restarted or another daemon reset the client, closed buckets are soon read anew."""
-    site = Site(tmp_path)
-
-    async def test() -> None:
-        async with site.running():
-            site.clock.pass_time(100)
-            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3330"] = b"10"
-            assert await site.count("192.0.2.1") == [11]
-            site.fakes[0].items.clear()
-            assert await site.count("192.0.2.1") == [11]
-            assert await site.count("192.0.2.1") == [2]
-
-    run(site, test)
+    async with Site(tmp_path) as site, site.running():
+        site.clock.pass_time(100)
+        site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3330"] = b"10"
+        assert await site.count("192.0.2.1") == [11]
+        site.fakes[0].items.clear()
+        assert await site.count("192.0.2.1") == [11]
+        assert await site.count("192.0.2.1") == [2]
 
 
-def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
+async def test_a_bucket_that_closes_is_read_anew(tmp_path: Path) -> None:
     """The step into the next bucket, and the end of the five seconds after it, forget what was believed."""
-    site = Site(tmp_path)
-
-    async def test() -> None:
-        async with site.running():
-            site.clock.pass_time(290)
-            assert await site.count("192.0.2.1") == [1]
-            for bucket, seconds in ((3334, 10), (3334, 4), (3334, 1), (3334, 5)):
-                site.clock.pass_time(seconds)
-                site.fakes[0].items[b"ssp:192.0.2.1:3600.12:%d" % bucket] = b"%d" % (100 * seconds)
-                [count] = await site.count("192.0.2.1")
-                if seconds != 5:
-                    assert count > 100 * seconds
-                else:
-                    assert count == 100 + 4
-
-    run(site, test)
+    async with Site(tmp_path) as site, site.running():
+        site.clock.pass_time(290)
+        assert await site.count("192.0.2.1") == [1]
+        for bucket, seconds in ((3334, 10), (3334, 4), (3334, 1), (3334, 5)):
+            site.clock.pass_time(seconds)
+            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:%d" % bucket] = b"%d" % (100 * seconds)
+            [count] = await site.count("192.0.2.1")
+            if seconds != 5:
+                assert count > 100 * seconds
+            else:
+                assert count == 100 + 4
 
 
-def test_reset_forgets_everywhere(tmp_path: Path) -> None:
+async def test_reset_forgets_everywhere(tmp_path: Path) -> None:
     """All buckets on all servers, the daemon's own, and what it believes of closed buckets."""
-    site = Site(tmp_path, 2)
-
-    async def test() -> None:
+    async with Site(tmp_path, 2) as site:
         await site.counters.charge([Charge("192.0.2.1", 1)], [])
         await site.until("degraded")
         async with site.running():
@@ -192,21 +161,19 @@ def test_reset_forgets_everywhere(tmp_path: Path) -> None:
             assert (await site.local.read(["192.0.2.1"]))[0].count == 0
             assert await site.count("192.0.2.1") == [1]
 
-    run(site, test)
 
-
-def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """At once, from zero; and it returns by itself, with one log line each way."""
-    site = Site(tmp_path)
     caplog.set_level(logging.INFO)
 
-    async def test() -> None:
+    async with Site(tmp_path) as site:
         async with site.running():
             assert await site.count("192.0.2.1", "192.0.2.1") == [1, 2]
         assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1") == [1, 1, 2]
-        assert site.counters.state == f"degraded: unix:{site.paths[0]} closed the connection" or (
-            site.counters.state == f"degraded: unix:{site.paths[0]} No such file or directory"
-        )
+        assert site.counters.state in {
+            f"degraded: unix:{site.paths[0]} {reason}"
+            for reason in ("closed the connection", "No such file or directory", "Broken pipe")
+        }
         assert site.counters.cluster.up == {f"unix:{site.paths[0]}": False}
         [charge] = await site.charge("192.0.2.1")
         assert await site.read("192.0.2.1") == 3
@@ -217,17 +184,14 @@ def test_without_memcached_the_daemon_counts_itself(tmp_path: Path, caplog: pyte
             assert await site.count("192.0.2.1") == [3]
         assert (await site.local.read(["192.0.2.1"]))[0].count == 2
         assert set(site.fakes[0].items) == {b"ssp:192.0.2.1:3600.12:3334"}
-
-    run(site, test)
     lines = [record.message for record in caplog.records if "memcached" in record.message]
     assert len(lines) == 2
     assert lines[0].endswith("counting without it until it is back")
     assert lines[1] == f"memcached unix:{site.paths[0]} is back"
 
 
-def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
+async def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
     """It may have been counted, never more; its messages are decided on the daemon's own counters."""
-    site = Site(tmp_path, timeout=0.1)
     received = b""
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
@@ -235,76 +199,59 @@ def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
         while data := await reader.read(65536):
             received += data
 
-    async def test() -> None:
+    async with Site(tmp_path, timeout=0.1) as site:
         async with site.running(script=silent):
             assert await site.count("192.0.2.1", "192.0.2.1") == [1, 2]
             assert site.counters.state == f"degraded: unix:{site.paths[0]} no answer within 0.1 s"
             assert await site.count("192.0.2.1") == [3]
         assert received.count(b"incr ssp:192.0.2.1:") == 1
 
-    run(site, test)
 
-
-def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
+async def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
     """The rest of the batch stands, and memcached stays in use."""
-    site = Site(tmp_path)
-
-    async def test() -> None:
-        async with site.running():
-            await site.count("192.0.2.1", "192.0.2.2")
-            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
-            assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1") == [1, 2, 2]
-            assert site.watcher.poisoned == 1
-            assert site.counters.state == "ok"
-            assert await site.count("192.0.2.1") == [1]
-
-    run(site, test)
+    async with Site(tmp_path) as site, site.running():
+        await site.count("192.0.2.1", "192.0.2.2")
+        site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
+        assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1") == [1, 2, 2]
+        assert site.watcher.poisoned == 1
+        assert site.counters.state == "ok"
+        assert await site.count("192.0.2.1") == [1]
 
 
-def test_a_poisoned_bucket_reads_as_empty(tmp_path: Path) -> None:
+async def test_a_poisoned_bucket_reads_as_empty(tmp_path: Path) -> None:
     """What `get` shows is what a message would be counted on."""
-    site = Site(tmp_path)
-
-    async def test() -> None:
-        async with site.running():
-            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
-            site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3333"] = b"7 "
-            [usage] = await site.counters.read(["192.0.2.1"])
-            assert usage == Usage(7, {3333: 7})
-
-    run(site, test)
+    async with Site(tmp_path) as site, site.running():
+        site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
+        site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3333"] = b"7 "
+        [usage] = await site.counters.read(["192.0.2.1"])
+        assert usage == Usage(7, {3333: 7})
 
 
 CLIENTS = [f"192.0.2.{n}" for n in range(100)]
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_one_server_of_three_dies(tmp_path: Path, replicas: int) -> None:
+async def test_one_server_of_three_dies(tmp_path: Path, replicas: int) -> None:
     """With two replicas nothing is forgotten; with one, its share of the clients starts at zero."""
-    site = Site(tmp_path, 3, replicas=replicas)
-
-    async def test() -> None:
-        async with site.running(0, 1):
-            async with site.running(2):
-                for expected in (1, 2, 3):
-                    assert await site.count(*CLIENTS) == [expected] * 100
-                shares = [len(fake.items) for fake in site.fakes]
-                assert sum(shares) == 100 * replicas
-                assert min(shares) > 15 * replicas
+    async with Site(tmp_path, 3, replicas=replicas) as site, site.running(0, 1):
+        async with site.running(2):
+            for expected in (1, 2, 3):
+                assert await site.count(*CLIENTS) == [expected] * 100
+            shares = [len(fake.items) for fake in site.fakes]
+            assert sum(shares) == 100 * replicas
+            assert min(shares) > 15 * replicas
+        counts = await site.count(*CLIENTS)
+        assert site.counters.state.startswith(f"degraded: unix:{site.paths[2]} ")
+        counts = await site.count(*CLIENTS)
+        if replicas == 2:
+            assert counts == [5] * 100
+        else:
+            assert sorted(counts) == [1] * shares[2] + [5] * (100 - shares[2])
+        assert all(site.counters.cluster.up[f"unix:{path}"] for path in site.paths[:2])
+        async with site.running(2):
+            await site.until("ok")
             counts = await site.count(*CLIENTS)
-            assert site.counters.state.startswith(f"degraded: unix:{site.paths[2]} ")
-            counts = await site.count(*CLIENTS)
-            if replicas == 2:
-                assert counts == [5] * 100
-            else:
-                assert sorted(counts) == [1] * shares[2] + [5] * (100 - shares[2])
-            assert all(site.counters.cluster.up[f"unix:{path}"] for path in site.paths[:2])
-            async with site.running(2):
-                await site.until("ok")
-                counts = await site.count(*CLIENTS)
-                assert counts == [6] * 100 if replicas == 2 else set(counts) == {4, 6}
-
-    run(site, test)
+            assert counts == [6] * 100 if replicas == 2 else set(counts) == {4, 6}
 
 
 def test_all_daemons_agree_where_a_client_belongs() -> None:
@@ -314,7 +261,7 @@ def test_all_daemons_agree_where_a_client_belongs() -> None:
     def homes(endpoints: tuple[Endpoint, ...], dead: str = "") -> dict[str, list[str]]:
         cluster = Cluster(CounterSettings(servers=endpoints, replicas=2), StoreRecord(), 1.0)
         cluster.live = tuple(server for server in cluster.live if server.name != dead)
-        return {client: [server.name for server in cluster.homes(client)] for client in CLIENTS}
+        return {client: [server.name for server in cluster.servers_for(client)] for client in CLIENTS}
 
     before = homes(names)
     assert homes(names[::-1]) == before
@@ -325,34 +272,26 @@ def test_all_daemons_agree_where_a_client_belongs() -> None:
         assert after[client][: len(stay)] == stay
 
 
-def test_check_finds_out_who_is_up(tmp_path: Path) -> None:
+async def test_check_finds_out_who_is_up(tmp_path: Path) -> None:
     """Without any mail, so that a daemon knows at its start."""
-    site = Site(tmp_path, 2)
-
-    async def test() -> None:
-        async with site.running(0):
-            assert site.counters.state == "ok"
-            await site.counters.cluster.check()
-            assert site.counters.state == f"degraded: unix:{site.paths[1]} No such file or directory"
-            assert not site.fakes[0].items
-
-    run(site, test)
+    async with Site(tmp_path, 2) as site, site.running(0):
+        assert site.counters.state == "ok"
+        await site.counters.cluster.check()
+        assert site.counters.state == f"degraded: unix:{site.paths[1]} No such file or directory"
+        assert not site.fakes[0].items
 
 
-def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path) -> None:
+async def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path) -> None:
     """None if no server says."""
-    site = Site(tmp_path, 3)
 
     async def stats(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65536):
             writer.write(b"STAT evictions 21\r\nEND\r\n")
 
-    async def test() -> None:
+    async with Site(tmp_path, 3) as site:
         async with site.running(0, 1, script=stats):
             assert await site.counters.evictions() == 42
         assert await site.counters.evictions() is None
-
-    run(site, test)
 
 
 def shared(site: Site, seconds: float = PLENTY) -> SharedScores:
@@ -360,34 +299,28 @@ def shared(site: Site, seconds: float = PLENTY) -> SharedScores:
     return SharedScores(site.counters.cluster, "ssp:", seconds, site.clock)
 
 
-def test_texts_are_shared(tmp_path: Path) -> None:
+async def test_texts_are_shared(tmp_path: Path) -> None:
     """What one daemon keeps another one finds, for as long as it said."""
-    site = Site(tmp_path, 2)
-
-    async def test() -> None:
-        async with site.running():
-            texts = shared(site)
+    async with Site(tmp_path, 2) as site, site.running():
+        texts = shared(site)
+        assert await texts.get("192.0.2.75") is None
+        await texts.put("192.0.2.75", "scored:75", 86400)
+        assert await texts.get("192.0.2.75") == "scored:75"
+        [fake] = [fake for fake in site.fakes if fake.items]
+        assert fake.items == {b"ssp:s:192.0.2.75": b"scored:75"}
+        assert fake.exptimes == {b"ssp:s:192.0.2.75": 86400}
+        for odd in (b"", b"\xff\xfe", b"two\r\nlines", b"\0"):
+            fake.items[b"ssp:s:192.0.2.75"] = odd
             assert await texts.get("192.0.2.75") is None
-            await texts.put("192.0.2.75", "scored:75", 86400)
-            assert await texts.get("192.0.2.75") == "scored:75"
-            [fake] = [fake for fake in site.fakes if fake.items]
-            assert fake.items == {b"ssp:s:192.0.2.75": b"scored:75"}
-            assert fake.exptimes == {b"ssp:s:192.0.2.75": 86400}
-            for odd in (b"", b"\xff\xfe", b"two\r\nlines", b"\0"):
-                fake.items[b"ssp:s:192.0.2.75"] = odd
-                assert await texts.get("192.0.2.75") is None
-
-    run(site, test)
 
 
-def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None:
+async def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None:
     """Nothing is raised, and nobody waits longer than allowed."""
-    site = Site(tmp_path)
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read(-1)
 
-    async def test() -> None:
+    async with Site(tmp_path) as site:
         async with site.running(script=silent):
             texts = shared(site, seconds=0.05)
             assert await texts.get("192.0.2.75") is None
@@ -395,8 +328,6 @@ def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None
         texts = shared(site)
         assert await texts.get("192.0.2.75") is None
         await texts.put("192.0.2.75", "scored:75", 86400)
-
-    run(site, test)
 
 
 NO_KEYS = st.one_of(
@@ -427,8 +358,8 @@ def test_no_caller_reaches_memcached_with_what_cannot_be_a_key(client: str) -> N
     Other clients of the same batch are counted in memcached, and memcached gets no command but theirs.
     """
 
-    async def test(site: Site) -> None:
-        async with site.running():
+    async def test(directory: Path) -> None:
+        async with Site(directory) as site, site.running():
             charges = [Charge(client, 1), Charge("192.0.2.1", 1), Charge(client, 1)]
             await site.counters.charge(charges, [])
             assert [charge.count for charge in charges] == [1, 1, 2]
@@ -443,8 +374,7 @@ def test_no_caller_reaches_memcached_with_what_cannot_be_a_key(client: str) -> N
             assert site.fakes[0].unknown == 0
 
     with TemporaryDirectory() as directory:
-        site = Site(Path(directory))
-        run(site, lambda: test(site))
+        asyncio.run(test(Path(directory)))
 
 
 @pytest.mark.parametrize("prefix", ["a b:", "a\r\nflush_all\r\n", "\N{LATIN SMALL LETTER E WITH ACUTE}:", "p" * 250])
@@ -454,3 +384,115 @@ def test_a_prefix_that_cannot_be_part_of_a_key_is_refused(tmp_path: Path, prefix
     site.settings = replace(site.settings, key_prefix=prefix)
     with pytest.raises(ValueError, match="cannot be a key of memcached"):
         site.daemon()
+
+
+class StandingStill:
+    """A memcached that stands still from its next command on, until it is let go; then it does what it was sent."""
+
+    def __init__(self, fake: FakeMemcached) -> None:
+        self.fake = fake
+        self.running = asyncio.Event()
+        self.running.set()
+        self.forgets = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 20):
+            await self.running.wait()
+            if self.forgets:
+                return
+            writer.write(self.fake.answer(data))
+
+
+async def settled(site: Site) -> None:
+    """Wait until no server has anything to catch up."""
+    await site.until("ok")
+    while site.counters.lagging or any(server.owed for server in site.counters.cluster.servers):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_refunds_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, forgets: bool) -> None:
+    """While memcached stands still refunds are kept; afterwards only accepted messages count.
+
+    It makes no difference whether memcached executes the interrupted batch later, or the batch is lost.
+    """
+    monkeypatch.setattr("senderscore_policy.counters.memcached.connection.LATE_ANSWER", 0.0 if forgets else PLENTY)
+    async with Site(tmp_path, timeout=0.1) as site:
+        script = StandingStill(site.fakes[0])
+        async with site.running(script=script.serve):
+            accepted = await site.charge("192.0.2.1", "192.0.2.1")
+            deferred = await site.charge("192.0.2.1", "192.0.2.1", "192.0.2.1")
+            script.running.clear()
+            late = [Charge("192.0.2.1", 1), Charge("192.0.2.1", 1)]
+            await site.counters.charge(late, deferred)
+            assert [charge.count for charge in late] == [1, 2]
+            await site.counters.charge([], [late[0]])
+            assert await site.read("192.0.2.1") == 1
+            await site.counters.charge([], accepted[:1])
+            script.forgets = forgets
+            script.running.set()
+            await asyncio.sleep(0)
+            script.forgets = False
+            await settled(site)
+            counted = {b"ssp:192.0.2.1:3600.12:3334": b"1" if forgets else b"2"}
+            while {key: value.strip() for key, value in site.fakes[0].items.items()} != counted:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+
+async def test_refunds_kept_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound the oldest are dropped: their buckets are the first to leave the window."""
+    monkeypatch.setattr("senderscore_policy.counters.memcached.connection.MAX_OWED", 2)
+    async with Site(tmp_path) as site:
+        [server] = site.counters.cluster.servers
+        for number in range(4):
+            server.owe(b"k%d" % number, 1)
+        server.owe(b"k3", 1)
+        assert server.owed == {b"k2": 1, b"k3": 2}
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_a_server_that_was_away_catches_up(tmp_path: Path, *, empty: bool) -> None:
+    """The counters of current and closed buckets, without another message; whether or not the server is empty."""
+    async with Site(tmp_path, 2, replicas=2) as site:
+        async with site.running(0):
+            async with site.running(1):
+                assert await site.count(*["192.0.2.1"] * 3) == [1, 2, 3]
+            await site.count(*["192.0.2.1"] * 10, "192.0.2.2")
+            site.clock.pass_time(600)
+            assert await site.count("192.0.2.1") == [14]
+            if empty:
+                site.fakes[1].items.clear()
+            async with site.running(1):
+                await settled(site)
+        assert site.fakes[1].items == site.fakes[0].items
+        assert site.fakes[1].items[b"ssp:192.0.2.1:3600.12:3334"] == b"13"
+
+
+async def test_a_reset_is_repeated_on_servers_that_were_away(tmp_path: Path) -> None:
+    """The reset names the servers that it has not reached, and their counters are deleted once they are back."""
+    async with Site(tmp_path, 2, replicas=2) as site, site.running(0):
+        async with site.running(1):
+            await site.count(*["192.0.2.1"] * 3, "192.0.2.2")
+        assert await site.count("192.0.2.2") == [2]
+        assert await site.counters.reset(["192.0.2.1"]) == [f"unix:{site.paths[1]}"]
+        async with site.running(1):
+            await settled(site)
+            while any(b"ssp:192.0.2.1:3600.12:3334" in fake.items for fake in site.fakes):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            assert await site.count("192.0.2.1", "192.0.2.2") == [1, 3]
+
+
+async def test_other_settings_inherit_what_is_left_to_be_done(tmp_path: Path) -> None:
+    """After a reload the successor sends kept refunds, and the connections of before are closed."""
+    async with Site(tmp_path) as site:
+        async with site.running():
+            charges = await site.charge("192.0.2.1", "192.0.2.1")
+        await site.count("192.0.2.2")
+        await site.counters.charge([], charges[:1])
+        retired = site.counters
+        site.counters = site.daemon()
+        await retired.retire(site.counters)
+        async with site.running():
+            await settled(site)
+            while site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] != b"1":  # noqa: ASYNC110
+                await asyncio.sleep(0)
