@@ -1,6 +1,7 @@
 """A daemon's parts in this process, from received bytes to written bytes, without sockets and without memcached."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -11,7 +12,6 @@ from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import Pipeline, Replies
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
-from senderscore_policy.daemon import SystemClock
 from senderscore_policy.monitoring.clients import SeenClients
 from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.log import DecisionLog, LogWriter
@@ -73,7 +73,7 @@ class InProcess:
 
     def __init__(self, store: str, connections: int, limit: str = '"unlimited"') -> None:
         config = parse(f'[counters]\nstore = "{store}"\n[[tier]]\nscores = "0-100"\nlimit = {limit}\n', "benchmark")
-        clock, metrics = SystemClock(), Metrics()
+        clock, metrics = time, Metrics()
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._writer = LogWriter(lambda _level, _lines: None)
