@@ -1,6 +1,6 @@
-"""What the daemon counts about itself, as plain numbers; `exposition` shows them to Prometheus.
+"""What the daemon counts about itself, as plain numbers; `web.prometheus` exports them.
 
-The hot path pays a dictionary entry for each decision and nothing for names, labels or locks.
+A decision costs one dictionary entry, and nothing for names, labels or locks.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Take one observation in."""
+        """Count one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def quantile(self, share: float) -> float | None:
-        """The bound up to which this share of the observations was, at most the largest; None: there were none."""
+        """Return the bound below which this share of the observations lies, or the largest; None: no observation."""
         wanted = share * sum(self.counts)
         if not wanted:
             return None
@@ -46,7 +46,7 @@ class Histogram:
 
 
 class Metrics:
-    """Implements `ports.Observer`, `ports.LookupObserver` and `ports.StoreObserver` by counting."""
+    """Counts what `ports.Observer`, `ports.LookupObserver` and `ports.StoreObserver` report."""
 
     def __init__(self) -> None:
         self.decisions: Counter[tuple[str, str, str]] = Counter()
@@ -62,7 +62,7 @@ class Metrics:
         self.poisoned_keys = 0
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        """Count a batch by action, reason and tier; of an action only its first word, a closed set."""
+        """Count a batch by the first word of the action, which is a closed set, by reason and by tier."""
         self.batches.observe(len(decisions))
         self.last_decision = decisions[-1].time
         counts = self.decisions
@@ -87,12 +87,12 @@ class Metrics:
         self.store_commands += commands
 
     def poisoned_key(self) -> None:
-        """Count a key that held no counter."""
+        """Count a key that did not hold a number."""
         self.poisoned_keys += 1
 
 
 MINUTES: Final = 60
-"""Minutes that are told, the running one included."""
+"""Minutes that are kept, the current one included."""
 
 Counts = Mapping[tuple[str, str, str], int]
 
@@ -102,8 +102,8 @@ class Minute(NamedTuple):
 
     Args:
         start: seconds since the epoch.
-        passed: those that let a message through, by tier; "none" is what was not counted.
-        deferred: those above the limit, by tier.
+        passed: accepted messages by tier; "none": not counted.
+        deferred: messages above the limit by tier.
     """
 
     start: int
@@ -112,12 +112,7 @@ class Minute(NamedTuple):
 
 
 class RecentTraffic:
-    """Remembers how the counters of decisions stood when each minute began: nothing is done for a decision.
-
-    Args:
-        metrics: counts the decisions.
-        clock: its wall clock tells the minutes.
-    """
+    """Remembers the counters of decisions at the beginning of each minute, so a decision costs nothing more."""
 
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
@@ -125,23 +120,23 @@ class RecentTraffic:
         self._starts: dict[int, Counts] = {int(clock.time() // 60): metrics.decisions.copy()}
 
     async def keep(self) -> None:
-        """Note the beginning of each minute, for ever."""
+        """Note the beginning of each minute, until cancelled."""
         while True:
             await asyncio.sleep(60 - self._clock.time() % 60)
             self.begin()
 
     def begin(self) -> None:
-        """Note that a minute begins. A sleep may end a moment early: the nearest minute is meant."""
+        """Note that the nearest minute begins: a sleep may end a moment early."""
         minute = round(self._clock.time() / 60)
         starts = {start: counts for start, counts in self._starts.items() if minute - MINUTES < start < minute}
         self._starts = starts | {minute: self._metrics.decisions.copy()}
 
     def last_hour(self) -> list[Minute]:
-        """Each minute of the last hour, oldest first, those before the start of the daemon left out."""
+        """Return the minutes of the last hour since the daemon's start, oldest first."""
         current = int(self._clock.time() // 60)
         starts = [start for start in sorted(self._starts) if current - MINUTES < start <= current]
         if not starts:
-            # The clock was set back beyond all that is remembered.
+            # The clock went back before the first remembered minute.
             return [Minute(60 * current, {}, {})]
         ends = [self._starts[start] for start in starts[1:]] + [self._metrics.decisions]
         decided = {start: _minute(start, self._starts[start], end) for start, end in zip(starts, ends, strict=True)}
@@ -159,17 +154,13 @@ def _minute(start: int, before: Counts, after: Counts) -> Minute:
 
 
 POLL_INTERVAL: Final = 60.0
-"""Seconds between two looks at memcached's statistics."""
+"""Seconds between two readings of memcached's statistics."""
 
 
 class Evictions:
     """Adds up what memcached evicts while the daemon runs.
 
-    A server that leaves or comes back brings its own past along; a poll whose servers are not those
-    of the one before adds nothing.
-
-    Args:
-        counting: knows the servers.
+    A server that comes back brings its own past along, so a poll adds nothing if the servers have changed.
 
     Attributes:
         seen: items evicted since the daemon started.
@@ -182,13 +173,13 @@ class Evictions:
         self._before: int | None = None
 
     async def watch(self) -> None:
-        """Poll, for ever."""
+        """Poll, until cancelled."""
         while True:
             await self.poll()
             await asyncio.sleep(POLL_INTERVAL)
 
     async def poll(self) -> None:
-        """Look at the statistics once."""
+        """Read the statistics once."""
         memcached = self._counting.memcached
         evicted = None if memcached is None else await memcached.evictions()
         servers = self._counting.servers

@@ -44,45 +44,33 @@ def bind(endpoint: Endpoint, mode: int = POLICY_MODE) -> socket.socket:
         return _bind_unix(Path(endpoint.path), mode) if isinstance(endpoint, Unix) else _bind_inet(endpoint)
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
-        # A path that is too long for a socket has no strerror.
-        reason = error.strerror or error
+        reason = os.strerror(error.errno) if error.errno else error  # a path too long for a socket has no errno
         remedy = " (another process listens there: stop it or change [listen])" if in_use else ""
         raise BackendError(f"cannot listen on {endpoint}: {reason}{remedy}") from error
 
 
 def _bind_inet(endpoint: Inet) -> socket.socket:
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((endpoint.host, endpoint.port))
-        return _listening(listener)
-    except OSError:
-        listener.close()
-        raise
+    # create_server sets SO_REUSEADDR, and IPV6_V6ONLY for IPv6.
+    listener = socket.create_server((endpoint.host, endpoint.port), family=family, backlog=BACKLOG)
+    listener.setblocking(False)
+    return listener
 
 
 def _bind_unix(path: Path, mode: int) -> socket.socket:
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The umask gives the file its mode when it is made: a chmod afterwards would leave a moment for others.
+    umask = os.umask(0o777 & ~mode)
     try:
-        # The umask gives the file its mode when it is made: a chmod afterwards would leave a moment for others.
-        umask = os.umask(0o777 & ~mode)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(umask)
-        return _listening(listener)
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
     except OSError:
         listener.close()
         raise
-
-
-def _listening(listener: socket.socket) -> socket.socket:
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
+    finally:
+        os.umask(umask)
     return listener
 
 
@@ -130,7 +118,7 @@ def listeners(
 ) -> list[socket.socket]:
     """Return the sockets of one kind: those that systemd passed, and the other wanted ones, bound here.
 
-    A host name stands for all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1.
+    A host name means all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1.
 
     Args:
         passed: sockets with their names; those of this kind are removed from the list. A socket whose name
@@ -156,7 +144,7 @@ def listeners(
 
 
 def _addresses(endpoint: Endpoint) -> list[Endpoint]:
-    """Return the addresses of a host name; anything else stands for itself.
+    """Return the addresses of a host name, or the endpoint itself.
 
     Raises:
         BackendError: the name has no address.
@@ -187,9 +175,9 @@ def _bind_all(endpoints: Sequence[Endpoint], mode: int) -> list[socket.socket]:
 
 
 def refusals_logged() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """An exception handler for an event loop: one line a minute while no file can be opened for newcomers.
+    """Make an exception handler for an event loop: one line a minute while no connection can be accepted.
 
-    asyncio has them wait and tries again every second; its own handler would write pages of tracebacks meanwhile.
+    asyncio tries again every second, and its own handler would write a traceback each time.
     """
     logged_at = -math.inf
 
@@ -200,13 +188,13 @@ def refusals_logged() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], N
             loop.default_exception_handler(context)
         elif loop.time() - logged_at > 60:
             logged_at = loop.time()
-            log.error("no connection can be accepted: %s; raise LimitNOFILE=", error.strerror)
+            log.error("cannot accept connections: %s; raise LimitNOFILE=", error.strerror)
 
     return handler
 
 
 def connections_possible(wanted: int) -> int:
-    """Raise the limit of open files to the hard limit; how many connections then fit, at most `wanted`."""
+    """Raise the limit of open files to the hard limit, and return how many connections fit, at most `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         try:
@@ -227,26 +215,20 @@ FIRST_FD: Final = 3
 
 
 def notify(*assignments: str) -> None:
-    """Send lines such as "READY=1" to the service manager; without one, do nothing."""
+    """Send lines such as "READY=1" to the service manager, if there is one (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-        try:
-            manager.connect(address)
-            manager.sendall("\n".join(assignments).encode())
-        except OSError:
-            # A manager that is gone must not take the service along.
-            return
+    # A missing manager does not stop the daemon.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.connect(address)
+        manager.sendall("\n".join(assignments).encode())
 
 
 def listen_sockets() -> list[tuple[str, socket.socket]]:
-    """The sockets that systemd has opened for this process, each with its FileDescriptorName=.
-
-    The variables are removed, so that a child does not take them for its own.
-    """
+    """Return the sockets that systemd opened for this process, with their FileDescriptorName= (sd_listen_fds(3))."""
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdigit():
@@ -262,7 +244,7 @@ def listen_sockets() -> list[tuple[str, socket.socket]]:
 
 
 def watchdog_interval() -> float | None:
-    """Seconds between two signs of life: half of what the manager allows; None: it does not watch."""
+    """Return the seconds between two signs of life, half of what the manager allows; None: it does not watch."""
     pid, microseconds = os.environ.get("WATCHDOG_PID", ""), os.environ.get("WATCHDOG_USEC", "")
     if not microseconds.isdigit() or pid not in ("", str(os.getpid())):
         return None
@@ -270,7 +252,7 @@ def watchdog_interval() -> float | None:
 
 
 async def feed_watchdog(interval: float) -> None:
-    """Show the manager that the event loop turns, for ever."""
+    """Show the manager that the event loop runs, until cancelled."""
     while True:
         notify("WATCHDOG=1")
         await asyncio.sleep(interval)

@@ -92,7 +92,7 @@ FAULTS: Final = (
         host.without_uvloop(_ONE),
         Kept.AFTER,
         3,
-        "no connection can be accepted",
+        "cannot accept connections",
     ),
     Fault("100 reloads", host.reloads, _SURE),
     Fault("50 floods of the smallest requests", host.floods, dns.zone, felt="malformed request"),

@@ -121,4 +121,4 @@ def test_without_a_file_descriptor_the_log_says_so_once(caplog: pytest.LogCaptur
         handler(loop, {"message": "socket.accept() out of system resource", "exception": OSError(errno.EMFILE, "Many")})
     handler(loop, {"message": "something else"})
     loop.close()
-    assert caplog.messages == ["no connection can be accepted: Many; raise LimitNOFILE=", "something else"]
+    assert caplog.messages == ["cannot accept connections: Many; raise LimitNOFILE=", "something else"]
