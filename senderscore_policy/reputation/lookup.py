@@ -27,7 +27,7 @@ class LookupResult:
 
     Args:
         outcome: the reputation that follows.
-        addresses: the A records of the answer as they came; empty without an answer.
+        addresses: the A records of the answer; empty without an answer.
         rcode: "NOERROR", "NXDOMAIN", "SERVFAIL" …; None: no readable response.
         elapsed: seconds.
         nameserver: the last one asked, "192.0.2.53:53"; None: none was asked.

@@ -1,4 +1,4 @@
-"""The log: canonical lines, and a writer that never holds up the loop."""
+"""The log: canonical lines, and a writer that never delays the event loop."""
 
 import logging
 import logging.handlers
@@ -18,7 +18,7 @@ from senderscore_policy.policy.reputation import Scored
 
 
 def decision(attributes: bytes) -> Decision:
-    """A deferral of a request with these attributes."""
+    """Make a deferral of a request with these attributes."""
     (request,) = RequestParser().feed(b"client_address=192.0.2.75\n" + attributes + b"\n\n")
     return Decision(
         request,
@@ -89,7 +89,7 @@ def test_the_writer_drops_rather_than_waits(batch: int, monkeypatch: pytest.Monk
 
 
 def test_lines_that_have_gathered_are_written_together() -> None:
-    """One call for all neighbours of one level, in the order in which they came."""
+    """Queued lines of one level are written in one call, in their order."""
     sink = Sink()
     writer = LogWriter(sink)
     writer.put(logging.INFO, ["first"])
@@ -103,7 +103,7 @@ def test_lines_that_have_gathered_are_written_together() -> None:
 
 
 def test_lines_that_syslog_does_not_take_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a syslog daemon they are lost, without a traceback for each."""
+    """Lines that no syslog daemon accepts are counted, without a traceback for each."""
     writer = LogWriter(logs.syslog_sink(str(tmp_path / "log")))
     writer.put(logging.INFO, ["lost", "lost, too"])
     writer.close()

@@ -12,7 +12,7 @@ LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscor
 
 
 async def test_each_minute_has_its_decisions(tmp_path: Path) -> None:
-    """By tier, let through and deferred apart; the running minute is the last one."""
+    """Each minute has its accepted and deferred messages by tier; the current minute is the last one."""
     async with site(tmp_path, LIMITED) as daemon:
         await daemon.send("192.0.2.75", 2)
         daemon.pass_time(60)
@@ -28,7 +28,7 @@ async def test_each_minute_has_its_decisions(tmp_path: Path) -> None:
 
 
 async def test_an_hour_is_remembered(tmp_path: Path) -> None:
-    """What is older is forgotten, in memory too."""
+    """Older minutes are dropped, from memory too."""
     async with site(tmp_path, LIMITED) as daemon:
         await daemon.send("192.0.2.75", 2)
         daemon.pass_time(60 * MINUTES)
@@ -50,7 +50,7 @@ async def test_a_minute_that_nobody_noted_loses_no_decision(tmp_path: Path) -> N
 
 
 async def test_a_clock_that_steps_back_is_survived(tmp_path: Path) -> None:
-    """The chart starts again."""
+    """After a step of the clock the chart starts again."""
     async with site(tmp_path, LIMITED) as daemon:
         await daemon.send("192.0.2.75", 2)
         daemon.pass_time(600)

@@ -1,4 +1,4 @@
-"""When asking the zone is pointless."""
+"""The breaker: when a question to the zone is pointless."""
 
 import itertools
 from itertools import pairwise
@@ -48,7 +48,7 @@ def failing(*clients: str) -> Breaker:
 
 
 def test_a_refusal_stops_all_questions_for_five_minutes() -> None:
-    """It holds for every client."""
+    """A refusal holds for every client, so the zone is asked again only after five minutes."""
     breaker = Breaker(TTL)
     ask(breaker, REFUSED, 0)
     assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, FIRST_PERIOD)
@@ -58,7 +58,7 @@ def test_a_refusal_stops_all_questions_for_five_minutes() -> None:
 
 
 def test_each_further_refusal_doubles_the_pause_up_to_six_hours() -> None:
-    """About a dozen questions in the first day, four a day from then on."""
+    """A zone that refuses is asked about a dozen times in the first day, and four times in each further day."""
     breaker, now, pauses = Breaker(TTL), 0.0, []
     for _ in range(9):
         assert ask(breaker, REFUSED, now)
@@ -69,7 +69,7 @@ def test_each_further_refusal_doubles_the_pause_up_to_six_hours() -> None:
 
 
 def test_many_lookups_refused_at_once_count_as_one_refusal() -> None:
-    """Those under way when the first is refused do not double anything."""
+    """Lookups that are under way at the first refusal do not double its pause."""
     breaker = Breaker(TTL)
     assert all(breaker.enter(f"client {number}", 0) for number in range(50))
     for number in range(50):
@@ -79,7 +79,7 @@ def test_many_lookups_refused_at_once_count_as_one_refusal() -> None:
 
 @pytest.mark.parametrize("answer", [Scored(0), UNKNOWN])
 def test_an_answer_to_the_probe_ends_the_refusal(answer: Reputation) -> None:
-    """The next refusal begins at five minutes again."""
+    """After an answer the next refusal begins with five minutes again."""
     breaker = Breaker(TTL)
     ask(breaker, REFUSED, 0)
     ask(breaker, answer, FIRST_PERIOD)
@@ -89,7 +89,7 @@ def test_an_answer_to_the_probe_ends_the_refusal(answer: Reputation) -> None:
 
 
 def test_an_answer_to_an_older_question_does_not_end_a_refusal() -> None:
-    """It says nothing about now."""
+    """An answer to a question from before the refusal says nothing about the present."""
     breaker = Breaker(TTL)
     assert breaker.enter(CLIENT, 0)
     ask(breaker, REFUSED, 1)
@@ -98,7 +98,7 @@ def test_an_answer_to_an_older_question_does_not_end_a_refusal() -> None:
 
 
 def test_ten_failures_in_a_row_leave_one_probe_for_each_failure_ttl() -> None:
-    """Nobody else is let through."""
+    """After ten failures one question for each `failure_ttl` is allowed, and no other."""
     breaker = failing()
     assert breaker.state == Failing(0, TTL)
     assert not ask(breaker, FAILED, TTL - 1)
@@ -106,7 +106,7 @@ def test_ten_failures_in_a_row_leave_one_probe_for_each_failure_ttl() -> None:
 
 
 def test_a_long_outage_is_probed_ever_more_rarely() -> None:
-    """A day without an answer costs fewer than 250 probes, and the pause is never more than a tenth of the outage."""
+    """A day without an answer costs fewer than 250 probes; a pause is at most a tenth of the outage."""
     breaker = failing()
     probes = [second for second in range(86_400) if ask(breaker, FAILED, second)]
     assert len(probes) < 250
@@ -116,7 +116,7 @@ def test_a_long_outage_is_probed_ever_more_rarely() -> None:
 
 
 def test_nine_failures_and_an_answer_are_forgotten() -> None:
-    """They must be in a row."""
+    """An answer between failures starts their count again."""
     breaker = Breaker(TTL)
     for _ in range(3):
         for _ in range(FAILURES_IN_A_ROW - 1):
@@ -126,7 +126,7 @@ def test_nine_failures_and_an_answer_are_forgotten() -> None:
 
 
 def test_any_answer_ends_the_failing() -> None:
-    """Also a late one to a question from before."""
+    """A late answer to a question from before the tenth failure ends the state as well."""
     breaker = failing()
     ask(breaker, Scored(50), TTL)
     assert isinstance(breaker.state, Closed)
@@ -136,13 +136,13 @@ def test_any_answer_ends_the_failing() -> None:
 
 
 def test_a_probe_that_never_comes_back_is_followed_by_another() -> None:
-    """A lookup that was cancelled must not close the zone for ever."""
+    """A cancelled lookup does not close the zone for ever."""
     breaker = failing()
     assert [breaker.enter(CLIENT, now) for now in (TTL, TTL + 1, 2 * TTL)] == [True, False, True]
 
 
 def test_a_failed_probe_of_a_refusing_zone_is_tried_again_soon() -> None:
-    """A timeout says nothing about the refusal: neither longer nor over."""
+    """A timeout neither ends a refusal nor makes its pause longer."""
     breaker = Breaker(TTL)
     ask(breaker, REFUSED, 0)
     ask(breaker, FAILED, FIRST_PERIOD)
@@ -150,14 +150,14 @@ def test_a_failed_probe_of_a_refusing_zone_is_tried_again_soon() -> None:
 
 
 def test_a_failing_zone_that_refuses_is_refusing() -> None:
-    """The longer pause wins."""
+    """A refusal replaces the shorter pause of a failing zone."""
     breaker = failing()
     ask(breaker, REFUSED, TTL)
     assert breaker.state == Refusing("127.255.255.255", FIRST_PERIOD, TTL + FIRST_PERIOD)
 
 
 def test_an_administrator_may_have_it_probed_at_once() -> None:
-    """One question, and the pause goes on growing if it is refused."""
+    """A reload allows one question; if the zone refuses again, the pause doubles as before."""
     breaker = Breaker(TTL)
     ask(breaker, REFUSED, 0)
     breaker.retry(10)
@@ -167,7 +167,7 @@ def test_an_administrator_may_have_it_probed_at_once() -> None:
 
 
 def test_a_refusal_outlives_a_restart() -> None:
-    """A restart burns no quota, and the time in between counts."""
+    """The pause continues after a restart, less the time in between, so a restart costs no quota."""
     breaker = Breaker(TTL)
     ask(breaker, REFUSED, 0)
     saved = breaker.snapshot(100)
@@ -177,14 +177,14 @@ def test_a_refusal_outlives_a_restart() -> None:
 
 
 def test_failures_do_not_outlive_a_restart() -> None:
-    """They cost nothing to find out again."""
+    """A new process starts without failures."""
     assert failing().snapshot(0) is None
 
 
 @pytest.mark.parametrize("key", ["period", "remaining"])
 @pytest.mark.parametrize("value", [None, "x", -1, 1e9, float("nan"), 10**400])
 def test_a_damaged_refusal_is_refused(key: str, value: object) -> None:
-    """A pause cannot become longer than six hours, or anything else than a number."""
+    """A saved pause that is not a number, or longer than six hours, is an error."""
     saved = {"detail": "127.255.255.255", "period": 300.0, "remaining": 10.0}
     with pytest.raises(ValueError, match="refusal"):
         parse_refusal(saved | {key: value}, away=0, now=0)

@@ -1,4 +1,4 @@
-"""The quota: how many questions may be asked, whatever the clocks do."""
+"""The query budget: how many questions are allowed, whatever the clocks do."""
 
 import pytest
 from fakes import DAY, HOUR, START, FakeClock
@@ -43,7 +43,7 @@ def test_no_window_ever_holds_more_than_the_limit(limit: int, steps: list[tuple[
 
 @given(limit=st.integers(1, 120), steps=steps, restart_after=st.integers(0, 60))
 def test_a_restart_gives_nothing_back(limit: int, steps: list[tuple[float, int]], restart_after: int) -> None:
-    """A new process that takes up the saved use keeps to the same limits, on another monotonic clock."""
+    """A new process that restores the saved use has the same limits, on another monotonic clock."""
     clock = FakeClock()
     budget = QueryBudget(limit, clock)
     sent: list[float] = []
@@ -61,7 +61,7 @@ def test_a_restart_gives_nothing_back(limit: int, steps: list[tuple[float, int]]
 
 
 def test_the_day_is_full_before_the_month() -> None:
-    """A botnet's hour does not spend a month."""
+    """A botnet's hour spends the budget of a day and not of a month."""
     clock = FakeClock()
     budget = QueryBudget(10_000, clock)
     assert spend_all(budget) == 1000
@@ -72,7 +72,7 @@ def test_the_day_is_full_before_the_month() -> None:
 
 
 def test_the_month_is_full_after_ten_such_days_and_frees_itself() -> None:
-    """After 30 days the first day's questions are there again."""
+    """After 30 days the first day's questions are available again."""
     clock = FakeClock()
     budget = QueryBudget(10_000, clock)
     for _ in range(10):
@@ -85,7 +85,7 @@ def test_the_month_is_full_after_ten_such_days_and_frees_itself() -> None:
 
 
 def test_without_a_budget_questions_are_counted_and_never_refused() -> None:
-    """The metrics show the use all the same."""
+    """Without a limit the questions are still counted for the metrics."""
     budget = QueryBudget(0, FakeClock())
     assert all(budget.spend() for _ in range(5000))
     assert budget.used == budget.used_today == 5000
@@ -93,7 +93,7 @@ def test_without_a_budget_questions_are_counted_and_never_refused() -> None:
 
 
 def test_a_small_budget_still_allows_a_question_a_day() -> None:
-    """A tenth of five is none, and none would be no service."""
+    """A tenth of five questions is rounded up to one a day."""
     assert spend_all(QueryBudget(5, FakeClock())) == 1
 
 
@@ -117,7 +117,7 @@ def test_refreshes_stop_before_first_questions() -> None:
 
 @pytest.mark.parametrize("step", [-365 * DAY, -HOUR, HOUR, 365 * DAY])
 def test_a_wall_clock_that_steps_changes_nothing(step: float) -> None:
-    """The windows go by the monotonic clock."""
+    """The windows follow the monotonic clock."""
     clock = FakeClock()
     budget = QueryBudget(100, clock)
     spend_all(budget)
@@ -140,7 +140,7 @@ def test_time_switched_off_counts() -> None:
 
 
 def test_restarting_all_the_time_does_not_keep_questions_young() -> None:
-    """Ages are exact: a daemon that restarts every ten minutes frees its questions on time."""
+    """A daemon that restarts every ten minutes frees its questions on time, because their ages are exact."""
     clock = FakeClock()
     budget = QueryBudget(100, clock)
     spend_all(budget)
@@ -155,7 +155,7 @@ def test_restarting_all_the_time_does_not_keep_questions_young() -> None:
 
 
 def test_another_limit_takes_hold_at_once() -> None:
-    """What was used stays used."""
+    """The questions sent so far count against the new limit."""
     budget = QueryBudget(100, FakeClock())
     spend_all(budget)
     budget.reconfigure(200)
@@ -168,7 +168,7 @@ def test_another_limit_takes_hold_at_once() -> None:
 
 
 def test_memory_is_bounded_by_hours() -> None:
-    """One slot for each hour, however many questions."""
+    """The budget keeps one slot for each hour, however many questions are sent."""
     clock = FakeClock()
     budget = QueryBudget(0, clock)
     for _ in range(5000):
@@ -195,7 +195,7 @@ def test_memory_is_bounded_by_hours() -> None:
     ],
 )
 def test_damaged_state_is_refused_whole(saved: list[object]) -> None:
-    """Nothing of it is taken up."""
+    """Damaged state is an error, and no part of it is restored."""
     budget = QueryBudget(100, FakeClock())
     with pytest.raises(ValueError, match="query budget"):
         budget.restore([[30, 20, 4], *saved], away=0)
@@ -203,7 +203,7 @@ def test_damaged_state_is_refused_whole(saved: list[object]) -> None:
 
 
 def test_it_reads_well() -> None:
-    """Logs and the status page show it as it is."""
+    """The budget's text, which logs and the status page show, is a sentence fit for people."""
     budget = QueryBudget(10_000, FakeClock())
     budget.spend()
     assert str(budget) == "1 of 1000 questions in 24 hours, 1 of 10000 in 30 days"

@@ -1,4 +1,4 @@
-"""What an answer of the zone means."""
+"""The meaning of an answer of the zone."""
 
 from ipaddress import IPv4Address
 
@@ -29,7 +29,7 @@ def is_score(address: str) -> bool:
 
 @pytest.mark.parametrize("score", [0, 1, 50, 100])
 def test_the_last_octet_is_the_score(score: int) -> None:
-    """0 is a real score."""
+    """The last octet of the answer is the score; 0 is a real score."""
     assert reputation_of([f"127.0.4.{score}"]) == Scored(score)
 
 
@@ -37,18 +37,18 @@ def test_the_last_octet_is_the_score(score: int) -> None:
     "address", ["127.0.4.101", "127.0.4.255", "127.0.3.50", "127.0.5.50", "127.0.0.4", "10.0.4.50"]
 )
 def test_any_other_address_is_no_score(address: str) -> None:
-    """A hijacked or rewritten answer scores nobody."""
+    """A hijacked or rewritten answer does not give any client a score."""
     assert isinstance(reputation_of([address]), Unavailable)
 
 
 def test_no_records_mean_that_the_zone_does_not_know_the_client() -> None:
-    """The name exists, without an A record."""
+    """A name without an A record means that the zone has no score for the client."""
     assert reputation_of([]) == UNKNOWN
 
 
 @given(answers)
 def test_of_several_records_the_cautious_one_counts(addresses: list[str]) -> None:
-    """Any refusal refuses; else the lowest valid score; else nothing can be said."""
+    """Any refusal refuses; else the lowest valid score counts; else the lookup failed."""
     outcome = reputation_of(addresses)
     scores = [int(address.rpartition(".")[2]) for address in addresses if is_score(address)]
     if any(map(is_refusal, addresses)):

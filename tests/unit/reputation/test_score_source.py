@@ -1,4 +1,4 @@
-"""Scores for the engine: cached, shared, merged, in time, and asked for only where it makes sense."""
+"""The score source: what it caches, shares and merges, how long requests wait, and when it asks the zone."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ FAILED = Unavailable("SERVFAIL")
 
 
 async def test_a_score_is_asked_for_once_a_day() -> None:
-    """Within a day it is fresh."""
+    """A score is fresh for a day."""
     site = score_site()
     site.zone.outcomes[CLIENT] = Scored(75)
     assert site.source.known(CLIENT) is None
@@ -41,7 +41,7 @@ async def test_a_score_is_asked_for_once_a_day() -> None:
 
 
 async def test_a_client_without_a_score_is_asked_for_again_after_six_hours() -> None:
-    """It may have earned one."""
+    """A client without a score is looked up again after six hours."""
     site = score_site()
     assert await site.source.lookup(CLIENT) == UNKNOWN
     assert site.source.known(CLIENT) == CachedScore(UNKNOWN, START, START + 6 * HOUR, "dns")
@@ -51,7 +51,7 @@ async def test_a_client_without_a_score_is_asked_for_again_after_six_hours() -> 
 
 
 async def test_a_failure_is_kept_for_a_minute() -> None:
-    """Meanwhile nobody asks for this client again."""
+    """A client whose lookup failed is not looked up again within a minute."""
     site = score_site()
     site.zone.outcomes[CLIENT] = FAILED
     assert await site.source.lookup(CLIENT) == FAILED
@@ -67,7 +67,7 @@ async def test_a_failure_is_kept_for_a_minute() -> None:
 
 
 async def test_a_stale_score_is_served_while_a_refresh_runs() -> None:
-    """Nobody waits for the new one."""
+    """No request waits for the new score."""
     site = score_site()
     site.zone.outcomes[CLIENT] = Scored(75)
     await site.source.lookup(CLIENT)
@@ -85,7 +85,7 @@ async def test_a_stale_score_is_served_while_a_refresh_runs() -> None:
 
 @pytest.mark.parametrize("failure", [FAILED, REFUSED])
 async def test_a_stale_score_outlives_failures_for_a_week(failure: Reputation) -> None:
-    """A lookup that fails takes nothing away; after seven days the score says nothing any more."""
+    """A failed lookup does not remove a stale score; after seven days the score is dropped."""
     site = score_site()
     site.zone.outcomes[CLIENT] = Scored(75)
     await site.source.lookup(CLIENT)
@@ -102,7 +102,7 @@ async def test_a_stale_score_outlives_failures_for_a_week(failure: Reputation) -
 
 
 async def test_a_clock_set_back_an_hour_keeps_scores_and_drops_failures() -> None:
-    """Asking again for every client would cost the budget; a failure must not live an hour longer."""
+    """Scores stay, because asking for every client again would cost the budget; failures must not live longer."""
     site = score_site()
     site.zone.outcomes = {CLIENT: Scored(75), OTHER: FAILED}
     await site.source.lookup(CLIENT)
@@ -113,7 +113,7 @@ async def test_a_clock_set_back_an_hour_keeps_scores_and_drops_failures() -> Non
 
 
 async def test_a_score_from_a_far_future_is_dropped() -> None:
-    """The clock was wrong by years when it was fetched."""
+    """A score that was fetched while the clock was wrong by years is dropped."""
     site = score_site()
     site.zone.outcomes[CLIENT] = Scored(75)
     site.clock.now += 1000 * DAY
@@ -149,7 +149,7 @@ async def test_after_the_deadline_the_request_goes_on_and_so_does_the_lookup() -
 
 
 async def test_after_the_deadline_a_stale_score_is_better_than_none() -> None:
-    """It is what the client had yesterday."""
+    """A request that has waited long enough gets the score of the day before."""
     site = score_site(IMPATIENT)
     site.zone.outcomes[CLIENT] = Scored(75)
     await site.source.lookup(CLIENT)
@@ -175,7 +175,7 @@ async def test_lookups_under_way_are_bounded() -> None:
 
 
 async def test_closing_ends_lookups_and_leaves_nobody_waiting() -> None:
-    """At a stop nothing is left behind."""
+    """A stop ends all lookups, and the requests that wait for them get an outcome."""
     site = score_site()
     site.zone.hold()
     waiting = asyncio.create_task(site.source.lookup(CLIENT))
@@ -185,7 +185,7 @@ async def test_closing_ends_lookups_and_leaves_nobody_waiting() -> None:
 
 
 async def test_a_fault_in_a_lookup_is_logged_and_fails_open(caplog: pytest.LogCaptureFixture) -> None:
-    """What nobody foresaw makes one client unavailable, with a traceback."""
+    """An internal error makes one client unavailable; the log has a traceback."""
     site = score_site()
 
     async def broken(address: str) -> None:
@@ -197,7 +197,7 @@ async def test_a_fault_in_a_lookup_is_logged_and_fails_open(caplog: pytest.LogCa
 
 
 def test_the_source_itself_does_not_load_dnspython() -> None:
-    """The daemon is ready without it; the first lookup loads it."""
+    """The daemon is ready without dnspython; the first lookup loads it."""
     program = "import sys, senderscore_policy.reputation.source; sys.exit('dns' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
@@ -206,7 +206,7 @@ def test_the_source_itself_does_not_load_dnspython() -> None:
 
 
 async def test_a_score_that_another_daemon_looked_up_costs_no_question() -> None:
-    """It keeps its age."""
+    """A shared score keeps its age."""
     shared = FakeShared({CLIENT: f"75:{int(START - HOUR)}:score.senderscore.com"})
     site = score_site(shared=shared)
     assert await site.source.lookup(CLIENT) == Scored(75)
@@ -216,7 +216,7 @@ async def test_a_score_that_another_daemon_looked_up_costs_no_question() -> None
 
 
 async def test_what_the_zone_said_is_shared() -> None:
-    """Scores and their absence; no failures."""
+    """Scores and their absence are shared with other daemons, failures are not."""
     site = score_site(shared=FakeShared())
     site.zone.outcomes = {CLIENT: Scored(0), "192.0.2.1": FAILED}
     for address in (CLIENT, OTHER, "192.0.2.1"):
@@ -248,14 +248,14 @@ async def test_what_the_zone_said_is_shared() -> None:
     ],
 )
 async def test_garbage_and_old_news_in_the_shared_cache_are_ignored(text: str) -> None:
-    """Also scores of another zone, and of the future."""
+    """Shared texts that are malformed, stale, from the future or of another zone are ignored."""
     site = score_site(shared=FakeShared({CLIENT: text}))
     site.zone.outcomes[CLIENT] = Scored(20)
     assert await site.source.lookup(CLIENT) == Scored(20)
 
 
 async def test_a_shared_cache_that_hangs_delays_nobody_beyond_the_deadline() -> None:
-    """The zone is asked all the same, and its answer kept."""
+    """The zone is asked although the shared cache hangs, and its answer is kept."""
     site = score_site(IMPATIENT, shared=FakeShared(hangs=True))
     site.zone.outcomes[CLIENT] = Scored(75)
     async with asyncio.timeout(30):
@@ -266,7 +266,7 @@ async def test_a_shared_cache_that_hangs_delays_nobody_beyond_the_deadline() -> 
 
 
 async def test_while_the_zone_refuses_other_daemons_scores_are_still_found() -> None:
-    """Each daemon has a budget of its own: a neighbour may have asked."""
+    """Each daemon has a budget of its own, so another one may have the score."""
     site = score_site(shared=FakeShared())
     site.zone.otherwise = REFUSED
     await site.source.lookup(OTHER)
@@ -287,7 +287,7 @@ async def test_while_the_zone_refuses_other_daemons_scores_are_still_found() -> 
 
 
 async def test_a_refusal_holds_for_every_client_and_nobody_waits(caplog: pytest.LogCaptureFixture) -> None:
-    """One question, one line in the log with the way out; after five minutes one more question."""
+    """A refusal costs one question and one log line with the remedy; the next question follows after five minutes."""
     site = score_site()
     site.zone.otherwise = REFUSED
     assert await site.source.lookup(CLIENT) == REFUSED
@@ -311,7 +311,7 @@ async def test_a_refusal_holds_for_every_client_and_nobody_waits(caplog: pytest.
 
 
 async def test_the_end_of_a_refusal_is_logged_and_all_is_as_before(caplog: pytest.LogCaptureFixture) -> None:
-    """The probe that is answered opens the zone again for all."""
+    """The answer to the probe opens the zone for all clients again."""
     caplog.set_level(logging.INFO)
     site = score_site()
     site.zone.otherwise = REFUSED
@@ -328,7 +328,7 @@ async def test_the_end_of_a_refusal_is_logged_and_all_is_as_before(caplog: pytes
 async def test_after_ten_failures_nobody_waits_and_one_probe_a_minute_looks_for_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """DNS that is down costs one question a minute and no message any time."""
+    """DNS that is down costs one question a minute and does not delay any message."""
     caplog.set_level(logging.INFO)
     site = score_site(replace(DEFAULTS, deadline=3600))
     site.zone.otherwise = FAILED
@@ -353,7 +353,7 @@ async def test_after_ten_failures_nobody_waits_and_one_probe_a_minute_looks_for_
 
 
 async def test_a_spent_budget_refuses_until_questions_are_free_again(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody waits; a day later the zone is asked again."""
+    """No request waits for the zone; a day later it is asked again."""
     caplog.set_level(logging.INFO)
     site = score_site(replace(DEFAULTS, query_budget=20))
     for number in range(3):
@@ -371,7 +371,7 @@ async def test_a_spent_budget_refuses_until_questions_are_free_again(caplog: pyt
 
 
 async def test_refreshes_stop_before_the_budget_is_spent() -> None:
-    """What is left is for clients without any score; the stale ones are served as they are."""
+    """The rest of the budget is for clients without any score; stale scores are served unchanged."""
     site = score_site(replace(DEFAULTS, query_budget=100))
     site.zone.outcomes[CLIENT] = Scored(75)
     await site.source.lookup(CLIENT)
@@ -388,7 +388,7 @@ async def test_refreshes_stop_before_the_budget_is_spent() -> None:
 
 
 async def test_another_zone_starts_with_nothing() -> None:
-    """Its scores are others; also a lookup that was under way for the old one leaves no trace."""
+    """Another zone has other scores; a lookup that was under way for the old zone changes nothing."""
     site = score_site()
     site.zone.outcomes = {CLIENT: Scored(75), OTHER: Scored(10)}
     await site.source.lookup(CLIENT)
@@ -405,7 +405,7 @@ async def test_another_zone_starts_with_nothing() -> None:
 
 
 async def test_other_nameservers_are_asked_at_once() -> None:
-    """That is the way out of a refusal; the scores stay."""
+    """Other nameservers end a refusal, and the scores stay."""
     site = score_site()
     site.zone.outcomes[CLIENT] = Scored(75)
     await site.source.lookup(CLIENT)
@@ -419,7 +419,7 @@ async def test_other_nameservers_are_asked_at_once() -> None:
 
 
 async def test_a_reload_probes_a_refusing_zone_once() -> None:
-    """The administrator has registered the resolver and wants to see it work."""
+    """An administrator who has just registered the resolver does not have to wait."""
     site = score_site()
     site.zone.otherwise = REFUSED
     await site.source.lookup(CLIENT)

@@ -1,4 +1,4 @@
-"""What a restart keeps: scores, the budget's use, a refusal."""
+"""What a restart keeps: scores, the use of the query budget, a refusal."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ HEADER = {
 
 
 def used_site() -> ScoreSite:
-    """A daemon that has a score, an absence and a failure, and has asked three questions."""
+    """Make a source that has a score, an absence and a failure, and has asked three questions."""
 
     async def use() -> ScoreSite:
         site = score_site()
@@ -41,7 +41,7 @@ def used_site() -> ScoreSite:
 
 
 def restarted(lines: list[str], settings: ReputationSettings = DEFAULTS, after: float = HOUR) -> ScoreSite:
-    """The next daemon, `after` seconds later, on a machine that was rebooted."""
+    """Make the next source, `after` seconds later, on a machine that was rebooted."""
     clock = FakeClock()
     clock.now += after
     clock.uptime = 20.0
@@ -51,7 +51,7 @@ def restarted(lines: list[str], settings: ReputationSettings = DEFAULTS, after: 
 
 
 def test_scores_and_the_budget_outlive_a_restart() -> None:
-    """Failures do not."""
+    """Scores and the use of the budget are restored, failures are not."""
     lines = list(used_site().source.snapshot())
     source = restarted(lines).source
     assert source.known(CLIENT) == CachedScore(Scored(0), START, START + DAY, "cache")
@@ -61,14 +61,14 @@ def test_scores_and_the_budget_outlive_a_restart() -> None:
 
 
 def test_scores_older_than_a_week_are_left_behind() -> None:
-    """They would not be served anyway."""
+    """Scores that would not be served any more are not restored."""
     source = restarted(list(used_site().source.snapshot()), after=7 * DAY).source
     assert source.known(CLIENT) is None
     assert len(list(source.snapshot())) == 1
 
 
 def test_thousands_of_scores_come_back() -> None:
-    """Many to a line."""
+    """Many scores share a line, and all of them are restored."""
 
     async def fill() -> list[str]:
         site = score_site(replace(DEFAULTS, query_budget=0))
@@ -83,7 +83,7 @@ def test_thousands_of_scores_come_back() -> None:
 
 
 async def test_a_refusal_outlives_a_restart() -> None:
-    """Restarting burns no quota while the zone refuses; when the pause is over it is probed."""
+    """A restart costs no quota while the zone refuses; after the pause the zone is probed."""
     site = score_site()
     site.zone.otherwise = REFUSED
     await site.source.lookup(CLIENT)
@@ -99,7 +99,7 @@ async def test_a_refusal_outlives_a_restart() -> None:
 
 
 def test_a_restart_with_other_nameservers_asks_them() -> None:
-    """Setting nameservers is the way out of a refusal."""
+    """A refusal of other nameservers is not restored."""
 
     async def refuse() -> list[str]:
         site = score_site()
@@ -116,7 +116,7 @@ def test_a_restart_with_other_nameservers_asks_them() -> None:
 
 
 def test_a_restart_with_another_zone_keeps_the_budget_alone() -> None:
-    """Scores of one zone say nothing in another."""
+    """Scores of one zone say nothing about another."""
     lines = list(used_site().source.snapshot())
     source = restarted(lines, replace(DEFAULTS, zone="score.elsewhere.test")).source
     assert source.known(CLIENT) is None
@@ -124,7 +124,7 @@ def test_a_restart_with_another_zone_keeps_the_budget_alone() -> None:
 
 
 def test_a_spent_budget_is_spent_after_a_restart() -> None:
-    """Nobody waits for a zone that may not be asked."""
+    """No request waits for a zone that must not be asked."""
     header = HEADER | {"budget": [[10.0, 5.0, 1000]]}
     source = restarted([json.dumps(header)]).source
     known = source.known(CLIENT)
@@ -182,7 +182,7 @@ DAMAGED_SCORES = [
     + [[json.dumps(HEADER), '[["192.0.2.9", 75, 1700000000]]', line] for line in DAMAGED_SCORES],
 )
 def test_of_damaged_state_nothing_is_taken_up(lines: list[str]) -> None:
-    """The daemon sets it aside and starts empty."""
+    """Damaged state is an error, and no part of it is restored."""
     site = score_site()
     with pytest.raises(ValueError):  # noqa: PT011 - its text is for people
         site.source.restore(lines)
@@ -193,6 +193,6 @@ def test_of_damaged_state_nothing_is_taken_up(lines: list[str]) -> None:
 
 @given(st.lists(st.text(max_size=40) | st.sampled_from([json.dumps(HEADER), "[]", "[[]]"]), max_size=4))
 def test_no_text_is_worse_than_malformed(lines: list[str]) -> None:
-    """Whatever stands in the file, the worst is a ValueError."""
+    """Whatever text the file contains, the worst outcome is a ValueError."""
     with contextlib.suppress(ValueError):
         score_site().source.restore(lines)

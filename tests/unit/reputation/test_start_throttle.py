@@ -1,4 +1,4 @@
-"""Who begins when many want to."""
+"""Many lookups that want to start at the same moment."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ async def test_a_crowd_begins_in_order_and_a_few_in_each_round() -> None:
 
 
 async def test_who_gives_up_waiting_holds_up_nobody() -> None:
-    """A lookup may be cancelled before its turn."""
+    """A lookup that is cancelled before its turn does not hold up the others."""
     turns = StartThrottle()
     first, given_up, last = (asyncio.create_task(turns.wait()) for _ in range(3))
     await asyncio.sleep(0)

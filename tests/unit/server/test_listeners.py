@@ -30,7 +30,7 @@ def test_a_stale_unix_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path)
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
 def test_a_unix_socket_has_its_mode_whatever_the_umask(tmp_path: Path, umask: int) -> None:
-    """The policy socket is open to who can reach its folder, the control socket to its group; the umask is put back."""
+    """All processes may use the policy socket, the group also the control socket; the umask stays."""
     before = os.umask(umask)
     try:
         for name, mode in (("policy", POLICY_MODE), ("control", CONTROL_MODE)):
@@ -102,7 +102,7 @@ def test_a_host_name_that_does_not_resolve_is_an_error() -> None:
 
 
 def test_a_passed_socket_is_not_bound_again() -> None:
-    """Of the wanted addresses those that systemd passed are served from its sockets, matched by address."""
+    """A wanted address that systemd passed is served from the passed socket."""
     passed = bind(Inet("127.0.0.1", 0))
     address = address_of(passed)
     other = socket.socket(socket.AF_UNIX)
@@ -114,7 +114,7 @@ def test_a_passed_socket_is_not_bound_again() -> None:
 
 
 def test_without_a_file_descriptor_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
-    """While newcomers cannot be accepted there is one line with the remedy, not a traceback for each attempt."""
+    """While connections cannot be accepted, the log has one line with the remedy, not a traceback for each try."""
     loop = asyncio.new_event_loop()
     handler = refusals_logged()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What outlives a restart."""
+"""The state directory: what the daemon keeps over a restart."""
 
 import asyncio
 import os
@@ -36,7 +36,7 @@ def save(directory: Path, part: Part) -> StateDirectory:
 
 
 def test_saved_and_restored(tmp_path: Path) -> None:
-    """What was saved is there for the next process, readable by its owner alone."""
+    """The next process restores what was saved; only the owner can read the files."""
     directory = tmp_path / "new" / "state"
     save(directory, Part("a", "b"))
     part = Part()
@@ -90,14 +90,14 @@ def test_temporary_files_of_a_killed_daemon_are_removed(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text_are_set_aside(tmp_path: Path) -> None:
-    """Garbage bytes are malformed, too."""
+    """A file that is not UTF-8 text is malformed."""
     (tmp_path / "part").write_bytes(b"\xff\xfe\x00")
     StateDirectory(tmp_path, {"part": Part()}).restore()
     assert (tmp_path / "part.bad").exists()
 
 
 def test_unwritable_is_told_once_and_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A state directory that cannot be written is a warning and a `problem` until it can."""
+    """While the state directory cannot be written, the log has one warning and `problem` the reason."""
     blocked = tmp_path / "file"
     blocked.write_text("")
     part = Part("a")
@@ -114,7 +114,7 @@ def test_unwritable_is_told_once_and_survived(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    """An error while writing leaves what was saved before, and no temporary file."""
+    """An error while writing leaves the old file, and no temporary one."""
 
     def lines() -> Iterator[str]:
         yield "new"
