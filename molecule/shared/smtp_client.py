@@ -18,7 +18,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 TIMEOUT = 60.0
-"""Seconds that one reply may take; Postfix waits a second or two for a daemon that is down."""
+"""Seconds that one reply may take; Postfix waits up to five for a daemon that hangs."""
 ACCEPTED = "250 "
 BODY = b"From: <sender@example.net>\r\nTo: <user@example.org>\r\nSubject: test\r\n\r\nHello.\r\n.\r\n"
 ENVELOPE = b"MAIL FROM:<sender@example.net>\r\nRCPT TO:<user@example.org>\r\nDATA\r\n"

@@ -1,4 +1,4 @@
-"""The Ansible role's variables: specified, defaulted, documented, and the program's own."""
+"""The Ansible role's variables agree with their specification, the README and the program."""
 
 import json
 import re
@@ -12,23 +12,30 @@ import pytest
 import yaml
 from jinja2 import Environment, StrictUndefined
 
+from senderscore_policy import __version__
 from senderscore_policy.commands.doctor.daemon import Running, _in_force
 from senderscore_policy.config.load import DEFAULT_FILE, parse
-from senderscore_policy.config.model import Config, CounterSettings, Listen, Log, ReputationSettings
-from senderscore_policy.policy.reply import VARIABLES
+from senderscore_policy.config.model import (
+    Config,
+    CounterSettings,
+    Listen,
+    Log,
+    OverrideSettings,
+    ReputationSettings,
+    TierSettings,
+)
 
-ANSIBLE = Path(__file__).parents[2] / "ansible"
+ANSIBLE = Path(__file__).parents[3] / "ansible"
 ROLE = ANSIBLE / "roles" / "senderscore_policy"
 PREFIX = "senderscore_policy_"
 LISTS = {"tier": f"{PREFIX}tiers", "override": f"{PREFIX}overrides"}
-# What the role does otherwise than the program: it brings a memcached, and shares what several MX hosts have to share.
-ON_PURPOSE = {f"{PREFIX}counters_store"}
 COMPUTED = {
+    f"{PREFIX}counters_store": "memory",
     f"{PREFIX}counters_servers": ["127.0.0.1:11211"],
     f"{PREFIX}counters_replicas": 1,
     f"{PREFIX}reputation_query_budget": 10000,
 }
-"""Defaults that depend on the inventory, as they are for a single host."""
+"""Defaults that depend on the inventory: their values for a single host."""
 
 
 class Loader(yaml.SafeLoader):
@@ -87,22 +94,22 @@ def keys(toml: str) -> set[str]:
 
 
 def test_every_variable_is_specified_with_its_default() -> None:
-    """`ansible-doc -t role` tells of every variable what it really is when nothing is set."""
+    """`ansible-doc -t role` shows the true default of every variable."""
     assert {name: option.get("default") for name, option in OPTIONS.items()} == DEFAULTS
     assert SPECS["memcached"]["options"] == OPTIONS
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_variable_is_described_in_one_sentence(name: str) -> None:
-    """A type, and one sentence that ends with a full stop."""
+    """Each variable has a type and one sentence that ends with a full stop."""
     assert OPTIONS[name]["type"]
     assert re.fullmatch(r"[A-Z`VC].*[^.]\.", OPTIONS[name]["description"])
     assert ". " not in OPTIONS[name]["description"]
 
 
 def test_every_option_of_the_program_is_a_variable_with_the_same_default() -> None:
-    """Whoever knows policy.toml knows the variables, and the role changes nothing unasked."""
-    expected = {name: default for name, default in program_options() if name not in {*ON_PURPOSE, *COMPUTED}}
+    """A variable has the name and the default of its key in policy.toml."""
+    expected = {name: default for name, default in program_options() if name not in COMPUTED}
     assert {name: DEFAULTS[name] for name in expected} == expected
     assert {name: default for name, default in program_options() if name in COMPUTED} == COMPUTED
 
@@ -133,15 +140,41 @@ def test_a_word_is_chosen_from_the_program_s_words(section: str, settings: type)
     assert words == {key: OPTIONS[f"{PREFIX}{section}{key}"]["choices"] for key in words}
 
 
+@pytest.mark.parametrize(
+    ("variable", "name", "settings"), [("tiers", "tier", TierSettings), ("overrides", "override", OverrideSettings)]
+)
+def test_a_key_of_a_tier_or_an_override_is_known_everywhere(variable: str, name: str, settings: type) -> None:
+    """The program, argument_specs and the template have the same keys in each entry of a list."""
+    keys = {field.name for field in fields(settings)}
+    assert set(OPTIONS[f"{PREFIX}{variable}"]["options"]) == keys
+    template = (ROLE / "templates" / "policy.toml.j2").read_text()
+    block = template.partition(f"{{% for {name} in ")[2].partition("{% endfor %}")[0]
+    assert set(re.findall(r"^(\w+) = ", block, re.MULTILINE)) == keys
+    assert set(re.findall(rf"{name}\.(\w+)", block)) == keys
+
+
+def test_the_collection_has_the_program_s_version() -> None:
+    """galaxy.yml and the package are released together."""
+    assert read(ANSIBLE / "galaxy.yml")["version"] == __version__
+
+
+def test_the_collection_needs_the_same_ansible_as_the_role() -> None:
+    """meta/runtime.yml, meta/main.yml and the oldest version that molecule/install tries agree."""
+    oldest = read(ROLE / "meta" / "main.yml")["galaxy_info"]["min_ansible_version"]
+    assert read(ANSIBLE / "meta" / "runtime.yml")["requires_ansible"] == f">={oldest}.0"
+    tried = (ANSIBLE.parent / "molecule" / "requirements-oldest.txt").read_text()
+    assert tried.strip() == f"ansible-core=={oldest}.0"
+
+
 def test_the_role_writes_what_the_program_does_by_default() -> None:
-    """Nothing set: the file that the role writes means the same as the program's own, with memcached."""
+    """With no variable set, the file that the role writes means the same as no file."""
     text = rendered({})
-    assert parse(text.replace('store = "memcached"', 'store = "memory"'), "policy.toml") == Config()
+    assert parse(text, "policy.toml") == Config()
     assert keys(text) == keys(DEFAULT_FILE.read_text())
 
 
-def test_the_role_writes_what_it_is_told() -> None:
-    """Overrides, tiers with replies, numbers from the command line (they come as texts), quotes and backslashes."""
+def test_the_role_writes_what_the_variables_say() -> None:
+    """Overrides, replies, numbers from the command line (which are texts), quotes and backslashes arrive."""
     config = parse(
         rendered(
             {
@@ -174,56 +207,23 @@ def test_the_role_writes_what_it_is_told() -> None:
     assert [str(server) for server in config.counters.servers] == ["192.0.2.11:11211", "[2001:db8::1]:11211"]
 
 
-def test_what_ansible_says_of_its_files_may_have_several_lines() -> None:
+def test_ansible_managed_may_have_several_lines() -> None:
     """Every line of ansible.cfg's ansible_managed becomes a comment."""
     assert keys(rendered({"ansible_managed": "Ansible managed\nmode = none"})) == keys(DEFAULT_FILE.read_text())
     for template in (ROLE / "templates").iterdir():
         assert all("| comment }}" in line for line in template.read_text().splitlines() if "ansible_managed" in line)
 
 
-def test_what_a_reload_does_not_take_up_restarts_the_daemon() -> None:
-    """The keys of [listen] and [state], the store and the log's target; everything else is reloaded."""
+def test_a_key_that_a_reload_ignores_restarts_the_daemon() -> None:
+    """A change of [listen], [state], the store or the log's target restarts the daemon; any other change reloads it."""
     keys = re.search(r"\(\?:(.*)\)", read(ROLE / "vars" / "main.yml")["__senderscore_policy_restart_keys"])
     assert keys
     assert set(keys[1].split("|")) == {field.name for field in fields(Listen)} | {"directory", "store", "target"}
 
 
-def test_replies_are_checked_as_the_program_checks_them() -> None:
-    """Before anything is changed, the role refuses replies with other actions or variables."""
-    known = re.search(
-        r"difference\(\[(.*?)\]\)", (ROLE / "tasks" / "preflight_variables.yml").read_text().split("reply_names")[1]
-    )
-    assert known
-    assert set(re.findall(r"\w+", known[1])) == VARIABLES
-
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        "check_policy_service inet:127.0.0.1:10045",
-        "check_policy_service { inet:127.0.0.1:10045 }",
-        "check_policy_service,{inet:127.0.0.1:10045,timeout=10s,default_action=DUNNO}",
-        "check_policy_service { timeout=10s inet:127.0.0.1:10045 }",
-        "check_policy_service { inet:127.0.0.1:10045, timeout=10s, { default_action = 451 4.3.5 no server } }",
-        "check_policy_service { { default_action = 451 4.3.5 no server }, inet:127.0.0.1:10045, {x = y} }",
-        "warn_if_reject check_policy_service inet:127.0.0.1:10045",
-        "warn_if_reject, check_policy_service { inet:127.0.0.1:10045, { default_action = DUNNO } }",
-    ],
-)
-def test_the_role_knows_its_check_in_postfix_s_lists(check: str) -> None:
-    """It is taken out as a whole, with all of its braces and what only warns about it, and nothing else is."""
-    endpoints = "|".join(map(re.escape, ["unix:private/policy", "inet:127.0.0.1:10045"]))
-    ours = read(ROLE / "vars" / "main.yml")["__senderscore_policy_postfix_any_check"].replace("ENDPOINT", endpoints)
-    others = "warn_if_reject reject_rbl_client zen.test, check_policy_service {{ inet:127.0.0.1:{port}, {{ a = b }} }}"
-    for other in (others.format(port=1004), others.format(port=100450)):
-        assert re.sub(ours, "", f"{check}, {other}") == f", {other}"
-        assert re.sub(ours, "", f"{other}, {check}") == other
-        assert re.sub(ours, "", f"{other} {check}, {other}") == f"{other}, {other}"
-
-
 @pytest.mark.parametrize("file", ["config.yml", "memcached_present.yml", "postfix.yml"])
-def test_a_changed_configuration_is_taken_up_before_anything_else_can_fail(file: str) -> None:
-    """The handlers run right after the last task that notifies them: a later run would not know that they are due."""
+def test_a_service_reads_its_new_configuration_before_another_task_can_fail(file: str) -> None:
+    """The handlers run right after the last task that notifies them: a later run would not notify them again."""
     tasks = read(ROLE / "tasks" / file)
     last = max(number for number, task in enumerate(tasks) if "'notify'" in str(task))
     assert tasks[last + 1].get("ansible.builtin.meta") == "flush_handlers"
@@ -238,13 +238,15 @@ def test_a_changed_configuration_is_taken_up_before_anything_else_can_fail(file:
     assert all("when" not in task for task in imports)
 
 
-def test_the_role_knows_what_doctor_says_of_a_file_that_the_daemon_has_not_read(tmp_path: Path) -> None:
-    """Then it restarts the daemon, which an earlier run did not come to."""
+def test_the_role_recognises_doctor_s_sentence_about_a_file_that_the_daemon_has_not_read(tmp_path: Path) -> None:
+    """The role then restarts the daemon, because an earlier run failed before it could."""
     file = tmp_path / "policy.toml"
     file.touch()
     running = Running(status={}, own={"file": str(file), "read_at": 0.0})
     condition = next(
-        task["when"] for task in read(ROLE / "tasks" / "service.yml") if task["name"] == "Let the daemon read its file"
+        task["when"]
+        for task in read(ROLE / "tasks" / "service.yml")
+        if task["name"] == "Restart a daemon that has not read its configuration"
     )
     said = re.search(r"search\('(.*)'\)", condition)
     assert said
@@ -271,7 +273,7 @@ def test_the_readme_lists_every_variable() -> None:
 
 
 def test_the_example_inventory_uses_variables_that_exist() -> None:
-    """Whoever copies the example gets what it says."""
+    """The example inventory sets only variables that the role has."""
     used = re.findall(rf"{PREFIX}\w+(?=:)", (ANSIBLE / "inventory" / "hosts.yml").read_text())
     assert used
     assert set(used) <= set(OPTIONS)

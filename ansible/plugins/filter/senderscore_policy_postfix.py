@@ -1,0 +1,1 @@
+../../roles/senderscore_policy/filter_plugins/senderscore_policy_postfix.py
