@@ -2,11 +2,12 @@
 
 import argparse
 import os
-from typing import Any, Final
+from typing import Final
 
 from senderscore_policy.commands.arguments import add_clients, add_config, add_json, checked, configuration
 from senderscore_policy.commands.control import open_access
 from senderscore_policy.commands.output import say, say_json, say_paragraph, show, table
+from senderscore_policy.policy.durations import span
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,7 +115,7 @@ def run_score(args: argparse.Namespace) -> int:
     if args.json:
         say_json([{name: score[name] for name in (*COLUMNS, "detail")} for score in scores])
     else:
-        shown = [score | {"age": _age(score)} for score in scores]
+        shown = [score | {"age": None if score["age"] is None else span(score["age"])} for score in scores]
         say(table(COLUMNS, [[score[name] for name in COLUMNS] for score in shown], NUMBERS))
         for score in failed:
             say_paragraph(f"{score['client']} {score['reputation']}: {score['detail']}")
@@ -124,14 +125,3 @@ def run_score(args: argparse.Namespace) -> int:
                 'reload ("systemctl reload senderscore-policy"), or within two minutes.'
             )
     return os.EX_UNAVAILABLE if failed else 0
-
-
-def _age(score: dict[str, Any]) -> str | None:
-    """The score's age in its largest unit, "5 min"; None if it does not come from the zone."""
-    seconds = score["age"]
-    if seconds is None:
-        return None
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"

@@ -20,6 +20,7 @@ from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.output import console, in_terminal, plain, say, say_json, table
 from senderscore_policy.config.paths import control_paths
 from senderscore_policy.errors import BackendError
+from senderscore_policy.policy.durations import span
 from senderscore_policy.policy.status import LimitState
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ def overview(status: dict[str, Any]) -> dict[str, Any]:
         "requests_last_hour": sum(minute["passed"] + minute["deferred"] for minute in minutes),
         "deferred_last_hour": sum(minute["deferred"] for minute in minutes),
         "minutes": minutes,
-        "limited": sum(client["place"] == LimitState.LIMITED for client in clients),
-        "near": sum(client["place"] == LimitState.NEAR for client in clients),
+        "limited": sum(client["state"] == LimitState.LIMITED for client in clients),
+        "near": sum(client["state"] == LimitState.NEAR for client in clients),
         "queries": {name: status["scores"][name] for name in ("used", "limit", "used_today", "daily_limit")},
         "clients": clients,
     }
@@ -67,7 +68,7 @@ def overview(status: dict[str, Any]) -> dict[str, Any]:
 def _nearest(client: dict[str, Any]) -> tuple[Any, ...]:
     """Limited clients first, those with the most deferrals before the others; then by the used share of the limit."""
     share = 0.0 if client["limit"] == "unlimited" else client["count"] / max(client["limit"], 0.5)
-    return _ORDER.index(client["place"]), -client["deferred"], -share, -client["count"], client["client"]
+    return _ORDER.index(client["state"]), -client["deferred"], -share, -client["count"], client["client"]
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -192,20 +193,17 @@ def _keys() -> Iterator[Callable[[float], str]]:
 
 def wait(client: dict[str, Any]) -> str:
     """When a limited client may send again: "now", "12 min", "never"; empty for every other client."""
-    if client["place"] != LimitState.LIMITED:
+    if client["state"] != LimitState.LIMITED:
         return ""
     seconds = client["opens_in"]
     if seconds is None:
         return "never"
-    if seconds < 60:
-        return f"{seconds} s" if seconds > 0 else "now"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{math.ceil(minutes / 60)} h"
+    return span(seconds) if seconds > 0 else "now"
 
 
 def cells(client: dict[str, Any]) -> list[str]:
     """A client's row."""
-    values = (client["place"], client["client"], client["score"], client["tier"], client["count"], client["limit"],
+    values = (client["state"], client["client"], client["score"], client["tier"], client["count"], client["limit"],
               client["left"], client["deferred"], wait(client), client["name"])  # fmt: skip
     return [plain(value) for value in values]
 
@@ -273,7 +271,7 @@ def screen(shown: dict[str, Any], width: int, height: int, most: int | None) -> 
     clients = shown["clients"][: room if most is None else min(most, room)]
     head, *body = rows(clients, width)
     lines.append(Text(head, "dim"))
-    lines += [Text(row, _STYLES[LimitState(each["place"])]) for row, each in zip(body, clients, strict=True)]
+    lines += [Text(row, _STYLES[LimitState(each["state"])]) for row, each in zip(body, clients, strict=True)]
     more = len(shown["clients"]) - len(clients)
     lines.append(Text(f"{more} more; q ends" if more else "q ends", "dim"))
     for line in lines:

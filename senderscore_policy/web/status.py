@@ -41,7 +41,7 @@ class Row:
         """The object of `get --json`, and more."""
         limited = self.status.state is LimitState.LIMITED
         return self.status.as_json() | {
-            "place": self.status.state,
+            "state": self.status.state,
             "opens_in": math.ceil(self.opens_in) if limited and self.opens_in is not None else None,
             "name": self.name,
             "seen_at": round(self.seen_at),

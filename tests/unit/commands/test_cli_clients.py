@@ -102,7 +102,9 @@ def test_reset_of_a_single_daemon_has_no_note(run: Run, daemon: ControlDaemon, f
     assert len(run("reset", ADDRESS, "-c", str(file))[1].splitlines()) == 2
 
 
-@pytest.mark.parametrize(("age", "shown"), [(0, "0 s"), (59, "59 s"), (330, "5 min"), (7200, "2 h"), (90000, "1 d")])
+@pytest.mark.parametrize(
+    ("age", "shown"), [(0, "0 s"), (59, "59 s"), (330, "6 min"), (7200, "2 h"), (90000, "1 d 1 h")]
+)
 def test_score_shows_source_and_age(run: Run, daemon: ControlDaemon, file: Path, age: int, shown: str) -> None:
     """The age in words for people, in seconds for programs."""
     daemon.answers["GET /api/scores/192.0.2.75"] = 200, SCORE | {"age": age}

@@ -11,7 +11,7 @@ from senderscore_policy.commands.top import COLUMNS, cells, overview, rows, scre
 
 CLIENT = {
     "client": "192.0.2.75", "count": 800, "deferred": 3, "score": 75, "reputation": "scored", "tier": "71-80",
-    "limit": 800, "left": 0, "place": "limited", "opens_in": 700, "name": "mx.example.net", "seen_at": 100,
+    "limit": 800, "left": 0, "state": "limited", "opens_in": 700, "name": "mx.example.net", "seen_at": 100,
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def status(*clients: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def test_the_numbers_above_the_table() -> None:
     """Requests of the last full minute and of the hour, and the queries."""
-    shown = overview(status(client(), client(client="192.0.2.9", place="near")))
+    shown = overview(status(client(), client(client="192.0.2.9", state="near")))
     assert shown["requests_last_minute"] == 8
     assert shown["requests_last_hour"] == 9
     assert shown["deferred_last_hour"] == 2
@@ -46,7 +46,7 @@ def test_the_numbers_above_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "now"), (59, "59 s"), (61, "2 min"), (3600, "60 min"), (7201, "3 h"), (None, "never")]
+    ("seconds", "words"), [(0, "now"), (59, "59 s"), (61, "2 min"), (3600, "1 h"), (7201, "2 h 1 min"), (None, "never")]
 )
 def test_waits_in_words(seconds: int | None, words: str) -> None:
     """Rounded up, in one unit."""
@@ -56,12 +56,12 @@ def test_waits_in_words(seconds: int | None, words: str) -> None:
 def test_the_order_is_nearest_the_limit_first() -> None:
     """Limited clients, then near ones, then by the share of the limit that is used."""
     clients = [
-        client(client="a", place="unlimited", limit="unlimited", deferred=0),
-        client(client="b", place="within", count=10, deferred=0),
-        client(client="c", place="near", count=700, deferred=0),
+        client(client="a", state="unlimited", limit="unlimited", deferred=0),
+        client(client="b", state="within", count=10, deferred=0),
+        client(client="c", state="near", count=700, deferred=0),
         client(client="d", deferred=0),
         client(client="e", deferred=9),
-        client(client="f", place="within", count=400, deferred=0),
+        client(client="f", state="within", count=400, deferred=0),
     ]
     whole = overview(status(*clients))
     assert [row["client"] for row in whole["clients"]] == ["e", "d", "c", "f", "b", "a"]
@@ -106,7 +106,7 @@ def test_sparkline() -> None:
 
 def test_the_daemon_of_this_host(run: Run, daemon: ControlDaemon, file: Path) -> None:
     """By its control socket; for scripts a table without colours."""
-    daemon.answers["GET /api/status"] = (200, status(client(), client(client="192.0.2.9", place="near")))
+    daemon.answers["GET /api/status"] = (200, status(client(), client(client="192.0.2.9", state="near")))
     code, printed, errors = run("top", "--once", "-c", str(file))
     assert (code, errors) == (0, "")
     head, _, table = printed.partition("\n\n")
@@ -138,7 +138,7 @@ def test_another_program_on_the_socket_is_exit_69(run: Run, daemon: ControlDaemo
     assert len(errors.splitlines()) == 1
 
 
-IPV6 = client(client="2001:db8:25:abcd::/64", limit="unlimited", left="unlimited", place="unlimited", tier="unscored")
+IPV6 = client(client="2001:db8:25:abcd::/64", limit="unlimited", left="unlimited", state="unlimited", tier="unscored")
 
 
 @pytest.mark.parametrize(

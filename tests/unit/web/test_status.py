@@ -25,7 +25,7 @@ async def test_a_limited_client(tmp_path: Path) -> None:
         (row,) = (await daemon.status()).rows
         assert row.as_json() == {
             "client": CLIENT, "count": 10, "deferred": 2, "score": 75, "reputation": "override", "tier": "0-100",
-            "limit": 10, "left": 0, "place": "limited", "opens_in": 3600, "name": "mx.example.net",
+            "limit": 10, "left": 0, "state": "limited", "opens_in": 3600, "name": "mx.example.net",
             "seen_at": round(daemon.clock.time()),
         }  # fmt: skip
         daemon.pass_time(3599)
@@ -209,17 +209,13 @@ class FakeCluster:
         return self.evicted
 
 
-def test_evictions_add_up_while_the_servers_are_the_same() -> None:
-    """Those of before the start do not count, nor the past of a server that comes back."""
-
-    async def scenario() -> None:
-        cluster = FakeCluster()
-        evictions = Evictions(cluster)  # type: ignore[arg-type]
-        seen = []
-        for evicted, up in ((40, True), (43, True), (None, False), (900, True), (901, True), (2, True), (5, True)):
-            cluster.evicted, cluster.servers = evicted, {"127.0.0.1:11211": up}
-            await evictions.poll()
-            seen.append(evictions.seen)
-        assert seen == [0, 3, 3, 3, 4, 4, 7]
-
-    asyncio.run(scenario())
+async def test_evictions_add_up_while_the_servers_are_the_same() -> None:
+    """Evictions before the start do not count, and those of a server that returns count from its return."""
+    cluster = FakeCluster()
+    evictions = Evictions(cluster)  # type: ignore[arg-type]
+    seen = []
+    for evicted, up in ((40, True), (43, True), (None, False), (900, True), (901, True), (2, True), (5, True)):
+        cluster.evicted, cluster.servers = evicted, {"127.0.0.1:11211": up}
+        await evictions.poll()
+        seen.append(evictions.seen)
+    assert seen == [0, 3, 3, 3, 4, 4, 7]
