@@ -32,7 +32,8 @@ from senderscore_policy.policy.bounded import BoundedCache
 
 MAX_OPEN: Final = 100_000
 """Queue IDs that are remembered at most. Most that never become a message are rejected or lost connections."""
-MAX_HELD: Final = 10_000
+MAX_SENDERS: Final = 10_000
+"""Processes, each with a client, whose latest message is remembered."""
 SAME_MESSAGE: Final = 2.0
 """Seconds within which the same queue ID and client are the same message, as logs show fractions or not."""
 _YEAR_2001: Final = 978_307_200.0
@@ -40,7 +41,7 @@ _YEAR_2001: Final = 978_307_200.0
 
 _SMTPD: Final = re.compile(
     rb"(\w+): (?:client=(.*?)\[([\dA-Fa-f.:]+)\](.*)|reject: END-OF-MESSAGE from .*? <(END-OF-MESSAGE)>: "
-    rb"|(milter-)?(hold|discard): )"
+    rb"|(milter-)?(hold|discard): \S+ from .*?\[([\dA-Fa-f.:]+)\])"
     rb"|proxy-(accept|reject): END-OF-MESSAGE: (.*)"
 )
 _AUTHENTICATED: Final = re.compile(rb", sasl_username=[^,]")
@@ -149,6 +150,7 @@ class _Reader:
         self.coverage = self.traffic.coverage
         self._numbers: dict[bytes, int] = {}
         self._open: BoundedCache[bytes, _Open] = BoundedCache(MAX_OPEN)
+        self._latest: dict[bytes, bytes] = {}
         self._stopped: dict[bytes, bool] = {}
 
     def take(self, line: Line) -> None:
@@ -168,7 +170,7 @@ class _Reader:
             self._ended(found[1], at, End.TAKEN, max(1, int(found[2])))
 
     def _smtpd(self, at: float, process: bytes, found: re.Match[bytes]) -> None:
-        queue_id, name, address, rest, refused, milter, stopped, verdict, answer = found.groups()
+        queue_id, name, address, rest, refused, milter, stopped, by, verdict, answer = found.groups()
         # In front of a proxy filter there is no queue ID; a process has one message at a time.
         key = process if queue_id in {None, b"NOQUEUE"} else queue_id
         if verdict:
@@ -179,28 +181,35 @@ class _Reader:
         elif address:
             authenticated = bool(rest) and _AUTHENTICATED.search(rest) is not None
             self._began(key, at, (address, name, authenticated), process)
-        elif stopped == b"discard" and not milter:
-            # Postfix does not ask about a message that an access table discards.
-            if self._open.get(key) is None:
-                self._stop(process, held=False)
-            else:
-                self._open.pop(key)
-                self.coverage.begun -= 1
-        elif known := self._open.get(key):
-            known.held = True
         else:
-            self._stop(process, held=True)
+            held = bool(milter) or stopped == b"hold"
+            self._stop(None if queue_id == b"NOQUEUE" else queue_id, at, process + by, held=held)
 
-    def _stop(self, process: bytes, *, held: bool) -> None:
-        """An access table holds or discards the message that the process begins next."""
-        if len(self._stopped) > MAX_HELD:
-            self._stopped.clear()
-        self._stopped[process] = held
+    def _stop(self, key: bytes | None, at: float, sender: bytes, *, held: bool) -> None:
+        """An access table or a milter holds or discards a message: without a queue ID the next one of the client.
+
+        Postfix does not ask about a message that an access table discards.
+        """
+        named, key = key is not None, key or self._latest.get(sender)
+        known = self._open.get(key) if key else None
+        if key is None or known is None or known.client is None or (known.began < at and not named):
+            self._stopped[sender] = held
+        elif held:
+            known.held = True
+            self._finish(key, known)
+        else:
+            self._open.pop(key)
+            self.coverage.begun -= 1
 
     def _began(self, key: bytes, at: float, client: tuple[bytes, bytes, bool], process: bytes) -> None:
-        held = self._stopped.pop(process, None) if self._stopped else None
+        sender = process + client[0]
+        held = self._stopped.pop(sender, None) if self._stopped else None
         if held is False:
             return
+        if len(self._latest) > MAX_SENDERS:
+            self._latest.clear()
+            self._stopped.clear()
+        self._latest[sender] = key
         known = self._open.get(key)
         # Without a queue ID an end that came before is another message's, unless the log is newest first.
         if known is None or not known.belongs_to(at, OUT_OF_ORDER if key != process else 0.0):

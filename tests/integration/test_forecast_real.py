@@ -1,4 +1,4 @@
-"""Forecasts of what a real Postfix logged, and with the scores of a real daemon."""
+"""Forecasts of the log of a real Postfix, and with the scores of a real daemon."""
 
 import json
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from daemon_process import Daemon
 from nameserver import ZONE, Nameserver, addresses
 from postfix_server import Postfix, SmtpClient
 from waiting import eventually, free_port
+
+HELD, DISCARDED = "192.0.2.6", "192.0.2.7"
 
 
 def _log_of(address: str, messages: int) -> str:
@@ -48,6 +50,53 @@ def test_the_log_of_a_real_postfix(
     forecast = json.loads(daemon.run("forecast", "--json", str(log)).stdout)
     clients = {client["client"]: (client["messages"], client["deferred"]) for client in forecast["clients"]}
     assert clients == {"192.0.2.5": (2, 1), "2001:db8::/64": (1, 0)}
+
+
+@pytest.mark.real
+def test_a_replay_shows_what_happened(
+    start_postfix: Callable[[int], Postfix], start_daemon: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    """The log of a Postfix that asks the daemon, replayed under the same limit, has the messages that were asked.
+
+    Among them are deferred ones, and those that Postfix holds, rejects for their headers or their hops, or cannot
+    accept because a map is unavailable; a message that an access table discards is not asked. The order of lines and
+    a second copy of the log change nothing.
+    """
+    port = free_port()
+    limit = {"limit": 5}
+    daemon = start_daemon(listen={"policy": [f"inet:127.0.0.1:{port}"]}, unscored=limit, unavailable=limit)
+    postfix = start_postfix(port)
+    postfix.configure(
+        "-e",
+        "hopcount_limit=3",
+        "smtpd_recipient_restrictions=check_recipient_access inline:{user1@example.org=HOLD, "
+        "user2@example.org=DISCARD}",
+        "header_checks=regexp:{{/^Subject: spam/ REJECT}}",
+    )
+
+    def deliver(address: str, recipient: str = "user0@example.org", header: str = "Subject: x") -> int:
+        with postfix.client(address) as client:
+            client.mail("sender@example.net")
+            client.rcpt(recipient)
+            return client.data(f"{header}\r\n\r\nA line.\r\n")[0]
+
+    headers = ("Subject: x", "Subject: spam", "\r\n".join(f"Received: {hop}" for hop in range(4)))
+    assert [deliver("192.0.2.5", header=header) for header in headers] == [250, 550, 554]
+    assert (deliver(HELD, "user1@example.org"), deliver(DISCARDED, "user2@example.org")) == (250, 250)
+    postfix.configure("-e", "sender_canonical_maps=texthash:/nowhere")
+    assert deliver("192.0.2.5") == 451
+    postfix.configure("-X", "sender_canonical_maps")
+    assert [deliver("192.0.2.5") for _ in range(4)] == [250, 421, 421, 421]
+    eventually(lambda: postfix.log.count("421 4.7.1 <END-OF-MESSAGE>") == 3, "the last rejection in the log")
+    counts = daemon.json("get", "192.0.2.5", HELD, DISCARDED)
+    asked = {client["client"]: (client["count"] + client["deferred"], client["deferred"]) for client in counts}
+    assert asked == {"192.0.2.5": (8, 3), HELD: (1, 0), DISCARDED: (0, 0)}
+    written = postfix.log.splitlines(keepends=True)
+    for lines in (written, sorted(written), written[::-1], written + written):
+        (tmp_path / "mail.log").write_text("".join(lines))
+        forecast = daemon.json("forecast", str(tmp_path / "mail.log"))
+        found = {client["client"]: (client["messages"], client["deferred"]) for client in forecast["clients"]}
+        assert found | {DISCARDED: (0, 0)} == asked
 
 
 @pytest.mark.real
