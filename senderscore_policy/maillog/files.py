@@ -56,22 +56,6 @@ def title(name: str) -> str:
     return {STDIN: "standard input", JOURNAL: "the journal"}.get(name, name)
 
 
-class _Counted(io.RawIOBase):
-    """A file that reports how much of it was read."""
-
-    def __init__(self, raw: io.RawIOBase, advance: Advance) -> None:
-        self._raw = raw
-        self._advance = advance
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any, /) -> int:
-        count = self._raw.readinto(buffer) or 0
-        self._advance(count)
-        return count
-
-
 def in_order_of_age(names: Sequence[str]) -> list[str]:
     """The files, those written last at the end, so that a message whose lines are in two of them is found.
 
@@ -79,7 +63,7 @@ def in_order_of_age(names: Sequence[str]) -> list[str]:
         InputError: a file is missing, or is a directory.
         PermissionError: a file is not accessible.
     """
-    return sorted(names, key=lambda name: math.inf if name in {STDIN, JOURNAL} else _status(name)[0])
+    return sorted(names, key=written_at)
 
 
 def size_of(names: Sequence[str]) -> int | None:
@@ -128,13 +112,18 @@ def chunks_of(name: str, advance: Advance) -> Iterator[bytes]:
     """
     try:
         with _opened(name) as raw:
-            packed = io.BufferedReader(_Counted(raw, advance), CHUNK)
+            packed = io.BufferedReader(raw, CHUNK)
             head = packed.peek(8)
             if command := next((command for magic, command in _OTHER_PACKERS.items() if head.startswith(magic)), None):
                 raise InputError(f"{title(name)}: unpack it first: {command} FILE | senderscore-policy forecast -")
             unpack = next((unpack for magic, unpack in _UNPACKERS.items() if head.startswith(magic)), None)
             stream = unpack(packed) if unpack else packed
-            yield from _whole_lines(codecs.EncodedFile(stream, "utf-8", "utf-16") if head[:2] in _UTF_16 else stream)
+            done = 0
+            for lines in _whole_lines(codecs.EncodedFile(stream, "utf-8", "utf-16") if head[:2] in _UTF_16 else stream):
+                if raw.seekable():
+                    advance(raw.tell() - done)
+                    done = raw.tell()
+                yield lines
     except (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError) as error:
         raise _unreadable(name, error) from error
 

@@ -72,8 +72,8 @@ class Coverage:
         files: that were read.
         lines: of all programs.
         postfix: lines of smtpd, cleanup and qmgr with a time.
-        unread: lines of these programs that could not be read, by reason.
-        example: the first of these.
+        unread: unreadable lines of Postfix, by reason.
+        example: the first unreadable line.
         without_postfix: names of logs that have lines, but none of Postfix, with their first line.
         begun: messages that a client began.
         ended: those whose end is in the logs.
@@ -89,6 +89,11 @@ class Coverage:
     begun: int = 0
     ended: int = 0
     repeated: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The object `coverage` of `forecast --json`."""
+        values = {name: getattr(self, name) for name in ("files", "lines", "postfix", "unread", "begun", "repeated")}
+        return values | {"without_end": self.begun - self.ended, "without_postfix": list(self.without_postfix)}
 
     def unread_line(self, reason: str, line: bytes) -> None:
         """Count a line of Postfix that cannot be read."""

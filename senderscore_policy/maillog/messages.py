@@ -171,7 +171,7 @@ class _Reader:
 
     def _smtpd(self, at: float, process: bytes, found: re.Match[bytes]) -> None:
         queue_id, name, address, rest, refused, milter, stopped, by, verdict, answer = found.groups()
-        # In front of a proxy filter there is no queue ID; a process has one message at a time.
+        # A message in front of a proxy filter has no queue ID; a process has one message at a time.
         key = process if queue_id in {None, b"NOQUEUE"} else queue_id
         if verdict:
             end = End.TAKEN if verdict == b"accept" else End.FILTERED
@@ -275,7 +275,7 @@ def read_logs(names: Sequence[str], advance: Advance) -> Traffic:
     """The messages in these logs.
 
     Args:
-        names: files in the order of their age, as far as it is known; see `files.chunks_of`.
+        names: files in the order of their age; see `files.chunks_of`.
         advance: receives the bytes read.
 
     Raises:

@@ -57,7 +57,7 @@ class Timestamps:
 
     Args:
         latest: no line without a year is later than this.
-        times: of messages; the caller appends to it, `end` corrects the years of those appended since.
+        times: of messages; the caller appends to it, and `end` corrects the years of the new ones.
     """
 
     def __init__(self, latest: float, times: "array[float]") -> None:
@@ -76,7 +76,7 @@ class Timestamps:
         """The time of a match of `STAMP`.
 
         Raises:
-            ValueError: there is no such date.
+            ValueError: such a date does not exist.
         """
         date, clock, zone, epoch = stamp.group("date", "time", "zone", "epoch")
         if date and zone:
@@ -156,7 +156,7 @@ def _starts(year: int, month: int, day: int, hour: int) -> list[float]:
     """When a local hour began; twice when a clock change repeats it.
 
     Raises:
-        ValueError: there is no such date or hour.
+        ValueError: such a date or hour does not exist.
     """
     local = datetime(year, month, day, hour)  # noqa: DTZ001 - the time zone of this host, by mktime's rules
     return sorted({local.replace(fold=fold).timestamp() for fold in (0, 1)})

@@ -107,7 +107,7 @@ def _assumption(text: str) -> Scored | Unknown:
     """The value of --assume.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is something else.
     """
     if text == "unscored":
         return UNKNOWN
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(client.as_json() for client in report.forecast.clients)
-        sys.stderr.write("".join(f"{note}\n" for note in report.notes))
+        sys.stderr.write("".join(f"{note}\n" for note in report.notes()))
     else:
         _say(report)
         if args.html:
@@ -212,7 +212,7 @@ def _say(report: Report) -> None:
         say(f"\nUnder {report.other_name}: {counted(report.other.deferred, 'message')} deferred.")
         rows = [_change(change) for change in report.changes()]
         _say_table("Changed most", ("client", "messages", "deferred", "there", "change", "host"), rows)
-    for note in report.notes:
+    for note in report.notes():
         say(f"\n{textwrap.fill(note, WIDTH)}")
 
 

@@ -4,8 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from ipaddress import ip_network
+from dataclasses import dataclass
 from typing import Any, Final
 
 from senderscore_policy.commands.forecast.scores import ASSUMED, FILE, KNOWN
@@ -13,8 +12,7 @@ from senderscore_policy.commands.forecast.simulation import DAY, HOUR, ClientFor
 from senderscore_policy.commands.output import counted
 from senderscore_policy.maillog.messages import End, Traffic
 from senderscore_policy.maillog.timestamps import as_text, for_people
-from senderscore_policy.policy.clients import NetworkTable
-from senderscore_policy.policy.reputation import Scored, Unknown
+from senderscore_policy.policy.reputation import UNKNOWN, Scored, Unknown
 from senderscore_policy.policy.status import limit_as_json
 from senderscore_policy.reputation.budget import QueryBudget
 
@@ -28,8 +26,6 @@ FRESH_COUNTERS: Final = (
 )
 MISSING_ENDS: Final = 0.05
 """The share of messages without an end from which lines seem to be missing."""
-_PRIVATE: Final = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 100.64.0.0/10 169.254.0.0/16 fc00::/7 fe80::/10"
-"""Networks of a site's own hosts (RFC 6890)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +65,9 @@ class Report:
 
     Args:
         logs: titles of the logs.
-        traffic: their messages.
         assumed: the reputation of every client whose score is unknown; None: the user named none.
         trouble: why scores are missing; or empty.
-        name: the configuration's.
-        forecast: what would have happened under it.
-        other_name: the name of the configuration it is compared with; empty: there is none.
-        other: what would have happened under that.
+        name, other_name: of the configuration, and of the one to compare with; or empty.
     """
 
     logs: list[str]
@@ -86,10 +78,6 @@ class Report:
     forecast: Forecast
     other_name: str = ""
     other: Forecast | None = None
-    notes: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "notes", [note for note in (*self._about_scores(), *self._about_logs()) if note])
 
     @property
     def period(self) -> str:
@@ -195,6 +183,10 @@ class Report:
         changes = [change for change in changes if change.deferred[0] != change.deferred[1]]
         return sorted(changes, key=lambda change: (-abs(change.deferred[1] - change.deferred[0]), change.client.key))
 
+    def notes(self) -> list[str]:
+        """What the numbers rest on, as sentences."""
+        return [*self._about_scores(), *self._about_logs(), *self._about_messages()]
+
     def _about_scores(self) -> Iterator[str]:
         forecast = self.forecast
         zone = [each.origin for each in forecast.clients if each.client.address and not each.client.overridden]
@@ -239,15 +231,13 @@ class Report:
             yield f"{name} has no line of Postfix's smtpd, cleanup or qmgr; it begins with {_quoted(first)}."
         if coverage.repeated:
             yield f"{counted(coverage.repeated, 'message')} occurred more than once in the logs and counted once."
-        yield from self._about_messages()
 
     def _about_messages(self) -> Iterator[str]:
         forecast = self.forecast
         if forecast.uncounted:
             uncounted = counted(forecast.uncounted, "message")
             yield f"{uncounted} did not count: the client is exempt, logged in, or has no address."
-        own = NetworkTable((ip_network(network), True) for network in _PRIVATE.split())
-        private = [each for each in forecast.clients if own.match(ip_network(each.key, strict=False).network_address)]
+        private = [each for each in forecast.clients if "." in each.key and each.client.reputation == UNKNOWN]
         if private:
             yield (
                 f"{counted(sum(client.messages for client in private), 'message')} of "
@@ -273,17 +263,8 @@ class Report:
             "period": {"begin": as_text(times[0]), "end": as_text(times[-1])} if times else None,
             "hours_deferred": len(forecast.hourly_deferred),
             "queries": self.queries(),
-            "coverage": {
-                "files": coverage.files,
-                "lines": coverage.lines,
-                "postfix_lines": coverage.postfix,
-                "unread": dict(coverage.unread),
-                "without_postfix": list(coverage.without_postfix),
-                "begun": coverage.begun,
-                "without_end": coverage.begun - coverage.ended,
-                "repeated": coverage.repeated,
-            },
-            "notes": self.notes,
+            "coverage": coverage.as_json(),
+            "notes": self.notes(),
             "deciding": [client.key for client in forecast.deciding],
         }
 

@@ -56,7 +56,7 @@ class Scores:
         return self.find(address)[1] != ASSUMED
 
     def learn(self, address: str, reputation: Reputation) -> None:
-        """Keep a score, or that there is none; a failed lookup says nothing."""
+        """Keep a score, or that the client is unscored; a failed lookup says nothing."""
         if isinstance(reputation, Scored | Unknown):
             self._learned[address] = reputation
 
@@ -64,8 +64,8 @@ class Scores:
 def read_scores(path: Path) -> NetworkTable[Scored | Unknown]:
     """Scores from a file.
 
-    Each line is `address-or-network,score`, where the score may be `unscored` and `#` begins a comment; or the file is
-    what `forecast --csv` printed, of which the scores count that were not assumed.
+    Each line is `address-or-network,score`, where the score may be `unscored` and `#` begins a comment. Or the file is
+    what `forecast --csv` printed; its assumed scores do not count.
 
     Raises:
         InputError: the file cannot be read, or a line is something else.
@@ -116,18 +116,13 @@ def _entry(fields: dict[str, str]) -> list[tuple[Network, Scored | Unknown]]:
 def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterable[str], *, lookup: bool) -> str:
     """Learn what the daemon knows, and with `lookup` ask the zone for the rest of what is wanted.
 
-    Args:
-        scores: receives what is learned.
-        config: names the daemon's places, and its budget.
-        clients: all IPv4 addresses of clients.
-        wanted: those whose score decides something.
-        lookup: ask the zone for unknown scores.
+    `clients` are all IPv4 addresses, and `wanted` those whose score decides something.
 
     Returns:
-        Why scores are missing; empty if they are not, or without `lookup`.
+        Why scores are missing; or empty.
 
     Raises:
-        PermissionError: scores are to be looked up, and the running daemon's control socket denies access.
+        PermissionError: the running daemon's control socket denies access to `lookup`.
         BackendError: the daemon closed the connection.
     """
     # The result reports a zone that refuses.

@@ -40,11 +40,7 @@ class WindowCounts:
         if not self._newest or self._newest[-1][0] != index:
             self._newest.append((index, Counter()))
             while self._newest[0][0] <= index - self._buckets:
-                _, gone = self._newest.popleft()
-                for key, count in gone.items():
-                    self._sums[key] -= count
-                    if not self._sums[key]:
-                        del self._sums[key]
+                self._sums -= self._newest.popleft()[1]
         self._newest[-1][1][client] += amount
         self._sums[client] += amount
         return self._sums[client]
@@ -57,14 +53,12 @@ class WindowCounts:
 
 @dataclass(slots=True)
 class Tally:
-    """What a client would have met.
+    """The messages of a client, and those that would have been deferred.
 
     Args:
-        first: when its first message was deferred, in seconds since the epoch; None: never.
-        last: when its last one was.
-        ends: its deferred messages by what the log says became of them.
-        hourly: its messages by the start of their hour.
-        hourly_deferred: the deferred ones.
+        first, last: when messages were deferred, in seconds since the epoch; None: never.
+        ends: deferred messages by what the log says became of them.
+        hourly, hourly_deferred: all messages and deferred ones, by the start of their hour.
     """
 
     first: float | None = None
@@ -73,17 +67,12 @@ class Tally:
     hourly: Counter[int] = field(default_factory=Counter)
     hourly_deferred: Counter[int] = field(default_factory=Counter)
 
-    @property
-    def deferred(self) -> int:
-        """Its deferred messages."""
-        return self.ends.total()
-
-    def defer(self, at: float, end: int) -> None:
+    def defer(self, at: int, end: int) -> None:
         """Count a deferred message."""
         self.first = at if self.first is None else self.first
         self.last = at
         self.ends[end] += 1
-        self.hourly_deferred[int(at) // HOUR * HOUR] += 1
+        self.hourly_deferred[at // HOUR * HOUR] += 1
 
 
 _NOTHING: Final = Tally()
@@ -94,14 +83,9 @@ class ClientForecast:
     """A client, its limit, and what it would have met.
 
     Args:
-        client: the client.
         name: its host's, as logged: whatever its owner put into DNS.
-        reputation: the one assumed or known.
-        origin: the reputation's: "known", "assumed", "file" or "override".
-        limit: the limit that holds for it.
-        messages: those it sent.
-        peak: the most in a window, if none were deferred.
-        tally: its deferred messages.
+        origin: of the reputation: "known", "assumed", "file" or "override".
+        peak: the most in a window, if no message were deferred.
         at_worst: for a client whose score decides: messages deferred under the smallest limit.
     """
 
@@ -128,7 +112,7 @@ class ClientForecast:
     @property
     def deferred(self) -> int:
         """Messages that would have been deferred."""
-        return self.tally.deferred
+        return self.tally.ends.total()
 
     @property
     def near(self) -> bool:
@@ -137,7 +121,7 @@ class ClientForecast:
 
     def as_json(self) -> dict[str, Any]:
         """The object of `forecast --json`, and the line of `--csv`."""
-        tally = self.tally
+        first, last = self.tally.first, self.tally.last
         return {
             "client": self.key,
             "host": self.name,
@@ -148,10 +132,10 @@ class ClientForecast:
             "messages": self.messages,
             "peak": self.peak,
             "deferred": self.deferred,
-            "late": tally.ends[End.TAKEN],
-            "first_deferred": None if tally.first is None else as_text(tally.first),
-            "last_deferred": None if tally.last is None else as_text(tally.last),
-            "hours_deferred": len(tally.hourly_deferred),
+            "late": self.tally.ends[End.TAKEN],
+            "first_deferred": None if first is None else as_text(first),
+            "last_deferred": None if last is None else as_text(last),
+            "hours_deferred": len(self.tally.hourly_deferred),
         }
 
 
@@ -160,15 +144,14 @@ class Forecast:
     """What would have happened under one configuration.
 
     Args:
-        config: that one.
-        clients: those that sent messages that the policy counts, the most deferred first.
+        clients: those that sent messages that count, the most deferred first.
         deciding: those whose score is assumed and decides, the largest peak first.
         least: messages deferred if the deciding clients have the scores with the largest limit.
+        worst_ends: as `ends`, if they have the scores with the smallest limit.
         uncounted: messages of exempt and authenticated clients, and of those without an address.
-        hourly: the counted messages by the start of their hour.
-        ends: the deferred messages by what the log says became of them.
-        worst_ends: the same if the deciding clients have the scores with the smallest limit.
-        hourly_deferred: the deferred messages by the start of their hour.
+        hourly: messages that count, by the start of their hour.
+        ends: deferred messages by what the log says became of them.
+        hourly_deferred: deferred messages by the start of their hour.
         queries: score queries that the daemon would have sent, by day.
     """
 
@@ -176,16 +159,16 @@ class Forecast:
     clients: list[ClientForecast]
     deciding: list[ClientForecast]
     least: int
+    worst_ends: Counter[int]
     uncounted: int
     hourly: Counter[int]
     ends: Counter[int]
-    worst_ends: Counter[int]
     hourly_deferred: Counter[int]
     queries: Counter[int]
 
     @property
     def messages(self) -> int:
-        """All messages that the policy counts."""
+        """All messages that count."""
         return self.hourly.total()
 
     @property
@@ -207,13 +190,7 @@ def _total(counts: Iterable[Counter[int]]) -> Counter[int]:
 
 
 class Case:
-    """A configuration applied to the traffic.
-
-    Args:
-        config: the configuration.
-        traffic: in the order of time.
-        not_asked: networks that Postfix permits before it asks.
-    """
+    """A configuration applied to the traffic, without the networks that Postfix permits before it asks."""
 
     def __init__(self, config: Config, traffic: Traffic, not_asked: Sequence[Network] = ()) -> None:
         self._config = config
@@ -303,7 +280,7 @@ class Case:
                 messages=self._messages[index],
                 peak=self._peaks[index],
                 tally=tallies.get(index, _NOTHING),
-                at_worst=worst.get(index, _NOTHING).deferred,
+                at_worst=worst.get(index, _NOTHING).ends.total(),
             )
             for index, client in enumerate(self._clients)
             if self._messages[index]
@@ -313,7 +290,7 @@ class Case:
             config=self._config,
             clients=sorted(clients.values(), key=lambda each: (-each.deferred, -each.messages, each.key)),
             deciding=sorted((clients[index] for index in deciding), key=lambda each: (-each.peak, each.key)),
-            least=certain.total() + sum(tally.deferred for tally in best.values()),
+            least=certain.total() + _total(tally.ends for tally in best.values()).total(),
             worst_ends=certain + _total(tally.ends for tally in worst.values()),
             uncounted=len(self._traffic.times) - self._hourly.total(),
             hourly=self._hourly,
@@ -333,7 +310,7 @@ class Case:
     def _replay(
         self, clients: Container[int], reputation: Callable[[int], Reputation], queries: Counter[int] | None = None
     ) -> dict[int, Tally]:
-        """Let the policy decide the messages of these clients, with empty counters at the beginning."""
+        """Decide every message that these clients sent, with empty counters at the beginning."""
         counts, tallies = WindowCounts(self._window), dict[int, Tally]()
         cached: dict[int, CachedScore] = {}
         settings = self._config.reputation

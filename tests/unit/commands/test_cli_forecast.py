@@ -67,7 +67,7 @@ def test_json_has_the_result_its_basis_and_every_client(forecast: Forecast, log:
     assert result["coverage"] == {
         "files": 1,
         "lines": 2702,
-        "postfix_lines": 2251,
+        "postfix": 2251,
         "unread": {},
         "without_postfix": [],
         "begun": 450,

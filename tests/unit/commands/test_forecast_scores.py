@@ -32,12 +32,12 @@ def scores_of(path: Path, text: str, assumed: Scored | None = None) -> Scores:
 
 
 def reputations(scores: Scores, *clients: str) -> list[Reputation]:
-    """The reputations of these clients."""
+    """Their reputations."""
     return [scores.find(client)[0] for client in clients]
 
 
 def origins(scores: Scores, *clients: str) -> list[str]:
-    """The origins of these clients' scores."""
+    """Where the scores of clients come from."""
     return [scores.find(client)[1] for client in clients]
 
 
@@ -58,7 +58,7 @@ def test_spreadsheets_begin_a_file_with_a_byte_order_mark(tmp_path: Path) -> Non
 
 
 def test_the_output_of_a_forecast_is_a_file_of_scores(tmp_path: Path) -> None:
-    """Its known scores count, also that there is none; assumed ones and overrides do not become known by it."""
+    """Its known scores count, also of unscored clients; assumed ones and overrides do not become known by it."""
     text = (
         "client,host,score,origin,tier\n"
         f'{A},"a, b",75,known,71-80\n{B},b,,known,unscored\n{C},c,5,assumed,0-10\n'

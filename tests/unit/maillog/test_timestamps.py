@@ -93,7 +93,7 @@ def test_written_times_are_read_again(begin: datetime, steps: list[int]) -> None
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Asia/Kolkata"])
 def test_syslog_writes_local_time(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Summer and winter time are told apart by the date."""
+    """The date decides between summer and winter time."""
     monkeypatch.setenv("TZ", zone)
     time.tzset()
     for moment in (utc(2025, 12, 1, 12), utc(2026, 7, 1, 12, 34, 56)):
