@@ -20,14 +20,13 @@ from senderscore_policy.config.model import Config, policy_of
 from senderscore_policy.config.paths import config_file, control_path, state_directory
 from senderscore_policy.counters.backend import CounterBackend
 from senderscore_policy.errors import BackendError, ConfigError
-from senderscore_policy.monitoring import log as logs
 from senderscore_policy.monitoring.clients import ClientAdmin, SeenClients
 from senderscore_policy.monitoring.decisions import DecisionHistory
+from senderscore_policy.monitoring.log import DecisionLog, LogWriter, set_up
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, RecentTraffic
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.policy import Policy
 from senderscore_policy.reputation.source import open_source
-from senderscore_policy.server import sockets as systemd
 from senderscore_policy.server.connections import PolicyConnection, PolicyServer
 from senderscore_policy.server.sockets import (
     ACCEPT_AT_ONCE,
@@ -35,8 +34,12 @@ from senderscore_policy.server.sockets import (
     CONTROL_MODE,
     address_of,
     connections_possible,
+    feed_watchdog,
+    listen_sockets,
     listeners,
+    notify,
     refusals_logged,
+    watchdog_interval,
 )
 from senderscore_policy.server.state import StateDirectory
 from senderscore_policy.web.status import ServiceStatus, StatusCollector
@@ -63,7 +66,7 @@ class Service:
         writer: the log.
     """
 
-    def __init__(self, config: Config, path: Path | None, writer: logs.LogWriter) -> None:
+    def __init__(self, config: Config, path: Path | None, writer: LogWriter) -> None:
         self._config, self._path, self._writer = config, path, writer
         self._started_at = self._read_at = time.time()
         self._stop, self._hangup = asyncio.Event(), asyncio.Event()
@@ -74,7 +77,7 @@ class Service:
         self._backend = CounterBackend(config.counters, time, metrics)
         self._source = open_source(config.reputation, time, metrics, self._backend.shared)
         self._seen = SeenClients(config.counters.window_of_time(), lambda: self._backend.now)
-        observers = (logs.DecisionLog(writer), metrics, self._seen, history)
+        observers = (DecisionLog(writer), metrics, self._seen, history)
         self._engine = Engine(policy_of(config), self._backend.store, self._source, time, observers)
         self._state = StateDirectory(state_directory(config), {"counters": self._backend, "scores": self._source})
         connections = connections_possible(config.listen.max_connections)
@@ -100,22 +103,22 @@ class Service:
         loop.set_exception_handler(refusals_logged())
         self._state.lock()
         self._state.restore()
-        passed = systemd.listen_sockets()
+        passed = listen_sockets()
         sockets = listeners(passed, "policy", self._config.listen.policy)
         self._addresses = [str(address_of(each)) for each in sockets]
         servers = [await self._listen(each) for each in sockets]
         deciding = asyncio.create_task(self._decide())
         background = [self._reload_on_hangup(), self._server.sweep(), self._state.save_regularly()]
         background += [self._serve_http(passed), self._traffic.keep(), self._evictions.watch()]
-        if (interval := systemd.watchdog_interval()) is not None:
-            background.append(systemd.feed_watchdog(interval))
+        if (interval := watchdog_interval()) is not None:
+            background.append(feed_watchdog(interval))
         tasks = [asyncio.create_task(work) for work in background]
         addresses = ", ".join(self._addresses)
         log.info("serving on %s, mode %s, counters in %s", addresses, self._config.mode, self._config.counters.store)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        systemd.notify("READY=1", f"STATUS=serving on {addresses}")
+        notify("READY=1", f"STATUS=serving on {addresses}")
         await self._stop.wait()
-        systemd.notify("STOPPING=1")
+        notify("STOPPING=1")
         log.info("stopping")
         for server in servers:
             server.close()
@@ -171,7 +174,7 @@ class Service:
                 host = "" if isinstance(endpoint, Unix) or endpoint is None else endpoint.host
                 runners.append(await api.serve(handlers, kind, opened, host))
             except (BackendError, OSError) as error:
-                log.error("no %s listener: %s", kind, error)
+                log.error("cannot open the %s listener: %s", kind, error)
         try:
             await asyncio.Event().wait()
         finally:
@@ -223,9 +226,9 @@ class Service:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
-            systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             await self.reload()
-            systemd.notify("READY=1")
+            notify("READY=1")
 
     async def reload(self) -> None:
         """Load the configuration file again; a file with a mistake changes nothing."""
@@ -294,7 +297,7 @@ def run(config: Config, path: Path | None) -> int:
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
-    writer = logs.set_up(config.log)
+    writer = set_up(config.log)
 
     async def serve() -> None:
         await Service(config, path, writer).run()

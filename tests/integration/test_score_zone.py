@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import re
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from nameserver import (
     wrong_id,
 )
 from rbldnsd_server import EVERYBODY, RBLDNSD, Rbldnsd, rbldnsd
-from waiting import eventually
+from waiting import eventually, free_port, wait_for_listener
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
@@ -288,6 +290,48 @@ def scores(daemon: Daemon, *clients: str) -> list[dict[str, Any]]:
     """Return what `score --json` prints, whether the lookups succeed or fail."""
     objects: list[dict[str, Any]] = json.loads(daemon.run("score", "--json", *clients).stdout)
     return objects
+
+
+def shown(port: int) -> tuple[str, str, str]:
+    """Return the state of the zone by the metric and by the API, and the text of /healthz."""
+
+    def fetched(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as response:
+            body: bytes = response.read()
+            return body.decode().strip()
+
+    (state,) = re.findall(r'^senderscore_policy_zone_state\{state="([^"]+)"\} 1\.0$', fetched("/metrics"), re.MULTILINE)
+    return state, json.loads(fetched("/api/status"))["scores"]["zone_state"], fetched("/healthz")
+
+
+def test_every_view_shows_the_same_state_of_the_zone(
+    start_daemon: Callable[..., Daemon], nameserver: Nameserver
+) -> None:
+    """Before the first lookup, after its failure, and after a reload, which asks for the same client again at once."""
+    port = free_port()
+    tables = {
+        "listen": {"status": f"127.0.0.1:{port}"},
+        "reputation": {"zone": ZONE, "nameservers": [f"127.0.0.1:{nameserver.port}"]},
+    }
+    daemon = start_daemon(**tables)
+    wait_for_listener(port)
+    assert shown(port) == ("not asked yet", "not asked yet", "ready")
+    nameserver.otherwise = rcode("SERVFAIL")
+    (failed,) = scores(daemon, CLIENT)
+    assert failed["reputation"] == "unavailable"
+    assert "SERVFAIL" in failed["detail"]
+    metric, api, health = eventually(lambda: (view := shown(port))[0] == "failing" and view, "the metric's next second")
+    assert (metric, api) == ("failing", "failing")
+    assert health.startswith(f"degraded: {ZONE} is failing (")
+    assert "SERVFAIL" in health
+    assert f"{ZONE} is failing (" in daemon.log
+    nameserver.otherwise = addresses("127.0.4.75")
+    daemon.reload(**tables)
+    assert scores(daemon, CLIENT)[0]["score"] == 75
+    view = eventually(lambda: (view := shown(port))[0] == "answers" and view, "the metric's next second")
+    assert view == ("answers", "answers", "ready")
+    assert f"{ZONE} is asked again at once" in daemon.log
+    assert f"{ZONE} answers" in daemon.log
 
 
 def test_private_addresses_are_never_asked_for(start_daemon: Callable[..., Daemon], nameserver: Nameserver) -> None:

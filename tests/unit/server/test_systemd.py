@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from senderscore_policy.server import sockets as systemd
+from senderscore_policy.server import sockets
 
 
 def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,11 +15,11 @@ def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        systemd.notify("READY=1", "STATUS=x")
+        sockets.notify("READY=1", "STATUS=x")
         assert manager.recv(100) == b"READY=1\nSTATUS=x"
-    systemd.notify("STOPPING=1")
+    sockets.notify("STOPPING=1")
     monkeypatch.delenv("NOTIFY_SOCKET")
-    systemd.notify("READY=1")
+    sockets.notify("READY=1")
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_watchdog(pid: str | None, microseconds: str, interval: float | None, mo
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     if pid is not None:
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)
-    assert systemd.watchdog_interval() == interval
+    assert sockets.watchdog_interval() == interval
 
 
 def test_sockets_of_another_process_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """LISTEN_FDS counts only with this process in LISTEN_PID, and does not stay in the environment."""
     monkeypatch.setenv("LISTEN_PID", "1")
     monkeypatch.setenv("LISTEN_FDS", "1")
-    assert systemd.listen_sockets() == []
+    assert sockets.listen_sockets() == []
     assert "LISTEN_FDS" not in os.environ
