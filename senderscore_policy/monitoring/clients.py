@@ -50,11 +50,6 @@ class SeenClient:
         self.name = b""
         self.deferred: dict[int, int] = {}
 
-    @property
-    def network(self) -> Network:
-        """The addresses that are counted as this client."""
-        return ipaddress.ip_network(self.client.key)
-
 
 def network_of(text: str) -> Network | None:
     """The network, or the single address, that a text names; None if it is neither."""
@@ -72,8 +67,8 @@ def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
 
     Args:
         clients: all of them.
-        text: a network or an address selects the clients in it, and the client that contains it; another
-            text selects those with the text in their address, host name or tier. An empty text selects all.
+        text: a network selects the clients in it, another text those with the text in their address, host
+            name or tier. An empty text selects all.
     """
     wanted = network_of(text)
     lowered = text.casefold()
@@ -82,9 +77,7 @@ def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
             words = (seen.client.key, printable(seen.name), seen.tier, "override" if seen.client.overridden else "")
             if any(lowered in word.casefold() for word in words):
                 yield seen
-        elif (own := seen.network).version == wanted.version and (
-            own.network_address in wanted or wanted.network_address in own
-        ):
+        elif (address := parse_address(seen.client.key.partition("/")[0])) and address in wanted:
             yield seen
 
 

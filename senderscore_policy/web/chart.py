@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from senderscore_policy.policy.durations import period
 
@@ -23,8 +23,7 @@ TICKS: Final = 5
 """The approximate number of lines of the scale."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """A tier's part of a column; all numbers in percent of the drawing."""
 
     x: float
@@ -34,8 +33,7 @@ class Bar:
     shade: str
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """The whole height of a column, which shows its numbers when a pointer hovers over it."""
 
     x: float
@@ -43,16 +41,14 @@ class Slot:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(NamedTuple):
     """A line of the scale."""
 
     y: float
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """A tier in the legend, with its decisions in the whole chart."""
 
     tier: str
@@ -63,21 +59,14 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars above a base line for messages that passed and below it for deferred ones, in one scale.
-
-    Args:
-        base: the place of that line, in percent from above.
-        times: labels of the time axis, evenly spaced from its left end to its right end.
-        passed: decisions that let a message pass.
-        deferred: decisions that deferred one.
-    """
+    """Bars above a base line for messages that passed and below it for deferred ones, in one scale."""
 
     bars: tuple[Bar, ...]
     slots: tuple[Slot, ...]
     ticks: tuple[Tick, ...]
     series: tuple[Series, ...]
-    base: float
-    times: tuple[str, ...]
+    base: float  # in percent from above
+    times: tuple[str, ...]  # evenly spaced from the left end to the right end
     passed: int
     deferred: int
 
@@ -195,15 +184,8 @@ _STEPS: Final = (1, 2, 3, 6, 12, 24, 48, 168, 720, 8760)
 """Hours that a column of hourly counts may cover."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The time that all charts of a report show.
-
-    Args:
-        begin: seconds since the epoch.
-        step: seconds of a column.
-        columns: their number.
-    """
+class Span(NamedTuple):
+    """The time that all charts of a report show: its begin since the epoch and its step in seconds."""
 
     begin: int
     step: int

@@ -50,26 +50,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ScoreStatus:
-    """The score zone and the queries to it.
-
-    Args:
-        zone: its name.
-        zone_state: the value of a `ZoneState`.
-        state: "ok", or "degraded: " and the reason.
-        used: queries sent in 30 days.
-        limit: the highest number allowed; 0: no budget.
-        used_today: queries sent in 24 hours.
-        daily_limit: the highest number allowed; 0: no budget.
-        lookups: lookups since the start, by outcome.
-        cache: lookups in the cache since the start, by result.
-    """
+    """The score zone and the queries to it; lookups and cache results since the start."""
 
     zone: str
-    zone_state: str
-    state: str
-    used: int
-    limit: int
-    used_today: int
+    zone_state: str  # the value of a `ZoneState`
+    state: str  # "ok", or "degraded: " and the reason; also in the next two classes
+    used: int  # queries in 30 days
+    limit: int  # 0: no budget
+    used_today: int  # queries in 24 hours
     daily_limit: int
     lookups: Mapping[str, int]
     cache: Mapping[str, int]
@@ -77,95 +65,53 @@ class ScoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class CounterStatus:
-    """The back end of the counters.
-
-    Args:
-        store: "memory" or "memcached".
-        state: "ok", or "degraded: " and the reason.
-        servers: each memcached, and whether it is up.
-        round_trips: to memcached since the start, by result.
-        round_trip: seconds within which 99 of 100 round trips ended; None: there were none.
-        evictions: items that memcached evicted since the start.
-    """
+    """The back end of the counters; numbers since the start."""
 
     store: str
     state: str
-    servers: Mapping[str, bool]
+    servers: Mapping[str, bool]  # each memcached, and whether it is up
     round_trips: Mapping[str, int]
-    round_trip: float | None
+    round_trip: float | None  # seconds within which 99 of 100 round trips ended
     evictions: int
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """The daemon itself. Counts are since the start.
-
-    Args:
-        version: of the program.
-        mode: "enforce" or "observe".
-        window: of the limits, in words.
-        counted: "messages" or "recipients".
-        generation: the number of configurations that were applied.
-        reload_failed: whether the last reload was refused.
-        started_at: seconds since the epoch.
-        connections: open now.
-        accepted: connections.
-        closed: idle connections that were closed, by reason.
-        malformed: connections closed because of a malformed request.
-        failed: connections closed because of an internal error.
-        log_dropped: log lines that were not written.
-        state: "ok", or "degraded: " and the reason why nothing is saved.
-        saved_at: time of the last save of the state; None: not yet.
-        health: the text of /healthz.
-    """
+    """The daemon itself; counts since the start, times in seconds since the epoch."""
 
     version: str
     mode: str
     window: str
-    counted: str
-    generation: int
-    reload_failed: bool
+    counted: str  # "messages" or "recipients"
+    generation: int  # the number of configurations that were applied
+    reload_failed: bool  # the last reload was refused
     started_at: float
-    connections: int
-    accepted: int
-    closed: Mapping[str, int]
-    malformed: int
-    failed: int
+    connections: int  # open now
+    accepted: int  # connections
+    closed: Mapping[str, int]  # idle connections, by reason
+    malformed: int  # connections closed because of a malformed request
+    failed: int  # connections closed because of an internal error
     log_dropped: int
     state: str
     saved_at: float | None
-    health: str
+    health: str  # the text of /healthz
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The status of the whole daemon.
-
-    Args:
-        time: of this status, seconds since the epoch.
-        service: the daemon.
-        scores: the score zone.
-        counters: the counters' back end.
-        last_request_at: time of the last decision; None: there was none.
-        requests: decisions since the start.
-        median: seconds within which half of the requests were answered; None: there were none.
-        slowest: seconds within which 99 of 100 requests were answered.
-        minutes: decisions of the last hour, oldest first.
-        rows: the busiest clients and those nearest to their limits.
-        clients: the number of clients seen in the window.
-    """
+    """The status of the whole daemon; times in seconds since the epoch, durations in seconds."""
 
     time: float
     service: ServiceStatus
     scores: ScoreStatus
     counters: CounterStatus
     last_request_at: float | None
-    requests: int
-    median: float | None
-    slowest: float | None
-    minutes: tuple[Minute, ...]
-    rows: tuple[Row, ...]
-    clients: int
+    requests: int  # decisions since the start
+    median: float | None  # half of the requests were answered within this time
+    slowest: float | None  # 99 of 100 requests were
+    minutes: tuple[Minute, ...]  # of the last hour, oldest first
+    rows: tuple[Row, ...]  # the busiest clients and those nearest to their limits
+    clients: int  # seen in the window
 
     def as_json(self) -> dict[str, Any]:
         """The object of /api/status."""
@@ -173,12 +119,7 @@ class Status:
             "time": round(self.time),
             "health": self.service.health,
             "service": asdict(self.service)
-            | {
-                "last_request_at": self.last_request_at,
-                "requests": self.requests,
-                "median": self.median,
-                "slowest": self.slowest,
-            },
+            | {name: getattr(self, name) for name in ("last_request_at", "requests", "median", "slowest")},
             "scores": asdict(self.scores),
             "counters": asdict(self.counters),
             "minutes": [minute._asdict() for minute in self.minutes],
@@ -189,21 +130,13 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class ClientDetails:
-    """What is known of one client.
+    """What is known of one client."""
 
-    Args:
-        time: of these details, seconds since the epoch.
-        row: its row in the list.
-        score: its score as known without a lookup.
-        network: the network of [exempt], or of the [[override]], that applies to it, if there is one.
-        decisions: the last decisions about it, newest first.
-    """
-
-    time: float
+    time: float  # of these details, seconds since the epoch
     row: Row
-    score: CachedScore | None
-    network: Network | None
-    decisions: tuple[Decision, ...]
+    score: CachedScore | None  # as known without a lookup
+    network: Network | None  # of [exempt], or of the [[override]], that applies to it
+    decisions: tuple[Decision, ...]  # the last ones, newest first
 
 
 MOST_CLIENTS: Final = 200
@@ -312,8 +245,12 @@ class StatusCollector:
         """The clients that a filter selects: those to be listed, and the number of all.
 
         Args:
-            text: see `monitoring.clients.matching`; an address selects its client also if it never sent a message.
+            text: see `monitoring.clients.matching`; an address selects its client, also if that never sent a message.
         """
+        network = network_of(text)
+        if network is not None and network.num_addresses == 1:
+            client = self.admin.client_named(text)
+            return tuple(await self._rows([self.admin.seen.find(client.key) or SeenClient(client)])), 1
         seen, window = self.admin.seen, self.admin.seen.window
         since = self.admin.clock.time() - window.seconds
 
@@ -323,10 +260,6 @@ class StatusCollector:
 
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
         shown, number = await asyncio.get_running_loop().run_in_executor(None, select)
-        network = network_of(text)
-        if network is not None and network.num_addresses == 1 and not shown:
-            client = self.admin.client_named(text)
-            shown, number = [seen.find(client.key) or SeenClient(client)], 1
         return tuple(await self._rows(shown)), number
 
     async def _rows(self, shown: Sequence[SeenClient]) -> list[Row]:
