@@ -38,11 +38,7 @@ Sink = Callable[[int, Sequence[str]], None]
 
 
 class LinesLostError(OSError):
-    """Some lines were not written.
-
-    Args:
-        count: how many.
-    """
+    """Some lines were not written."""
 
     def __init__(self, count: int) -> None:
         super().__init__(f"{count} log lines lost")
@@ -96,9 +92,6 @@ def syslog_sink(address: str = "/dev/log") -> Sink:
 
 class LogWriter(logging.Handler):
     """Writes lines in a thread; as a logging handler it receives the records of the whole program.
-
-    Args:
-        sink: writes the lines.
 
     Attributes:
         dropped: lines not written since the start.

@@ -31,11 +31,7 @@ SavedScore = tuple[str, int | None, float]
 
 
 class ScoreCache:
-    """Outcomes of lookups by client address, bounded. All times are seconds since the epoch.
-
-    Args:
-        settings: the lifetimes.
-    """
+    """Outcomes of lookups by client address, bounded. All times are seconds since the epoch."""
 
     def __init__(self, settings: ReputationSettings) -> None:
         self.settings = settings
@@ -134,15 +130,7 @@ def _is_number(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line of the state file.
-
-    Args:
-        zone: the origin of the scores.
-        nameservers: which were asked, as text; empty: the system's.
-        saved_at: seconds since the epoch.
-        budget: the value of `QueryBudget.snapshot`.
-        refusal: the value of `Breaker.snapshot`.
-    """
+    """The first line of the state file, with the snapshots of `QueryBudget` and `Breaker`."""
 
     zone: str
     nameservers: list[str]

@@ -40,11 +40,6 @@ class ZoneState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
-    """The zone answers, as far as is known: every question is allowed."""
-
-
-@dataclass(frozen=True, slots=True)
 class Refusing:
     """The zone refuses this resolver, for every client, until the next question `period` seconds later."""
 
@@ -61,8 +56,8 @@ class Failing:
     until: float
 
 
-BreakerState = Closed | Refusing | Failing
-CLOSED: Final = Closed()
+BreakerState = Refusing | Failing | None
+"""None: the zone answers, as far as is known, and every question is allowed."""
 
 
 class Breaker:
@@ -86,7 +81,7 @@ class Breaker:
 
     def reset(self) -> None:
         """Forget what the lookups so far said about the zone."""
-        self.state: BreakerState = CLOSED
+        self.state: BreakerState = None
         self.failures = 0
         self.detail = ""
         self.answered = False
@@ -95,7 +90,7 @@ class Breaker:
 
     def admits(self, address: str, now: float) -> bool:
         """Whether `enter` would allow a question."""
-        if isinstance(self.state, Closed):
+        if self.state is None:
             return True
         return now >= self.state.until + (self.failure_ttl if address in self._failed else 0)
 
@@ -103,7 +98,7 @@ class Breaker:
         """Allow a question about an address, whose outcome goes to `record`; False: it would be pointless."""
         if not self.admits(address, now):
             return False
-        if not isinstance(self.state, Closed):
+        if self.state is not None:
             # If the probe never returns, the next one is due after the same time as if it had failed.
             self.state = replace(self.state, until=now + self.failure_ttl)
             self._probe = address
@@ -127,7 +122,7 @@ class Breaker:
             self._failed.clear()
         self._failed.add(address)
         self.detail = detail
-        if isinstance(self.state, Closed) and self.failures >= FAILURES_IN_A_ROW:
+        if self.state is None and self.failures >= FAILURES_IN_A_ROW:
             self.state = Failing(now, now + self.failure_ttl)
         elif isinstance(self.state, Failing) and is_probe:
             period = max(self.failure_ttl, min(0.1 * (now - self.state.since), LONGEST_PROBE_PERIOD))
@@ -149,7 +144,9 @@ class Breaker:
             self.state = replace(self.state, until=now)
             self._failed.clear()
         elif self.failures:
+            answers = self.answered and self.failures < FAILURES_SHOWN
             self.reset()
+            self.answered = answers
 
     def snapshot(self, now: float) -> dict[str, object] | None:
         """Return what `parse_refusal` reads; None unless the zone refuses: failures do not outlive a restart."""
@@ -184,12 +181,7 @@ class QueryGuard:
     """Allows the questions that the breaker and the query budget allow; the log reports each change of the state.
 
     Attributes:
-        open: whether a first question about a client is allowed. The hot path reads this alone.
-
-    Args:
-        settings: the zone and the time between probes.
-        budget: the questions left.
-        clock: the time.
+        open: whether a first question about a client is allowed. The hot path reads only this.
     """
 
     def __init__(self, settings: ReputationSettings, budget: QueryBudget, clock: Clock) -> None:
@@ -287,7 +279,7 @@ class QueryGuard:
             else f"is failing ({self._breaker.detail})"
         )
         when = ""
-        if not isinstance(state, Closed):
+        if state is not None:
             when = f", next attempt in {span(max(0.0, state.until - self._clock.monotonic()))}"
         return f"{self._zone} {what}{when}"
 

@@ -72,11 +72,6 @@ class LazyResolver:
 
     Importing dnspython takes 30 to 100 ms: too long for the start, and too long for the event loop later. An import
     in a thread holds the event loop up for 8 ms at most.
-
-    Args:
-        settings: the zone and its nameservers.
-        budget: allows each question.
-        file: names the system's nameservers (resolv.conf(5)).
     """
 
     def __init__(self, settings: ReputationSettings, budget: QueryBudget, file: Path = RESOLV_CONF) -> None:

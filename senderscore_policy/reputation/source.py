@@ -71,13 +71,7 @@ class Resolver(Protocol):
 class ScoreSource:
     """Scores by client address (`ports.ReputationSource`), kept over restarts (`ports.Persistent`).
 
-    Args:
-        settings: zone, lifetimes, deadline.
-        resolver: asks the zone, within the budget.
-        budget: the questions left.
-        clock: the time.
-        observer: counts lookups.
-        shared: scores that other daemons looked up; None: this daemon is alone.
+    `shared` has scores that other daemons looked up; None: this daemon is alone.
     """
 
     def __init__(  # noqa: PLR0917 - the parts in the order in which a lookup uses them

@@ -6,6 +6,7 @@ Every label takes its values from a closed set; an address is never one of them.
 import asyncio
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
@@ -30,26 +31,24 @@ OUTCOMES: Final = ("scored", "unknown", "refused", "unavailable")
 CACHE_RESULTS: Final = ("hit", "stale", "shared", "miss")
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, text, value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(PREFIX + name, text, value)
-
-
-def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(PREFIX + name, text, labels=[label])
-    for word, value in values.items():
-        family.add_metric([word], value)
+def _family(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    text: str,
+    value: float | Mapping[str, float],
+    label: str = "",
+) -> Metric:
+    """Make a metric with one value, or with a value for each word of a label."""
+    if not isinstance(value, Mapping):
+        return kind(PREFIX + name, text, value)
+    family = kind(PREFIX + name, text, labels=[label])
+    for word, number in value.items():
+        family.add_metric([word], number)
     return family
 
 
-def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
-    for word, value in values.items():
-        family.add_metric([word], value)
-    return family
+_gauge: Final = partial(_family, GaugeMetricFamily)
+_counter: Final = partial(_family, CounterMetricFamily)
 
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
@@ -130,33 +129,28 @@ class Exposition:
 
     def _scores(self) -> Iterator[Metric]:
         metrics, scores = self._collector.metrics, self._collector.scores()
-        yield _counters(
-            "lookups", "Score lookups over DNS.", "outcome", {word: metrics.lookups[word] for word in OUTCOMES}
-        )
+        outcomes = {word: metrics.lookups[word] for word in OUTCOMES}
+        yield _counter("lookups", "Score lookups over DNS.", outcomes, "outcome")
         yield _histogram("lookup_duration_seconds", "Duration of a score lookup over DNS.", metrics.lookup_latency)
-        yield _counters(
-            "score_cache",
-            "Looks into the score cache.",
-            "result",
-            {word: metrics.score_cache[word] for word in CACHE_RESULTS},
-        )
+        results = {word: metrics.score_cache[word] for word in CACHE_RESULTS}
+        yield _counter("score_cache", "Reads of the score cache.", results, "result")
         used = {"month": scores.used, "day": scores.used_today}
-        yield _gauges("query_budget_used", "Queries sent in the last 30 days and 24 hours.", "period", used)
+        yield _gauge("query_budget_used", "Queries sent in the last 30 days and 24 hours.", used, "period")
         if scores.limit:
             limits = {"month": scores.limit, "day": scores.daily_limit}
-            yield _gauges("query_budget_limit", "Most queries in 30 days and in 24 hours.", "period", limits)
+            yield _gauge("query_budget_limit", "Most queries in 30 days and in 24 hours.", limits, "period")
         states = {str(state): float(scores.zone_state == state) for state in ZoneState}
-        yield _gauges("zone_state", "State of the score zone; one state is 1.", "state", states)
+        yield _gauge("zone_state", "State of the score zone; one state is 1.", states, "state")
 
     def _counters(self) -> Iterator[Metric]:
         metrics, counters = self._collector.metrics, self._collector.counters()
         servers = counters.servers
         if servers:
             up = sum(servers.values())
-            yield _gauges("memcached_servers", "Servers by state.", "state", {"up": up, "down": len(servers) - up})
+            yield _gauge("memcached_servers", "Servers by state.", {"up": up, "down": len(servers) - up}, "state")
             yield _counter("memcached_evictions", "Items that memcached evicted.", counters.evictions)
         trips = {result: metrics.round_trips[result] for result in ("ok", "failed")}
-        yield _counters("store_round_trips", "Round trips to a memcached.", "result", trips)
+        yield _counter("store_round_trips", "Round trips to a memcached.", trips, "result")
         yield _histogram(
             "store_round_trip_duration_seconds", "Duration of a round trip to a memcached.", metrics.round_trip_latency
         )
@@ -167,7 +161,7 @@ class Exposition:
         service = self._collector.service()
         yield _gauge("connections_open", "Policy connections open now.", service.connections)
         yield _counter("connections_accepted", "Policy connections accepted.", service.accepted)
-        yield _counters("connections_closed", "Idle connections closed, by reason.", "reason", service.closed)
+        yield _counter("connections_closed", "Idle connections closed, by reason.", service.closed, "reason")
         yield _counter("malformed_requests", "Connections closed because of a malformed request.", service.malformed)
         yield _counter("internal_errors", "Connections closed because of an internal error.", service.failed)
 
@@ -176,7 +170,7 @@ class Exposition:
         scores, counters = self._collector.scores(), self._collector.counters()
         states = {"counters": counters.state, "scores": scores.state, "state": service.state}
         degraded = {part: float(state != "ok") for part, state in states.items()}
-        yield _gauges("degraded", "Whether a part of the daemon is degraded.", "part", degraded)
+        yield _gauge("degraded", "Whether a part of the daemon is degraded.", degraded, "part")
         if service.saved_at is not None:
             yield _gauge("state_saved_timestamp_seconds", "When the state was saved last.", service.saved_at)
         yield _counter("log_lines_dropped", "Log lines that were not written.", service.log_dropped)

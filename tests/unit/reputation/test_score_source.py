@@ -572,6 +572,16 @@ async def test_a_reload_asks_again_at_once_after_failures(caplog: pytest.LogCapt
     ]
 
 
+async def test_a_reload_of_a_zone_that_answers_changes_nothing() -> None:
+    """A single failure before the reload does not matter; the zone is still shown as one that answers."""
+    site = score_site()
+    await site.source.lookup(OTHER)
+    site.zone.outcomes[CLIENT] = FAILED
+    await site.source.lookup(CLIENT)
+    site.source.reconfigure(DEFAULTS)
+    assert site.source.zone_state == "answers"
+
+
 async def test_a_reload_that_fixed_nothing_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     """The first failure after the reload shows its reason, which may be another one."""
     site = score_site()
