@@ -226,6 +226,23 @@ class TestService:
             assert postfix.ask() == "DUNNO"
             assert postfix.ask().startswith("421 sender score = 75, you're limited to 4 messages/hour")
 
+    def test_a_list_of_networks_is_loaded_again(self, start_daemon: StartDaemon) -> None:
+        """A changed networks_file is in force after a reload; one with a mistake changes nothing."""
+        daemon = start_daemon(**LIMITED)
+        networks = daemon.file.with_name("networks.cidr")
+        tables = LIMITED | {"exempt": {"networks_file": str(networks)}}
+        networks.write_text("# newsletters\n192.0.2.0/24 OK\n")
+        daemon.reload(**tables)
+        assert asked(daemon, 5) == ["DUNNO"] * 5
+        networks.write_text("192.0.2.300\n")
+        daemon.reload(**tables)
+        assert asked(daemon, 5) == ["DUNNO"] * 5
+        networks.write_text("198.51.100.0/24\n")
+        daemon.reload(**tables)
+        assert asked(daemon, 4) == ["DUNNO"] * 3 + [OVER_LIMIT]
+        daemon.stop()
+        assert f"exempt.networks_file: {networks}:1: must be a network" in daemon.log
+
     def test_requests_are_answered_during_a_reload(self, start_daemon: StartDaemon) -> None:
         """However long the new file takes to load, the limits of the old one stay in force until then."""
         daemon = start_daemon(**LIMITED)
