@@ -102,3 +102,26 @@ def checked(read: Callable[[str], V]) -> Callable[[str], V]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return convert
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """For argparse: a whole number."""
+
+    def read(text: str) -> int:
+        if text.isdecimal() and text.isascii() and len(text) <= len(str(high)) and low <= int(text) <= high:
+            return int(text)
+        raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
+
+    return checked(read)
+
+
+def seconds(low: float) -> Callable[[str], float]:
+    """For argparse: seconds, an hour at most."""
+
+    def read(text: str) -> float:
+        with contextlib.suppress(ValueError):
+            if low <= (number := float(text)) <= 3600:
+                return number
+        raise ValueError(f"{text!r} is not a number of seconds from {low:g} to 3600")
+
+    return checked(read)

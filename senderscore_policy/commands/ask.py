@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_config, add_json, checked, client, configuration
+from senderscore_policy.commands.arguments import add_config, add_json, checked, client, configuration, seconds
 from senderscore_policy.commands.output import say, say_json
 from senderscore_policy.config.endpoints import Endpoint, Unix, endpoint
 from senderscore_policy.errors import BackendError
@@ -128,7 +128,7 @@ is given."""
         help="the daemon's endpoint in Postfix's notation: inet:HOST:PORT or unix:/PATH (default: the first of policy)",
     )
     parser.add_argument(
-        "--timeout", metavar="S", type=checked(_seconds), default=10.0, help="seconds to wait (default: 10)"
+        "--timeout", metavar="S", type=seconds(0.01), default=10.0, help="seconds to wait (default: 10)"
     )
     parser.add_argument(
         "attributes",
@@ -138,13 +138,6 @@ is given."""
         help="the client's address, and attributes of the request (see Postfix's SMTPD_POLICY_README); the others "
         "have sensible values",
     )
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) <= 3600:
-            return seconds
-    raise ValueError(f"{text!r} is not a number of seconds above 0 and up to 3600")
 
 
 def _attribute(text: str) -> tuple[str, str]:

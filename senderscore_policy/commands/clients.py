@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_clients, add_config, add_json, checked, configuration
+from senderscore_policy.commands.arguments import add_clients, add_config, add_json, configuration, whole
 from senderscore_policy.commands.control import open_access
 from senderscore_policy.commands.output import say, say_json, say_paragraph, show, table
 from senderscore_policy.policy.durations import span
@@ -46,13 +46,9 @@ This shows what happens above a limit; "reset" undoes it."""
     parser.epilog = """example:
   senderscore-policy increment 192.0.2.75 --by 800"""
     _add_arguments(parser)
-    parser.add_argument("--by", metavar="N", type=checked(_messages), default=1, help="number of messages (default: 1)")
-
-
-def _messages(text: str) -> int:
-    if not (text.isdecimal() and text.isascii() and len(text) <= 10 and 1 <= int(text) <= 1_000_000_000):
-        raise ValueError(f"{text!r} is not a whole number from 1 to 1000000000")
-    return int(text)
+    parser.add_argument(
+        "--by", metavar="N", type=whole(1, 1_000_000_000), default=1, help="number of messages (default: 1)"
+    )
 
 
 def run_increment(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from senderscore_policy.commands.arguments import add_config, add_json, checked, configuration
+from senderscore_policy.commands.arguments import add_config, add_json, configuration, seconds, whole
 from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.output import console, in_terminal, plain, say, say_json, table
 from senderscore_policy.config.paths import control_paths
@@ -34,35 +34,6 @@ _SHORTEST_NAME: Final = 8
 _ORDER: Final = [LimitState.LIMITED, LimitState.NEAR, LimitState.WITHIN, LimitState.UNLIMITED]
 _STYLES: Final = dict(zip(_ORDER, ("bold red", "yellow", "", "dim"), strict=True))
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-
-
-def overview(status: dict[str, Any]) -> dict[str, Any]:
-    """The object of `top --json`, from the daemon's /api/status: nearest to their limits come first."""
-    minutes = [
-        {
-            "start": minute["start"],
-            "passed": sum(minute["passed"].values()),
-            "deferred": sum(minute["deferred"].values()),
-        }
-        for minute in status["minutes"]
-    ]
-    # The minute before the current one; the current one if it is the only one.
-    last = minutes[-2:][0] if minutes else {"passed": 0, "deferred": 0}
-    clients = sorted(status["clients"], key=_nearest)
-    return {
-        "time": status["time"],
-        "health": status["health"],
-        "mode": status["service"]["mode"],
-        "version": status["service"]["version"],
-        "requests_last_minute": last["passed"] + last["deferred"],
-        "requests_last_hour": sum(minute["passed"] + minute["deferred"] for minute in minutes),
-        "deferred_last_hour": sum(minute["deferred"] for minute in minutes),
-        "minutes": minutes,
-        "limited": sum(client["state"] == LimitState.LIMITED for client in clients),
-        "near": sum(client["state"] == LimitState.NEAR for client in clients),
-        "queries": {name: status["scores"][name] for name in ("used", "limit", "used_today", "daily_limit")},
-        "clients": clients,
-    }
 
 
 def _nearest(client: dict[str, Any]) -> tuple[Any, ...]:
@@ -93,25 +64,12 @@ A narrow terminal shows fewer columns."""
     parser.add_argument(
         "--clients",
         metavar="N",
-        type=checked(_count),
+        type=whole(1, 100_000),
         help="number of clients to show (default: as many as fit, with --once 20)",
     )
     parser.add_argument(
-        "--interval", metavar="S", type=checked(_seconds), default=2.0, help="seconds between updates (default: 2)"
+        "--interval", metavar="S", type=seconds(0.5), default=2.0, help="seconds between updates (default: 2)"
     )
-
-
-def _count(text: str) -> int:
-    if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 100_000):
-        raise ValueError(f"{text!r} is not a whole number from 1 to 100000")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0.5 <= (seconds := float(text)) <= 3600:
-            return seconds
-    raise ValueError(f"{text!r} is not a number of seconds from 0.5 to 3600")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -129,10 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _look(paths: Sequence[Path]) -> dict[str, Any]:
+    """The daemon's status, with the clients nearest to their limits first."""
     with find_daemon(paths) as daemon:
         status = daemon.request("GET", "/api/status")
     try:
-        return overview(status)
+        summary(status)
+        return status | {"clients": sorted(status["clients"], key=_nearest)}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise BackendError("the daemon's answer is incomplete: it may have another version") from error
 
@@ -169,15 +129,15 @@ def _keys() -> Iterator[Callable[[float], str]]:
     descriptor = sys.stdin.fileno()
     if not os.isatty(descriptor):
 
-        def pause(seconds: float) -> str:
-            time.sleep(seconds)
+        def pause(length: float) -> str:
+            time.sleep(length)
             return ""
 
         yield pause
         return
 
-    def key(seconds: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], seconds)
+    def key(length: float) -> str:
+        ready, _, _ = select.select([descriptor], [], [], length)
         if ready and not (pressed := os.read(descriptor, 1)):
             # The terminal is gone.
             raise KeyboardInterrupt
@@ -195,10 +155,10 @@ def wait(client: dict[str, Any]) -> str:
     """When a limited client may send again: "now", "12 min", "never"; empty for every other client."""
     if client["state"] != LimitState.LIMITED:
         return ""
-    seconds = client["opens_in"]
-    if seconds is None:
+    rest = client["opens_in"]
+    if rest is None:
         return "never"
-    return span(seconds) if seconds > 0 else "now"
+    return span(rest) if rest > 0 else "now"
 
 
 def cells(client: dict[str, Any]) -> list[str]:
@@ -227,18 +187,25 @@ def rows(clients: Sequence[dict[str, Any]], width: int | None) -> list[str]:
     return table(kept, [[row[name] for name in kept] for row in cut], NUMBERS).splitlines()
 
 
-def summary(shown: dict[str, Any]) -> list[str]:
+def summary(status: dict[str, Any]) -> list[str]:
     """The lines above the table: the daemon's health, then its numbers."""
-    mode = " (observe: no message is deferred)" if shown["mode"] == "observe" else ""
-    queries, deferred = shown["queries"], shown["deferred_last_hour"]
-    minute, hour = shown["requests_last_minute"], shown["requests_last_hour"]
+    mode = " (observe: no message is deferred)" if status["service"]["mode"] == "observe" else ""
+    queries, minutes, places = status["scores"], traffic(status), [client["state"] for client in status["clients"]]
+    deferred = sum(sum(minute["deferred"].values()) for minute in status["minutes"])
     budget = f" of {queries['daily_limit']:,} today, {queries['used']:,} of {queries['limit']:,} in 30 days"
+    # The last minute is the one before the current one; the current one if it is the only one.
+    minute = minutes[-2:][0] if minutes else 0
     return [
-        plain(f"daemon: {shown['health']}{mode}"),
-        f"requests: {minute:,} in the last minute, {hour:,} in the last hour, {deferred:,} deferred",
-        f"clients: {shown['limited']:,} limited now, {shown['near']:,} near the limit",
+        plain(f"daemon: {status['health']}{mode}"),
+        f"requests: {minute:,} in the last minute, {sum(minutes):,} in the last hour, {deferred:,} deferred",
+        f"clients: {places.count(LimitState.LIMITED):,} limited now, {places.count(LimitState.NEAR):,} near the limit",
         f"score queries: {queries['used_today']:,}" + (budget if queries["limit"] else " today, no budget"),
     ]
+
+
+def traffic(status: dict[str, Any]) -> list[int]:
+    """The requests of each minute of the last hour, oldest first."""
+    return [sum(minute["passed"].values()) + sum(minute["deferred"].values()) for minute in status["minutes"]]
 
 
 def sparkline(numbers: list[int]) -> str:
@@ -251,7 +218,7 @@ def screen(shown: dict[str, Any], width: int, height: int, most: int | None) -> 
     """All lines of the terminal.
 
     Args:
-        shown: an overview.
+        shown: the daemon's status.
         width: columns of the terminal.
         height: lines of the terminal.
         most: number of clients to show; None: as many as there is room for.
@@ -259,12 +226,11 @@ def screen(shown: dict[str, Any], width: int, height: int, most: int | None) -> 
     from rich.text import Text  # noqa: PLC0415 - as above
 
     health, *numbers = summary(shown)
-    bars = sparkline([minute["passed"] + minute["deferred"] for minute in shown["minutes"]])
     lines = [
         Text.assemble(("senderscore-policy", "bold"), (f"  {datetime.now().astimezone():%H:%M:%S}", "dim")),
         Text(health, "" if shown["health"] == "ready" else "bold red"),
         *(Text(line) for line in numbers),
-        Text(bars[-width:], "cyan"),
+        Text(sparkline(traffic(shown))[-width:], "cyan"),
     ]
     # The head of the table, the last line, and the one that the terminal keeps for itself.
     room = max(1, height - len(lines) - 3)

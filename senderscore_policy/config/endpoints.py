@@ -18,12 +18,7 @@ _HOST_AND_PORT: Final = re.compile(r"(?:\[(?P<six>[^\[\]]*)\]|(?P<host>[^\[\]:]*
 
 @dataclass(frozen=True, slots=True)
 class Inet:
-    """A TCP address.
-
-    Args:
-        host: an IP address or a host name; an IPv6 address without brackets.
-        port: 1 to 65535 (0 lets the system choose, in tests).
-    """
+    """A TCP address: an IP address (IPv6 without brackets) or a host name, and a port (0: any, in tests)."""
 
     host: str
     port: int

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from senderscore_policy.config import endpoints, values
 from senderscore_policy.config.endpoints import Endpoint, Inet
@@ -21,16 +21,9 @@ _SCORE_TTL: Final = number(
 _HTTP_LISTENER: Final[Check[Inet | None]] = text(endpoints.http_listener)
 
 
-class Conflict(NamedTuple):
-    """Options of a section that contradict each other.
-
-    Args:
-        keys: the options; the first one is reported and gets its default, unless one of them is invalid by itself.
-        problem: what is wrong.
-    """
-
-    keys: tuple[str, ...]
-    problem: str
+Conflict = tuple[tuple[str, ...], str]
+"""Options of a section that contradict each other, and the problem. The first one is reported and gets its default,
+unless one of them is invalid by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +45,17 @@ class Listen:
     def conflicts(self) -> Iterator[Conflict]:
         """Contradictions between options."""
         if self.status and not self.status_public and not ip_address(self.status.host).is_loopback:
-            yield Conflict(
-                ("status", "status_public"),
+            problem = (
                 f'"{self.status}" is not a loopback address. The status page shows who sends how much; set '
-                "status_public = true to allow this, or publish the numbers alone with metrics",
+                "status_public = true to allow this, or publish the numbers alone with metrics"
             )
+            yield ("status", "status_public"), problem
         if self.status in self.policy:
-            yield Conflict(("status", "policy"), "is also a policy address")
+            yield ("status", "policy"), "is also a policy address"
         if self.metrics and self.metrics in {self.status, *self.policy}:
-            yield Conflict(("metrics", "status", "policy"), "is also the status address or a policy address")
+            yield ("metrics", "status", "policy"), "is also the status address or a policy address"
         if f"unix:{self.control}" in map(str, self.policy):
-            yield Conflict(("control", "policy"), "is also a policy socket")
+            yield ("control", "policy"), "is also a policy socket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +79,7 @@ class ReputationSettings:
     def conflicts(self) -> Iterator[Conflict]:
         """Contradictions between options."""
         if self.lazy_share == 0:
-            yield Conflict(("lazy_share",), 'must be above 0; lookup = "eager" asks for the score at the first message')
+            yield ("lazy_share",), 'must be above 0; lookup = "eager" asks for the score at the first message'
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +107,19 @@ class CounterSettings:
     def conflicts(self) -> Iterator[Conflict]:
         """Contradictions between options."""
         if self.replicas == 2 and len(self.servers) < 2:
-            yield Conflict(("replicas", "servers"), "2 needs at least two servers")
+            yield ("replicas", "servers"), "2 needs at least two servers"
         if bool(self.tls_certificate) != bool(self.tls_key):
             key, other = ("tls_certificate", "tls_key") if self.tls_certificate else ("tls_key", "tls_certificate")
-            yield Conflict((key, other), f"needs {other}")
+            yield (key, other), f"needs {other}"
         if self.tls_certificate and not self.tls_ca:
-            yield Conflict(("tls_certificate", "tls_ca"), "needs tls_ca, which turns TLS on")
+            yield ("tls_certificate", "tls_ca"), "needs tls_ca, which turns TLS on"
         bucket = self.window_of_time().bucket_seconds
         if bucket < CLOCK_SKEW:
-            yield Conflict(
-                ("buckets", "window"),
+            problem = (
                 f"{self.buckets} buckets of {bucket:g} s in a window of {self.window} s are too short: "
-                f"at most {self.window // CLOCK_SKEW:g}, so that each has {CLOCK_SKEW:g} s",
+                f"at most {self.window // CLOCK_SKEW:g}, so that each has {CLOCK_SKEW:g} s"
             )
+            yield ("buckets", "window"), problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +134,10 @@ class OverrideSettings:
     def conflicts(self) -> Iterator[Conflict]:
         """Contradictions between options."""
         if not self.networks and self.networks_file is None:
-            yield Conflict(("networks", "networks_file"), "must name at least one network")
+            yield ("networks", "networks_file"), "must name at least one network"
         if (self.score is None) == (self.limit is None):
             hint = "for example score = 75" if self.score is None else "not both"
-            yield Conflict(("score", "limit"), f"give a score or a limit, {hint}")
+            yield ("score", "limit"), f"give a score or a limit, {hint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +151,7 @@ class TierSettings:
     def conflicts(self) -> Iterator[Conflict]:
         """A reply must be an action for every score of the tier."""
         if self.reply and (problem := reply_problem(self.reply, over_limit_in(self.tier))):
-            yield Conflict(("reply", "scores", "limit"), problem)
+            yield ("reply", "scores", "limit"), problem
 
     @property
     def tier(self) -> Tier:

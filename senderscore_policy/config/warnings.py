@@ -12,17 +12,11 @@ from senderscore_policy.policy.status import limit_as_json
 from senderscore_policy.policy.tiers import UNLIMITED
 
 PUBLIC_ZONE: Final = "score.senderscore.com"
-PUBLIC_RESOLVERS: Final = frozenset(
-    map(
-        ip_address,
-        (
-            *("8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844"),
-            *("1.1.1.1", "1.0.0.1", "2606:4700:4700::1111", "2606:4700:4700::1001"),
-            *("9.9.9.9", "149.112.112.112", "2620:fe::fe", "2620:fe::9"),
-            *("208.67.222.222", "208.67.220.220", "2620:119:35::35", "2620:119:53::53"),
-        ),
-    )
-)
+PUBLIC_RESOLVERS: Final = frozenset(map(ip_address, (
+    "8.8.8.8", "8.8.4.4", "2001:4860:4860::8888", "2001:4860:4860::8844", "1.1.1.1", "1.0.0.1",
+    "2606:4700:4700::1111", "2606:4700:4700::1001", "9.9.9.9", "149.112.112.112", "2620:fe::fe", "2620:fe::9",
+    "208.67.222.222", "208.67.220.220", "2620:119:35::35", "2620:119:53::53",
+)))  # fmt: skip
 """Google, Cloudflare, Quad9 and OpenDNS."""
 POSTFIX_MAX_IDLE: Final = 300
 """Seconds: the default of smtpd_policy_service_max_idle, postconf(5)."""
@@ -34,12 +28,7 @@ _SINGLE_BRACES: Final = re.compile(r"(?<!\{)\{\s*\w+\s*\}(?!\})")
 
 
 class Warned(NamedTuple):
-    """A choice with consequences.
-
-    Args:
-        path: the option, or the name of the limit.
-        text: the consequences.
-    """
+    """The consequences of a choice; the path is the option's, or the name of a limit."""
 
     path: str
     text: str
