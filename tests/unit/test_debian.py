@@ -143,7 +143,10 @@ def test_the_packaged_configuration_has_only_comments() -> None:
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("senderscore-policy ", {*COMMANDS, "--help", "--version"}),
+        ("senderscore-policy ", {*COMMANDS, "--help", "--version", "--config"}),
+        ("senderscore-policy -c sender", {"senderscore-policy"}),
+        ("senderscore-policy -c policy.toml ge", {"get"}),
+        ("senderscore-policy -c policy.toml increment --b", {"--by"}),
         ("senderscore-policy check", {"check-config"}),
         ("senderscore-policy get --", {"--help", "--config", "--json"}),
         ("senderscore-policy increment --b", {"--by"}),
@@ -158,10 +161,14 @@ def test_tab_completes_commands_options_and_files(line: str, offered: set[str], 
 
 @needs_bash_completion
 @pytest.mark.parametrize("command", COMMANDS)
-def test_tab_offers_files_where_an_option_takes_a_value(command: str, tmp_path: Path) -> None:
-    """After such an option an attribute or another option would be wrong."""
+def test_tab_offers_files_where_an_option_takes_one(command: str, tmp_path: Path) -> None:
+    """Other values, such as a number, cannot be guessed: TAB offers nothing for them."""
     parser = argparse.ArgumentParser()
     cli.command(command)[0](parser)
-    options = [name for action in parser._actions if action.nargs != 0 for name in action.option_strings]
-    offered = {option: completions(f"senderscore-policy {command} {option} ", tmp_path) for option in options}
-    assert offered == {option: {"senderscore-policy"} for option in options}
+    actions = [action for action in parser._actions if action.option_strings and action.nargs != 0]
+    expected = {
+        name: {"senderscore-policy"} if re.fullmatch(r"FILE|DIR|OUT|.*\.toml", str(action.metavar)) else set[str]()
+        for action in actions
+        for name in action.option_strings
+    }
+    assert {name: completions(f"senderscore-policy {command} {name} ", tmp_path) for name in expected} == expected

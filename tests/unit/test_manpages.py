@@ -72,7 +72,7 @@ def test_the_synopsis_names_each_command(program_page: str) -> None:
 def test_the_exit_statuses_are_those_of_the_program(program_page: str) -> None:
     """A script that calls the program can rely on the page."""
     statuses = program_page.partition("# EXIT STATUS")[2].partition("\n# ")[0]
-    known = (os.EX_OK, os.EX_USAGE, os.EX_UNAVAILABLE, os.EX_NOPERM, os.EX_CONFIG)
+    known = (os.EX_OK, os.EX_USAGE, os.EX_UNAVAILABLE, os.EX_IOERR, os.EX_NOPERM, os.EX_CONFIG)
     assert [int(number) for number in re.findall(r"^\*(\d+)\*", statuses, re.MULTILINE)] == list(known)
 
 
