@@ -190,7 +190,7 @@ class TestPostfix:
         status, text = report.only("postfix")
         assert status == "FAIL"
         assert f"asks inet:127.0.0.1:{wrong} in smtpd_end_of_data_restrictions, where nothing listens" in text
-        kept = f"check_policy_service {{ inet:127.0.0.1:{wrong}, timeout=10s, default_action=DUNNO }}"
+        kept = f"permit_mynetworks, {CHECK % wrong}"
         command = f'postconf -c {postfix.directory} -e "smtpd_end_of_data_restrictions = {kept}, '
         assert f'{command}{CHECK % port_of(settings)}" && postfix -c {postfix.directory} reload' in text
         status, text = report.only("requests")

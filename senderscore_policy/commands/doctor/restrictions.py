@@ -32,22 +32,14 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DEEPEST: Final = 10
 """Restriction classes inside each other; Postfix itself would not end with more."""
 
+_CLIENT_OR_ADDRESS: Final = ("client", "reverse_client_hostname", "helo", "sender", "recipient")
 _ACCESS: Final = frozenset(
     f"check_{name}_access"
     for name in (
-        *("client", "client_a", "client_mx", "client_ns", "helo", "helo_a", "helo_mx", "helo_ns", "sender", "sender_a"),
-        *(
-            "sender_mx",
-            "sender_ns",
-            "recipient",
-            "recipient_a",
-            "recipient_mx",
-            "recipient_ns",
-            "etrn",
-            "ccert",
-            "sasl",
-        ),
-        *(f"reverse_client_hostname{suffix}" for suffix in ("", "_a", "_mx", "_ns")),
+        "etrn",
+        "ccert",
+        "sasl",
+        *(who + what for who in _CLIENT_OR_ADDRESS for what in ("", "_a", "_mx", "_ns")),
     )
 )
 _WITH_ARGUMENT: Final = frozenset(
@@ -258,18 +250,8 @@ class _Reader:
         if problem:
             self._fault(element, f"{CHECK} {problem}", fatal=bool(element))
             return
-        self.hooks.append(
-            Hook(
-                self._parameter,
-                endpoint,
-                options,
-                self._blocked_by,
-                tuple(self._before),
-                self._guarded,
-                warned,
-                self._own_networks,
-            )
-        )
+        place = (self._parameter, endpoint, options, self._blocked_by, tuple(self._before))
+        self.hooks.append(Hook(*place, self._guarded, warned, self._own_networks))
         self._before.append(endpoint)
 
     def _block(self, word: str) -> None:
