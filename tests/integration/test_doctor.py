@@ -196,7 +196,7 @@ class TestPostfix:
         status, text = report.only("requests")
         assert status == "FAIL"
         assert "but Postfix took 1 messages from outside" in text
-        assert f"says {postfix.directory}/mail.log" in text
+        assert f"according to {postfix.directory}/mail.log" in text
 
     def test_no_check_at_all(self, site: tuple[Daemon, Postfix]) -> None:
         """The line for main.cf is the remedy; and without mail no request is missing."""
@@ -450,7 +450,7 @@ class TestMemcached:
         status, text = doctor(start_daemon(**settings), *NO_POSTFIX).only("memcached")
         assert status == "FAIL"
         assert "answered b'220 mx.example.org ESMTP Postfix" in text
-        assert "let memcached, and nothing else, listen there" in text
+        assert "check that memcached listens there" in text
 
     def test_one_that_is_too_small(
         self, start_daemon: StartDaemon, settings: dict[str, Any], start_memcached: Callable[..., MemcachedServer]
@@ -465,7 +465,7 @@ class TestMemcached:
         report = self.report(start_daemon, settings, server.address)
         status, text = report.only("memcached")
         assert status == "WARN"
-        assert "items to make room" in text
+        assert "has evicted " in text
         assert report.status == 0
 
 

@@ -1,4 +1,4 @@
-"""Checks of `doctor`: the daemon itself, as it shows itself on its control socket and to Postfix."""
+"""Checks of `doctor`: the daemon, by its control socket and its policy sockets."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -31,8 +31,8 @@ class Running:
     """A running daemon.
 
     Args:
-        status: what it says of itself at /api/status.
-        own: what it says at /api/daemon.
+        status: its answer at /api/status.
+        own: its answer at /api/daemon.
     """
 
     status: dict[str, Any]
@@ -56,10 +56,10 @@ def daemon_of(config: Config) -> Running | Finding:
 
 
 def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
-    """How the running daemon is.
+    """Check what the running daemon reports.
 
     Args:
-        running: it.
+        running: the daemon.
         file: the configuration file that this command has read; None: the defaults.
     """
     yield _service(running)
@@ -76,7 +76,7 @@ def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
     if state == "ok":
         yield Finding("state", Status.OK, "scores, counters and the query budget are saved for the next start")
     else:
-        remedy = "let the daemon's user write there, or set [state] directory; see that the disk is not full"
+        remedy = "allow the daemon's user to write there, or set [state] directory; check that the disk is not full"
         yield Finding("state", Status.WARN, state.removeprefix("degraded: "), remedy)
     yield _budget(running.status["scores"])
 
@@ -102,11 +102,12 @@ def _in_force(running: Running, file: Path | None) -> Finding:
     try:
         changed = file is not None and file.stat().st_mtime > running.own["read_at"]
     except OSError as error:
-        return Finding("configuration", Status.WARN, f"{file}: {error.strerror}", "run doctor as root")
+        remedy = "run doctor as root" if isinstance(error, PermissionError) else "restore it before the next start"
+        return Finding("configuration", Status.WARN, f"{file}: {error.strerror}", remedy)
     if changed:
         detail = f"{file} was changed, and the daemon has not read it since"
         return Finding("configuration", Status.WARN, detail, _RELOAD)
-    return Finding("configuration", Status.OK, f"the daemon goes by {ours or 'the built-in defaults'}")
+    return Finding("configuration", Status.OK, f"the daemon uses {ours or 'the built-in defaults'}")
 
 
 def _budget(scores: dict[str, Any]) -> Finding:
@@ -119,7 +120,7 @@ def _budget(scores: dict[str, Any]) -> Finding:
     if share < NEARLY:
         return Finding("budget", Status.OK, detail)
     remedy = (
-        'keep lookup = "lazy" and raise the smallest limit, so that fewer clients need a score; raise query_budget if '
+        'use lookup = "lazy" and raise the smallest limit, so that fewer clients need a score; raise query_budget if '
         "your resolver is registered with the zone; or ask a local copy of the zone"
     )
     if share < 1:

@@ -43,7 +43,8 @@ def show(finding: Finding) -> None:
     """Print a finding: one line, or in a terminal a paragraph and one more for the remedy."""
     head: list[Part] = [(f"{finding.status:<6}", _STYLES[finding.status]), f"{finding.check:<14} "]
     if not finding.remedy or not in_terminal():
-        remedy = finding.remedy and f". Remedy: {finding.remedy}"
+        stop = "" if finding.detail.endswith(("?", ".")) else "."
+        remedy = finding.remedy and f"{stop} Remedy: {finding.remedy}"
         say_paragraph(f"{finding.detail}{remedy}", head=head, indent=_INDENT)
         return
     say_paragraph(finding.detail, head=head, indent=_INDENT)

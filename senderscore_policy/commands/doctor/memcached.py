@@ -15,16 +15,16 @@ from senderscore_policy.counters.memcached.protocol import key_named
 
 _TTL: Final = 60
 _UNREACHABLE: Final = (
-    "let memcached, and nothing else, listen there: check counters.servers, its option -l and the firewall between; "
-    "meanwhile each daemon counts for itself"
+    "check that memcached listens there (counters.servers, its option -l) and that no firewall stops it; meanwhile "
+    "each daemon counts for itself"
 )
 _MORE_MEMORY: Final = "an evicted counter starts at zero: give memcached more memory (-m, in MB) and restart it"
 
 
 def memcached_findings(settings: CounterSettings) -> Iterator[Finding]:
-    """Count a message on every server, as the daemon does it, and ask what was thrown out."""
+    """Count a message on every server as the daemon does, and ask for its evictions."""
     if settings.store == "memory":
-        yield Finding("counters", Status.OK, "kept by the daemon itself, for one host")
+        yield Finding("counters", Status.OK, "the daemon keeps them itself, for one host")
         return
     for endpoint in settings.servers:
         yield _examine(endpoint, settings)
@@ -45,6 +45,6 @@ def _examine(endpoint: Endpoint, settings: CounterSettings) -> Finding:
         remedy = _MORE_MEMORY if full else _UNREACHABLE
         return Finding("memcached", Status.FAIL, f"{endpoint}: {description(error, settings)}", remedy)
     if evicted:
-        detail = f"{endpoint} has thrown out {evicted} items to make room since it started"
+        detail = f"{endpoint} has evicted {evicted} items since it started"
         return Finding("memcached", Status.WARN, detail, _MORE_MEMORY)
     return Finding("memcached", Status.OK, f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")

@@ -115,9 +115,11 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
 def _fault(log: MailLog, postfix: Postfix) -> Finding:
     """Whether smtpd reports a fault, and no message came after it."""
     if log.fault is None:
-        return Finding("log", Status.OK, f"smtpd reports no fault of its configuration, says {log.name}")
+        return Finding(
+            "log", Status.OK, f"smtpd has not reported a fault of its configuration, according to {log.name}"
+        )
     at, words = log.fault
-    detail = f'"{words}" at {as_text(at)}, says {log.name}'
+    detail = f'"{words}" at {as_text(at)}, according to {log.name}'
     remedy = f"correct main.cf or master.cf; then: {postfix.instances[0].reload}"
     if any(taken > at for taken in log.taken):
         return Finding("log", Status.WARN, f"{detail}; Postfix has taken messages since", remedy)
@@ -146,7 +148,7 @@ def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | N
         log: the mail log; None: it could not be read.
     """
     now, last, since = time.time(), running.own["last_request_at"], _since(running, postfix)
-    asked = f"Postfix asked last {span(now - last)} ago" if last else f"no request since {as_text(since)}"
+    asked = f"last request {span(now - last)} ago" if last else f"no request since {as_text(since)}"
     if postfix is None or log is None:
         status = Status.OK if last and last >= since else Status.WARN
         return Finding("requests", status, f"{asked}; whether Postfix takes mail could not be seen")
@@ -154,16 +156,21 @@ def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | N
     if not last or last < since:
         messages = sum(at >= since for at in log.outside)
         if not messages:
-            return Finding("requests", Status.OK, f"{asked}; nor did Postfix take mail from outside, says {log.name}")
-        detail = f"{asked}, but Postfix took {messages} messages from outside since {as_text(since)}, says {log.name}"
+            return Finding(
+                "requests", Status.OK, f"{asked}, and Postfix took no mail from outside, according to {log.name}"
+            )
+        detail = f"{asked}, but Postfix took {messages} messages from outside since {as_text(since)}"
+        detail += f", according to {log.name}"
         return Finding("requests", Status.FAIL, detail, remedy)
     minutes = [minute for minute in running.status["minutes"] if minute["start"] >= since]
     requests = sum(sum(minute[kind].values()) for minute in minutes for kind in ("passed", "deferred"))
     messages = sum(at >= minutes[0]["start"] for at in log.outside) if minutes else 0
     if messages >= FEW and messages > 2 * requests:
-        detail = f"{asked}, {requests} times about {messages} messages from outside since "
+        detail = f"{asked}, but only {requests} requests for {messages} messages from outside since "
         remedy = "see what comes before the check in its restriction list: it lets most mail through without asking"
-        return Finding("requests", Status.WARN, f"{detail}{as_text(minutes[0]['start'])}, says {log.name}", remedy)
+        return Finding(
+            "requests", Status.WARN, f"{detail}{as_text(minutes[0]['start'])}, according to {log.name}", remedy
+        )
     return Finding("requests", Status.OK, asked)
 
 
@@ -243,10 +250,12 @@ def clock_finding(*, shared: bool) -> Finding:
     """Whether the hosts of a site agree on the time, as far as this host knows.
 
     Args:
-        shared: counters go by the wall clock, as other hosts' daemons count on them too.
+        shared: the counters use the wall clock, as other hosts' daemons share them.
     """
     if not shared:
-        return Finding("clock", Status.OK, "counters in memory go by the monotonic clock, whatever the time is")
+        return Finding(
+            "clock", Status.OK, "counters in memory use the monotonic clock and do not depend on the time of day"
+        )
     command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)  # noqa: S603

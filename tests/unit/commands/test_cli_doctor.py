@@ -115,7 +115,7 @@ def test_the_file_of_the_running_daemon_is_read(
     daemon.answers["GET /api/status"] = 200, STATUS
     daemon.answers["GET /api/daemon"] = 200, own(file)
     _, out, _ = run("doctor", "--postfix-config", f"{place}/no-postfix")
-    assert f"OK    configuration  the daemon goes by {file}" in out
+    assert f"OK    configuration  the daemon uses {file}" in out
     assert "score.test about 127.0.0.1" in out
 
 
@@ -144,7 +144,7 @@ def test_a_daemon_that_is_no_daemon(run: Run, daemon: ControlDaemon, file: Path)
             ({"scores": SCORES | {"zone_state": "failing", "state": "degraded: scores cannot be read"}}, {}),
             {"scores": "WARN failing: scores cannot be read; see the check zone"},
         ),
-        (({}, {"state": "degraded: state not saved: full"}), {"state": "WARN state not saved: full; let the "}),
+        (({}, {"state": "degraded: state not saved: full"}), {"state": "WARN state not saved: full; allow the "}),
         (({}, {"file": "/etc/other.toml"}), {"configuration": "WARN the daemon reads /etc/other.toml, and this "}),
         (({}, {"file": None}), {"configuration": "WARN the daemon reads no file, and this command "}),
         (({}, {"read_at": 1.0}), {"configuration": "WARN "}),

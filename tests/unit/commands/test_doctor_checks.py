@@ -245,7 +245,7 @@ class TestTraffic:
         finding = self.look(running, postfix, "198.51.100.0/24")["requests"]
         assert finding.status is Status.FAIL
         assert "Postfix took 1 messages from outside" in finding.detail
-        assert finding.detail.endswith("says the journal")
+        assert finding.detail.endswith("according to the journal")
 
     def test_a_mail_log_left_over(self, postfix: Postfix, running: Running, program: Program) -> None:
         """A file of the days before the journal says nothing of today."""
@@ -255,7 +255,7 @@ class TestTraffic:
         program("journalctl", f"cat <<'END'\n{self.lines(*MESSAGE)}END")
         finding = self.look(replace(running, status={"service": {"started_at": 1.0}}), postfix)["requests"]
         assert finding.status is Status.FAIL
-        assert finding.detail.endswith("says the journal")
+        assert finding.detail.endswith("according to the journal")
 
     @pytest.mark.parametrize("name", ["mail.log.1", "mail.log-20261127", "mail.log.20261127-120000.gz"])
     def test_a_log_that_was_just_rotated(self, postfix: Postfix, running: Running, name: str) -> None:
@@ -267,7 +267,7 @@ class TestTraffic:
         os.utime(log.parent / name, (time.time() - 5, time.time() - 5))
         finding = self.look(running, postfix)["requests"]
         assert finding.status is Status.FAIL
-        assert finding.detail.endswith(f"says {log}")
+        assert finding.detail.endswith(f"according to {log}")
 
     def test_a_log_that_is_a_stream(self, postfix: Postfix, running: Running) -> None:
         """A container's standard output cannot be read again, and the finding says where to look."""
@@ -344,7 +344,7 @@ class TestTraffic:
         finding = self.look(Running(status_of, {"last_request_at": time.time() - 4}), postfix)["requests"]
         assert finding.status is status
         if status is Status.WARN:
-            assert "3 times about 30 messages from outside" in finding.detail
+            assert "only 3 requests for 30 messages from outside" in finding.detail
 
 
 @pytest.mark.parametrize(("answer", "status"), [("echo yes", "OK"), ("echo no", "WARN"), ("exit 1", "WARN")])
