@@ -1,4 +1,4 @@
-"""Scores over DNS: every answer that a zone, a resolver or a liar can give."""
+"""Scores over DNS: every answer of a zone, a resolver or an attacker, and a daemon that asks for scores."""
 
 import asyncio
 import json
@@ -79,14 +79,14 @@ def nameserver() -> Iterator[Nameserver]:
 
 
 def settings_for(*servers: Nameserver | Rbldnsd, zone: str = ZONE) -> ReputationSettings:
-    """The test zone at these servers."""
+    """Return the settings for the test zone at these servers."""
     return ReputationSettings(zone=zone, nameservers=tuple(Inet(server.host, server.port) for server in servers))
 
 
 def ask(
     settings: ReputationSettings, budget: QueryBudget | None = None, address: str = CLIENT, patience: float = PATIENCE
 ) -> LookupResult:
-    """What a lookup comes to."""
+    """Return the result of a lookup."""
     resolver = ScoreResolver(settings, budget or QueryBudget(0, SystemClock()), patience=patience)
     return asyncio.run(resolver.query_raw(address))
 
@@ -128,7 +128,7 @@ NO_ANSWERS: dict[str, Reply] = {
 def test_every_answer_means_one_of_four_outcomes_and_every_question_is_counted(
     nameserver: Nameserver, reply: Reply, outcome: object
 ) -> None:
-    """Whatever comes back, the outcome is the right one of four, and the budget knows each question sent."""
+    """Each answer has its outcome of four, and the budget counts each question sent."""
     nameserver.answers[CLIENT] = reply
     budget = QueryBudget(10_000, SystemClock())
     probe = ask(settings_for(nameserver), budget)
@@ -139,7 +139,7 @@ def test_every_answer_means_one_of_four_outcomes_and_every_question_is_counted(
 
 @pytest.mark.parametrize("sound", [0, 1])
 def test_two_name_servers_at_one_address(sound: int) -> None:
-    """Each is asked at its own port; one that fails is passed over, whichever comes first."""
+    """Each nameserver is asked at its own port; the answer of the working one counts, first or second."""
     with Nameserver() as first, Nameserver() as second:
         servers = (first, second)
         for server in servers:
@@ -151,7 +151,7 @@ def test_two_name_servers_at_one_address(sound: int) -> None:
 
 @pytest.mark.parametrize("reply", NO_ANSWERS.values(), ids=list(NO_ANSWERS))
 def test_what_is_no_answer_is_unavailable_and_every_question_is_counted(nameserver: Nameserver, reply: Reply) -> None:
-    """Where there is nothing to go by, the lookup ends after its time."""
+    """Without a usable answer the lookup fails after its time."""
     nameserver.answers[CLIENT] = reply
     budget = QueryBudget(10_000, SystemClock())
     probe = ask(settings_for(nameserver), budget, patience=LITTLE_PATIENCE)
@@ -160,28 +160,28 @@ def test_what_is_no_answer_is_unavailable_and_every_question_is_counted(nameserv
 
 
 def test_only_the_absolute_reversed_name_is_asked_and_only_for_an_a_record(nameserver: Nameserver) -> None:
-    """No AAAA, no search list: each would be a question more of the quota."""
+    """AAAA records and a search list would each cost one more question of the quota."""
     nameserver.answers[CLIENT] = addresses("127.0.4.75")
     ask(settings_for(nameserver))
     assert nameserver.questions == [Question("udp", NAME, "A")]
 
 
 def test_a_truncated_answer_costs_two_questions(nameserver: Nameserver) -> None:
-    """The second one goes over TCP."""
+    """The second question of a truncated answer goes over TCP."""
     nameserver.answers[CLIENT] = truncated(addresses("127.0.4.75"))
     ask(settings_for(nameserver))
     assert [question.transport for question in nameserver.questions] == ["udp", "tcp"]
 
 
 def test_a_lone_nameserver_that_is_silent_is_asked_twice(nameserver: Nameserver) -> None:
-    """A datagram may get lost; more questions would only burn the budget."""
+    """A datagram may get lost, so a single nameserver is asked twice; more questions would only cost budget."""
     nameserver.otherwise = silence
     assert ask(settings_for(nameserver), patience=2).questions == 2
 
 
 @pytest.mark.parametrize("first", [silence, rcode("SERVFAIL"), garbage], ids=["silent", "failing", "insane"])
 def test_the_next_nameserver_is_asked_when_one_fails(nameserver: Nameserver, first: Reply) -> None:
-    """Each is asked once."""
+    """Each of two nameservers is asked once."""
     with Nameserver("127.0.0.2") as second:
         nameserver.otherwise = first
         second.otherwise = addresses("127.0.4.75")
@@ -200,7 +200,7 @@ def test_a_nameserver_that_is_down_is_noticed_at_once(nameserver: Nameserver) ->
 
 
 def test_a_question_beyond_the_budget_is_not_sent(nameserver: Nameserver) -> None:
-    """Not even the retry over TCP of an answer that came truncated."""
+    """The budget also refuses the retry over TCP after a truncated answer."""
     nameserver.answers[CLIENT] = truncated(addresses("127.0.4.75"))
     budget = QueryBudget(10, SystemClock())
     probe = ask(settings_for(nameserver), budget)
@@ -212,7 +212,7 @@ def test_a_question_beyond_the_budget_is_not_sent(nameserver: Nameserver) -> Non
 
 
 def test_the_raw_answer_is_at_hand_for_people(nameserver: Nameserver) -> None:
-    """The doctor shows what came, whatever it means."""
+    """The result has the addresses and the rcode of the answer, which doctor shows."""
     nameserver.answers[CLIENT] = addresses("127.255.255.255")
     refused = ask(settings_for(nameserver))
     assert (refused.addresses, refused.rcode, refused.refused_by_zone) == (("127.255.255.255",), "NOERROR", True)
@@ -255,14 +255,14 @@ def test_a_lookup_goes_on_as_long_as_a_request_waits(nameserver: Nameserver) -> 
 
 
 def test_a_lookup_given_up_before_its_answer_is_over(nameserver: Nameserver) -> None:
-    """An answer that comes after the last second of patience is not waited for."""
+    """A lookup does not wait for an answer after its last second of patience."""
     held = nameserver.answers[CLIENT] = Held(addresses("127.0.4.75"))
     assert isinstance(ask(settings_for(nameserver), patience=LITTLE_PATIENCE).outcome, Unavailable)
     held.release()
 
 
 async def test_dnspython_is_loaded_by_the_first_lookup(nameserver: Nameserver) -> None:
-    """Concurrent first lookups share it."""
+    """Lookups that start together load dnspython once."""
     nameserver.otherwise = addresses("127.0.4.75")
     resolver = LazyResolver(settings_for(nameserver), QueryBudget(0, SystemClock()))
     results = await asyncio.gather(*(resolver.query_raw(f"192.0.2.{n}") for n in range(3)))
@@ -270,7 +270,7 @@ async def test_dnspython_is_loaded_by_the_first_lookup(nameserver: Nameserver) -
 
 
 def test_a_change_of_resolv_conf_is_noticed(tmp_path: Path) -> None:
-    """The file is looked at once a second; a change, its removal and its return all count, another look does not."""
+    """The daemon looks at the file once a second and notices a change, a removal and a new file, each once."""
     file = tmp_path / "resolv.conf"
     file.write_text("nameserver 127.0.0.2\n")
     resolver = LazyResolver(ReputationSettings(zone=ZONE), QueryBudget(0, SystemClock()), file)
@@ -307,7 +307,7 @@ def shown(port: int) -> tuple[str, str, str]:
 def test_every_view_shows_the_same_state_of_the_zone(
     start_daemon: Callable[..., Daemon], nameserver: Nameserver
 ) -> None:
-    """Before the first lookup, after its failure, and after a reload, which asks for the same client again at once."""
+    """Metric, API, /healthz and log agree before the first lookup, after its failure, and after a reload that helps."""
     port = free_port()
     tables = {
         "listen": {"status": f"127.0.0.1:{port}"},
@@ -335,7 +335,7 @@ def test_every_view_shows_the_same_state_of_the_zone(
 
 
 def test_private_addresses_are_never_asked_for(start_daemon: Callable[..., Daemon], nameserver: Nameserver) -> None:
-    """They have no score, and internal addresses are not shown to the zone; neighbours in public networks are asked."""
+    """A private address is not shown to the zone; its neighbours in public networks are looked up."""
     reputation = {"zone": ZONE, "nameservers": [f"127.0.0.1:{nameserver.port}"], "lookup": "eager"}
     daemon = start_daemon(reputation=reputation, exempt={"networks": []})
     private = (
@@ -374,7 +374,7 @@ def test_the_daemon_follows_a_change_of_resolv_conf(make_daemon: Callable[..., D
 @pytest.mark.real
 @pytest.mark.skipif(not RBLDNSD, reason="rbldnsd is not installed")
 def test_a_real_zone_scores_knows_not_and_refuses() -> None:
-    """The server that large sites keep their copy of the zone in."""
+    """Scores come from rbldnsd, which large sites use for their copy of the zone."""
     scores = {CLIENT: "127.0.4.75", "192.0.2.6": "127.0.4.0"}
     with rbldnsd({"score.test": scores, "refused.test": {EVERYBODY: "127.255.255.255"}}) as server:
         budget = QueryBudget(10_000, SystemClock())

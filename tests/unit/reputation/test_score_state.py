@@ -1,6 +1,5 @@
 """What a restart keeps: scores, the use of the query budget, a refusal."""
 
-import asyncio
 import contextlib
 import json
 from dataclasses import replace
@@ -27,17 +26,13 @@ HEADER = {
 }
 
 
-def used_site() -> ScoreSite:
+async def used_site() -> ScoreSite:
     """Make a source that has a score, an absence and a failure, and has asked three questions."""
-
-    async def use() -> ScoreSite:
-        site = score_site()
-        site.zone.outcomes = {CLIENT: Scored(0), "192.0.2.2": Unavailable("SERVFAIL")}
-        for address in (CLIENT, "192.0.2.1", "192.0.2.2"):
-            await site.source.lookup(address)
-        return site
-
-    return asyncio.run(use())
+    site = score_site()
+    site.zone.outcomes = {CLIENT: Scored(0), "192.0.2.2": Unavailable("SERVFAIL")}
+    for address in (CLIENT, "192.0.2.1", "192.0.2.2"):
+        await site.source.lookup(address)
+    return site
 
 
 def restarted(lines: list[str], settings: ReputationSettings = DEFAULTS, after: float = HOUR) -> ScoreSite:
@@ -50,9 +45,9 @@ def restarted(lines: list[str], settings: ReputationSettings = DEFAULTS, after: 
     return site
 
 
-def test_scores_and_the_budget_outlive_a_restart() -> None:
+async def test_scores_and_the_budget_outlive_a_restart() -> None:
     """Scores and the use of the budget are restored, failures are not."""
-    lines = list(used_site().source.snapshot())
+    lines = list((await used_site()).source.snapshot())
     source = restarted(lines).source
     assert source.known(CLIENT) == CachedScore(Scored(0), START, START + DAY, "cache")
     assert source.known("192.0.2.1") == CachedScore(UNKNOWN, START, START + 6 * HOUR, "cache")
@@ -60,23 +55,19 @@ def test_scores_and_the_budget_outlive_a_restart() -> None:
     assert source.budget.used == source.budget.used_today == 3
 
 
-def test_scores_older_than_a_week_are_left_behind() -> None:
+async def test_scores_older_than_a_week_are_left_behind() -> None:
     """Scores that would not be served any more are not restored."""
-    source = restarted(list(used_site().source.snapshot()), after=7 * DAY).source
+    source = restarted(list((await used_site()).source.snapshot()), after=7 * DAY).source
     assert source.known(CLIENT) is None
     assert len(list(source.snapshot())) == 1
 
 
-def test_thousands_of_scores_come_back() -> None:
+async def test_thousands_of_scores_come_back() -> None:
     """Many scores share a line, and all of them are restored."""
-
-    async def fill() -> list[str]:
-        site = score_site(replace(DEFAULTS, query_budget=0))
-        for number in range(1234):
-            await site.source.lookup(f"10.0.{number >> 8}.{number & 255}")
-        return list(site.source.snapshot())
-
-    lines = asyncio.run(fill())
+    site = score_site(replace(DEFAULTS, query_budget=0))
+    for number in range(1234):
+        await site.source.lookup(f"10.0.{number >> 8}.{number & 255}")
+    lines = list(site.source.snapshot())
     assert len(lines) == 1 + 3
     source = restarted(lines).source
     assert all(source.known(f"10.0.{number >> 8}.{number & 255}") for number in range(1234))
@@ -98,26 +89,22 @@ async def test_a_refusal_outlives_a_restart() -> None:
     assert later.source.state == "ok"
 
 
-def test_a_restart_with_other_nameservers_asks_them() -> None:
+async def test_a_restart_with_other_nameservers_asks_them() -> None:
     """A refusal of other nameservers is not restored."""
-
-    async def refuse() -> list[str]:
-        site = score_site()
-        site.zone.outcomes = {CLIENT: Scored(75)}
-        await site.source.lookup(CLIENT)
-        site.zone.otherwise = REFUSED
-        await site.source.lookup("192.0.2.1")
-        return list(site.source.snapshot())
-
-    lines = asyncio.run(refuse())
+    site = score_site()
+    site.zone.outcomes = {CLIENT: Scored(75)}
+    await site.source.lookup(CLIENT)
+    site.zone.otherwise = REFUSED
+    await site.source.lookup("192.0.2.1")
+    lines = list(site.source.snapshot())
     source = restarted(lines, replace(DEFAULTS, nameservers=(Inet("192.0.2.53", 53),))).source
     assert source.state == "ok"
     assert source.known(CLIENT) is not None
 
 
-def test_a_restart_with_another_zone_keeps_the_budget_alone() -> None:
+async def test_a_restart_with_another_zone_keeps_the_budget_alone() -> None:
     """Scores of one zone say nothing about another."""
-    lines = list(used_site().source.snapshot())
+    lines = list((await used_site()).source.snapshot())
     source = restarted(lines, replace(DEFAULTS, zone="score.elsewhere.test")).source
     assert source.known(CLIENT) is None
     assert source.budget.used == 3
