@@ -84,9 +84,9 @@ def broken_promises(name: str, measured: Measured) -> list[str]:
             problems.append(f"{name}, {traffic}: a client within its limit was deferred")
         if outcome.window.buckets > 1 and max(outcome.errors) > 0:
             problems.append(f"{name}, {traffic}: a count was {max(outcome.errors)} too large")
-        # The limit each hour, and once more for where the traffic begins; of clock hours also for where it ends.
+        # The limit each hour, and once more for the beginning and for the end of the traffic.
         hours = (outcome.accepted[-1] - outcome.accepted[0]) / HOUR
-        if len(outcome.accepted) > (hours + (1 if outcome.window.buckets > 1 else 2)) * outcome.limit:
+        if len(outcome.accepted) > (hours + 2) * outcome.limit:
             problems.append(f"{name}, {traffic}: {len(outcome.accepted)} messages in {hours:.1f} hours")
     return problems
 
