@@ -1,4 +1,4 @@
-"""What the README shows is what a newcomer gets."""
+"""The README's console session shows what the program prints."""
 
 import re
 import shlex

@@ -36,7 +36,7 @@ def test_the_version_is_the_program_s() -> None:
 
 
 def deferral() -> str:
-    """The log line of a deferral."""
+    """Return the daemon's log line about a deferred message."""
     attributes = "request=smtpd_access_policy\nclient_address=192.0.2.75\nqueue_id=4ABC\nsender=a@example.org\n\n"
     (request,) = RequestParser().feed(attributes.encode())
     client = Client("192.0.2.75")
@@ -72,7 +72,7 @@ def test_logcheck_ignores_a_reload(line: str) -> None:
     ],
 )
 def test_logcheck_mails_what_is_not_routine(time: str, line: str, routine: bool) -> None:
-    """An administrator with logcheck hears of trouble, not of each deferral."""
+    """logcheck mails the administrator about trouble, and not about each deferral."""
     rules = DEBIAN / "senderscore-policy.logcheck.ignore.server"
     entry = f"{time} mx senderscore-policy[123]: {line}\n"
     done = subprocess.run(["grep", "-E", "-f", rules], input=entry, text=True, capture_output=True, check=False)
@@ -80,7 +80,7 @@ def test_logcheck_mails_what_is_not_routine(time: str, line: str, routine: bool)
 
 
 def completions(line: str, directory: Path) -> set[str]:
-    """What TAB offers at the end of a command line."""
+    """Return the words that TAB offers at the end of a command line."""
     program = directory / "senderscore-policy"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m senderscore_policy "$@"\n')
     program.chmod(0o755)
@@ -155,14 +155,14 @@ def test_the_packaged_configuration_has_only_comments() -> None:
     ],
 )
 def test_tab_completes_commands_options_and_files(line: str, offered: set[str], tmp_path: Path) -> None:
-    """What bash offers is what the program takes."""
+    """Bash offers the commands, options and files that the program accepts at that place."""
     assert completions(line, tmp_path) == offered
 
 
 @needs_bash_completion
 @pytest.mark.parametrize("command", COMMANDS)
 def test_tab_offers_files_where_an_option_takes_one(command: str, tmp_path: Path) -> None:
-    """Other values, such as a number, cannot be guessed: TAB offers nothing for them."""
+    """TAB offers files after an option that takes a file, and nothing after one that takes a number or a text."""
     parser = argparse.ArgumentParser()
     cli.command(command)[0](parser)
     actions = [action for action in parser._actions if action.option_strings and action.nargs != 0]

@@ -1,4 +1,4 @@
-"""docs/log.md against the lines that the daemon really writes."""
+"""docs/log.md describes the lines that the daemon writes."""
 
 import configparser
 import re
@@ -29,7 +29,7 @@ def line(  # noqa: PLR0917 - the fields of a decision
     reputation: Reputation | None = Scored(75),  # noqa: B008 - it cannot change
     action: str = ANSWER,
 ) -> str:
-    """The daemon's line about a message."""
+    """Return the daemon's line about a message."""
     attributes = {
         "client_address": address,
         "queue_id": "4T9xKk3gZ2z1Rw",
@@ -56,22 +56,22 @@ LINES = [
 
 
 def blocks(language: str) -> list[str]:
-    """The examples in a language."""
+    """Return the page's examples in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
 
 
 def unquoted(value: str) -> str:
-    """A field's value, as the page says that it is quoted."""
+    """Return the value of a field after undoing the quoting that the page describes."""
     return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
 
 
 def test_the_example_is_what_the_daemon_writes() -> None:
-    """To the letter."""
+    """The page's first example is, character by character, a line of the daemon."""
     assert f"\n{line()}\n" in DOCUMENT
 
 
 def test_each_field_is_described_in_its_order() -> None:
-    """The table has the fields of the line, no more and no less."""
+    """The page's table has exactly the fields of a line, in their order."""
     table = DOCUMENT.partition("| field |")[2].partition("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [
         *re.findall(r" (\w+)=", line())[:12],
@@ -80,14 +80,14 @@ def test_each_field_is_described_in_its_order() -> None:
 
 
 def test_each_reason_is_described() -> None:
-    """In the row of its field."""
+    """The row of the field `reason` names every reason."""
     (row,) = re.findall(r"^\| `reason` .*$", DOCUMENT, re.MULTILINE)
     assert set(re.findall(r"`([a-z-]+)`", row)) - {"reason", "debug"} == set(Reason)
 
 
 @pytest.mark.parametrize("text", LINES)
 def test_the_regular_expression_takes_each_line_apart(text: str) -> None:
-    """Also with a hostile sender; its values are the fields'."""
+    """The page's regular expression finds all fields, also in a line with a hostile sender."""
     (expression,) = blocks("regex")
     found = re.fullmatch(expression.strip(), text)
     assert found
@@ -97,7 +97,7 @@ def test_the_regular_expression_takes_each_line_apart(text: str) -> None:
 
 
 def test_quoted_values_are_read_back() -> None:
-    """What the page says of quotes and backslashes leads back to the value."""
+    """The page's rule about quotes and backslashes leads back to the original value."""
     (expression,) = blocks("regex")
     found = re.fullmatch(expression.strip(), line(sender=FORGED))
     assert found
@@ -107,7 +107,7 @@ def test_quoted_values_are_read_back() -> None:
 
 @pytest.mark.parametrize("text", LINES)
 def test_logstash(text: str) -> None:
-    """Its pattern, in Ruby's notation, matches each line whole."""
+    """The pattern for logstash, in Ruby's notation, matches each whole line."""
     (example,) = blocks("logstash")
     (pattern,) = re.findall(r"=> '(.*)' }", example)
     found = re.fullmatch(pattern.replace("(?<", "(?P<"), text)
@@ -117,7 +117,7 @@ def test_logstash(text: str) -> None:
 
 @pytest.mark.parametrize("text", LINES)
 def test_loki(text: str) -> None:
-    """Its expressions find the daemon's own fields, whatever the sender wrote; the rest is logfmt."""
+    """The expressions for Loki find the daemon's own fields whatever the sender wrote, and each line is logfmt."""
     expressions = [found for example in blocks("logql") for found in re.findall("regexp `(.*?)`", example)]
     values = [next(re.finditer(expression, text))[1] for expression in expressions]
     assert values[0] in {"71-80", "none"}
@@ -128,17 +128,17 @@ def test_loki(text: str) -> None:
 
 
 class TestFail2ban:
-    """Its filter."""
+    """The filter and the jail for fail2ban."""
 
     def test_the_page_shows_the_files_to_install(self) -> None:
-        """The filter and the jail in contrib/ are those of the page."""
+        """The page shows the files in contrib/, which an administrator copies."""
         folder = PAGE.parents[1] / "contrib/fail2ban"
         files = [folder / kind / "senderscore-policy.conf" for kind in ("filter.d", "jail.d")]
         assert [file.read_text() for file in files] == blocks("ini")
 
     @pytest.fixture
     def failregex(self) -> str:
-        """Its expression with what fail2ban puts in for an address and for the beginning of a line."""
+        """Return the filter's expression after fail2ban's own substitutions for an address and the line's beginning."""
         filters = configparser.RawConfigParser()
         filters.read_string(blocks("ini")[0])
         text = filters["Definition"]["failregex"]
@@ -146,7 +146,7 @@ class TestFail2ban:
 
     @pytest.mark.parametrize("text", LINES)
     def test_it_finds_the_client_of_a_deferral(self, failregex: str, text: str) -> None:
-        """And of nothing else; a sender that looks like a field changes nothing."""
+        """The filter finds the clients of deferred messages only, also when a sender looks like a field."""
         found = re.match(failregex, text)
         if "reason=over-limit" not in text:
             assert found is None
@@ -156,7 +156,7 @@ class TestFail2ban:
 
     @pytest.mark.skipif(shutil.which("fail2ban-regex") is None, reason="fail2ban is not installed")
     def test_with_fail2ban_itself(self, tmp_path: Path) -> None:
-        """In a mail log of syslog, it finds each deferral."""
+        """fail2ban itself finds each deferral in a mail log of syslog."""
         (tmp_path / "filter.conf").write_text(blocks("ini")[0])
         shutil.copy("/etc/fail2ban/filter.d/common.conf", tmp_path)
         log = "".join(f"Nov 22 21:02:14 mx senderscore-policy[917]: {text}\n" for text in LINES)

@@ -33,13 +33,13 @@ def page(script: str, source: Path) -> str:
 
 @pytest.fixture(scope="module")
 def program_page() -> str:
-    """senderscore-policy(8)."""
+    """Return the source of senderscore-policy(8)."""
     return page("commands.py", MAN / "senderscore-policy.8.scd")
 
 
 @pytest.fixture(scope="module")
 def file_page() -> str:
-    """senderscore-policy.toml(5)."""
+    """Return the source of senderscore-policy.toml(5)."""
     return page("options.py", DEFAULT_FILE)
 
 
@@ -70,14 +70,14 @@ def test_the_synopsis_names_each_command(program_page: str) -> None:
 
 
 def test_the_exit_statuses_are_those_of_the_program(program_page: str) -> None:
-    """A script that calls the program can rely on the page."""
+    """The page lists the exit statuses of the program and no others."""
     statuses = program_page.partition("# EXIT STATUS")[2].partition("\n# ")[0]
     known = (os.EX_OK, os.EX_USAGE, os.EX_UNAVAILABLE, os.EX_IOERR, os.EX_NOPERM, os.EX_CONFIG)
     assert [int(number) for number in re.findall(r"^\*(\d+)\*", statuses, re.MULTILINE)] == list(known)
 
 
 def test_the_pages_name_the_configuration_file(program_page: str, file_page: str) -> None:
-    """Both say where the file is."""
+    """Both pages name the path of the configuration file."""
     assert f"_{CONFIG_FILE}_" in program_page
     assert f"_{CONFIG_FILE}_" in file_page
 
@@ -110,7 +110,7 @@ def test_tables_that_repeat_are_described(file_page: str, key: str) -> None:
 @pytest.mark.skipif(not shutil.which("scdoc"), reason="scdoc is not installed; the package build has it")
 @pytest.mark.parametrize("name", ["program_page", "file_page"])
 def test_scdoc_takes_the_pages(request: pytest.FixtureRequest, name: str) -> None:
-    """The pages are well-formed."""
+    """scdoc accepts both pages without a warning."""
     source = request.getfixturevalue(name)
     done = subprocess.run(["scdoc"], input=source.encode(), capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")

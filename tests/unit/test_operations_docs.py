@@ -1,4 +1,4 @@
-"""docs/operations.md, README and the container's README against the program."""
+"""The program accepts the configuration and the commands of README and docs/operations.md."""
 
 import argparse
 import re
@@ -33,7 +33,7 @@ def test_each_piece_of_configuration_is_accepted(block: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_each_command_can_be_pasted(call: str) -> None:
-    """Each is a command with arguments that it accepts."""
+    """The program accepts each command of the pages with its arguments."""
     name, *arguments = shlex.split(call.replace("QUEUE_ID", "4T9xKk3gZ2z1Rw"), comments=True)
     assert name in COMMANDS
     parser: argparse.ArgumentParser = Parser(name)

@@ -41,7 +41,7 @@ def test_the_installed_package_is_tested(pytestconfig: pytest.Config) -> None:
 
 @pytest.mark.parametrize("file", ["py.typed", "config/default.toml"])
 def test_data_files_are_in_the_package(file: str) -> None:
-    """What the program reads and what type checkers look for is installed with it."""
+    """The package holds the default file, and the mark by which type checkers know that it has types."""
     assert (importlib.resources.files(senderscore_policy) / file).is_file()
 
 
@@ -82,14 +82,14 @@ def test_the_container_example_asks_as_recommended() -> None:
 
 
 def test_the_readme_shows_the_default_reply() -> None:
-    """What a client is shown to see is what it will see."""
+    """The reply in the README is the one that a client gets by default."""
     action = ReplyTemplate(Config().over_limit).render(75, "71-80", 800, 801, "hour", "192.0.2.75")
     code, text = action.split(" ", 1)
     assert f"\n{code} 4.7.1 <END-OF-MESSAGE>: End-of-data rejected: {text}\n" in read("README.md")
 
 
 def test_the_demo_changes_nothing_but_scores_and_where_to_ask() -> None:
-    """Its file is the defaults with overrides for documentation networks, and a zone without a nameserver."""
+    """The demo's file adds overrides for documentation networks to the defaults, and a zone without a server."""
     demo = load(ROOT / "docs/demo.toml")
     assert {server.host for server in demo.reputation.nameservers} == {"127.0.0.1"}
     standard = Config()
@@ -101,7 +101,7 @@ def test_the_demo_changes_nothing_but_scores_and_where_to_ask() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
-    """Each relative link of a page is to a file or folder of the source tree."""
+    """Each relative link of a page leads to a file or folder of the source tree."""
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())
     assert [target for target in targets if not (page.parent / target).exists()] == []
 

@@ -1,4 +1,4 @@
-"""docs/reliability.md."""
+"""docs/reliability.md describes every fault of `make chaos`."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_fault_is_described_and_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page says of each fault of `make chaos` what it is, and shows a result for it and for no other."""
+    """The page describes each fault of `make chaos`, and has a result for each and for no other."""
     monkeypatch.setattr(sys, "path", [str(ROOT / "tests" / "chaos"), *sys.path])
     from faults import FAULTS
     from page import BEGIN, END
@@ -23,5 +23,5 @@ def test_every_fault_is_described_and_measured(monkeypatch: pytest.MonkeyPatch) 
 
 
 def first_cells(text: str) -> list[str]:
-    """The first column of the tables, without their rules."""
+    """Return the first column of the tables, without their rules."""
     return re.findall(r"^\| ([^|]+?) \|", text, re.MULTILINE)

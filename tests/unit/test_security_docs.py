@@ -1,4 +1,4 @@
-"""SECURITY.md: its table of bounds is what the code has."""
+"""SECURITY.md lists the bounds of the code."""
 
 import importlib
 import inspect
@@ -12,13 +12,13 @@ UNITS = {"KiB": 1024, "MiB": 1024**2}
 
 
 def bounds() -> list[tuple[str, str]]:
-    """The constant of each row, and what the page says that it is."""
+    """Return the constant of each row with the value that the page gives."""
     rows = [line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if "| `" in line]
     return [(row[4].strip("`"), row[2]) for row in rows if len(row) == 5]
 
 
 def value_of(name: str) -> float:
-    """The constant: a module's, a default of a dataclass, or that of a parameter, `Class(parameter)`."""
+    """Return the value of a module's constant, a dataclass field's default or a parameter's, `Class(parameter)`."""
     path, _, parameter = name.rstrip(")").partition("(")
     module, *names = re.split(r"\.(?=[A-Z])|(?<=[a-z])\.(?=[a-z_]+$)", path)
     owner: object = getattr(importlib.import_module(f"senderscore_policy.{module}"), names[0])
@@ -29,7 +29,7 @@ def value_of(name: str) -> float:
 
 @pytest.mark.parametrize(("name", "said"), bounds())
 def test_each_bound_is_that_of_the_code(name: str, said: str) -> None:
-    """The first number of the row, in its unit, is the constant's value."""
+    """The first number of each row, in its unit, is the value of the constant."""
     number, unit = re.match(r"([0-9,]+) ?([KM]iB)?", said).groups()
     assert int(number.replace(",", "")) * UNITS.get(unit, 1) == value_of(name)
 

@@ -1,4 +1,4 @@
-"""docs/troubleshooting.md and docs/log.md against the program."""
+"""docs/troubleshooting.md describes the checks of `doctor`; the program accepts the commands of its pages."""
 
 import argparse
 import re
@@ -20,7 +20,7 @@ CALLS = re.findall(
 
 
 def test_each_check_of_doctor_is_described() -> None:
-    """Under the name that doctor prints, and no other."""
+    """The page describes each check under the name that `doctor` prints."""
     table = PAGE.partition("| check |")[2].partition("\n\n")[0]
     described = {
         name for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)
@@ -30,14 +30,14 @@ def test_each_check_of_doctor_is_described() -> None:
 
 
 def test_the_report_is_laid_out_as_doctor_prints_it() -> None:
-    """Status, check and text in their columns."""
+    """The report on the page has status, check and text in the columns of `doctor`."""
     report = PAGE.partition("# senderscore-policy doctor\n")[2].partition("```")[0]
     assert all(re.match(r"(OK   |WARN |FAIL ) [\w ]{14} \S", line) for line in report.splitlines())
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_the_commands_can_be_typed_as_they_stand(call: str) -> None:
-    """Each is a command with arguments that it takes."""
+    """The program accepts each command of the pages with its arguments."""
     name, *arguments = shlex.split(call)
     assert name in COMMANDS
     parser: argparse.ArgumentParser = Parser(name)
