@@ -23,6 +23,8 @@ FAILURES_IN_A_ROW: Final = 10
 LONGEST_PROBE_PERIOD: Final = 600.0
 """Longest time between two probes of a zone that does not answer, in seconds; before, it is a tenth of the outage.
 At one probe a minute, each of two questions, an outage of a few days would spend a month's query budget."""
+QUIET_TIME: Final = 60.0
+"""Seconds between two log lines about a failing zone: one that answers some lookups fails and recovers all the time."""
 MAX_NAMES: Final = 1000
 """Clients remembered whose lookups failed during an outage."""
 
@@ -191,6 +193,7 @@ class QueryGuard:
         self._clock = clock
         self._breaker = Breaker(settings.failure_ttl)
         self._logged = ZoneState.NOT_ASKED
+        self._quiet_until = 0.0
         self._reason: Refused | Unavailable | None = None
 
     def reason(self) -> Refused | Unavailable | None:
@@ -226,15 +229,17 @@ class QueryGuard:
         self._zone = settings.zone
         self._breaker.failure_ttl = settings.failure_ttl
         self._budget.reconfigure(settings.query_budget)
+        self.retry()
         if moved:
             self._breaker.reset()
-        self.retry()
+            self._update()
 
     def retry(self) -> None:
         """Ask again at once: the administrator, or a new resolver, may have fixed the cause."""
         if self.zone_state in {ZoneState.FAILING, ZoneState.REFUSES}:
             log.info("%s is asked again at once", self._zone)
         self._breaker.retry(self._clock.monotonic())
+        self._quiet_until = 0.0
         self._update()
 
     @property
@@ -254,7 +259,7 @@ class QueryGuard:
         """The word "ok", or "degraded: " and the reasons."""
         self._update()
         reasons = []
-        if self._logged in {ZoneState.FAILING, ZoneState.REFUSES}:
+        if self.zone_state in {ZoneState.FAILING, ZoneState.REFUSES}:
             reasons.append(f"{self._trouble()}; a reload asks again at once")
         if self._budget.spent:
             reasons.append(f"query budget spent: {self._budget}")
@@ -293,9 +298,13 @@ class QueryGuard:
         else:
             self._reason = Refused(f"query budget spent: {self._budget}") if spent else None
         self.open = self._reason is None
-        before, self._logged = self._logged, self.zone_state
-        if before is not self._logged:
-            self._log_change(before)
+        before, after, now = self._logged, self.zone_state, self._clock.monotonic()
+        if after is before or (after is ZoneState.FAILING and now < self._quiet_until):
+            return
+        if after is ZoneState.FAILING:
+            self._quiet_until = now + QUIET_TIME
+        self._logged = after
+        self._log_change(before)
 
     def _log_change(self, before: ZoneState) -> None:
         if before is ZoneState.BUDGET_SPENT:

@@ -468,6 +468,17 @@ async def test_a_zone_that_answered_fails_from_the_third_failure_in_a_row() -> N
     assert OTHER in site.zone.asked, "requests still wait for the zone"
 
 
+async def test_a_zone_that_answers_some_lookups_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A zone that fails and recovers all the time is logged once a minute."""
+    caplog.set_level(logging.INFO)
+    site = score_site(replace(DEFAULTS, query_budget=0))
+    for number in range(600):
+        site.zone.otherwise = Scored(75) if number % 5 == 0 else FAILED
+        await site.source.lookup(f"198.51.{number >> 8}.{number & 255}")
+        site.clock.pass_time(1)
+    assert 15 <= len(caplog.messages) <= 21, "of ten minutes"
+
+
 async def test_a_spent_budget_is_a_state_of_its_own() -> None:
     """A zone that was asked once and may not be asked again is not shown as one that answers."""
     site = score_site(replace(DEFAULTS, query_budget=1))
