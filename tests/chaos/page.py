@@ -16,7 +16,7 @@ END: Final = "<!-- End of what `make chaos` writes. -->"
 
 
 def write(path: Path, outcomes: Sequence[Outcome], plan: Plan, seconds: float, busy: float) -> None:
-    """Put the table of these outcomes in the place of the one that is there."""
+    """Replace the table in the page by one of these outcomes."""
     text = path.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)

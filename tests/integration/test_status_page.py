@@ -407,7 +407,8 @@ def test_a_foreign_page_reads_nothing(start_daemon: StartDaemon) -> None:
     site.send(1)
     for path in ("/", "/api/clients", f"/clients/{CLIENT}", "/metrics"):
         status, body = answer(site.port, path, "evil.example")
-        assert (status, CLIENT in body) == (421, False)
+        # The error names the path of the request.
+        assert (status, CLIENT in body.replace(path, "")) == (421, False)
     for host in ("localhost", f"127.0.0.1:{site.port}", socket.gethostname()):
         assert answer(site.port, "/api/clients", host)[0] == 200
 

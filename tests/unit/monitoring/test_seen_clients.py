@@ -1,6 +1,5 @@
 """The clients seen last, and what is asked about one."""
 
-import asyncio
 from pathlib import Path
 
 from fakes import site
@@ -24,13 +23,9 @@ def test_deferrals_go_by_the_buckets_of_the_counters() -> None:
     assert seen.deferred(client.key) == 0
 
 
-def test_no_score_is_asked_for_an_exempt_client(tmp_path: Path) -> None:
+async def test_no_score_is_asked_for_an_exempt_client(tmp_path: Path) -> None:
     """It could not matter, and would cost a query."""
-
-    async def scenario() -> None:
-        async with site(tmp_path) as daemon:
-            answer = await daemon.admin.score(daemon.client("127.0.0.1"))
-            assert answer["source"] == "none"
-            assert daemon.zone.budget.used == 0
-
-    asyncio.run(scenario())
+    async with site(tmp_path) as daemon:
+        answer = await daemon.admin.score(daemon.client("127.0.0.1"))
+        assert answer["source"] == "none"
+        assert daemon.zone.budget.used == 0
