@@ -22,6 +22,7 @@ REQUEST_TIME: Final = 20.0
 """Seconds in which a connection must send a complete request, the first one or the next one."""
 _HOST: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d*)?|([^:\[\]/@]+)(?::\d*)?")
 _HOSTS_FILE: Final = Path("/etc/hosts")
+_NOT_OWN: Final = "the status page has an IP address, localhost, or a name that /etc/hosts gives this host"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -170,7 +171,7 @@ class HttpListener:
     async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts = request.headers.getall("Host", [])
         if self._names is not None and not all(is_own(host, self._names) for host in hosts):
-            raise web.HTTPMisdirectedRequest(reason="Host: names another host")
+            raise web.HTTPMisdirectedRequest(reason=_NOT_OWN)
         connection = self._connections.get(request.protocol)
         if connection is None:
             return await handler(request)

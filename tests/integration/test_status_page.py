@@ -314,7 +314,9 @@ def test_an_ipv6_network_has_a_page(start_daemon: StartDaemon, visit: Callable[.
     site.send(2, "2001:db8::25")
     page = visit(site.url).page
     page.get_by_role("link", name="2001:db8::/64").click()
-    playwright.expect(page.locator("#client")).to_contain_text("The zone has no IPv6 addresses, so [unscored] applies.")
+    playwright.expect(page.locator("#client")).to_contain_text(
+        "The zone has no IPv6 and no private addresses, so [unscored] applies."
+    )
     page.get_by_role("link", name="All clients").click()
     page.get_by_role("link", name="2001:db8::25/128").click()
     playwright.expect(page.locator("#client")).to_contain_text(
