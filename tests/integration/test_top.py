@@ -64,7 +64,7 @@ def test_scripts_get_json(start_daemon: StartDaemon) -> None:
     asked(daemon, 1, "192.0.2.76")
     asked(daemon, 6)
     clients = daemon.json("top")["clients"]
-    assert [(row["client"], row["place"], row["count"], row["deferred"]) for row in clients] == [
+    assert [(row["client"], row["state"], row["count"], row["deferred"]) for row in clients] == [
         (CLIENT, "limited", 4, 2),
         ("192.0.2.76", "within", 1, 0),
     ]
