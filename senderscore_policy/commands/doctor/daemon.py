@@ -28,12 +28,7 @@ _RESTART: Final = "systemctl restart senderscore-policy"
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A running daemon.
-
-    Args:
-        status: its answer at /api/status.
-        own: its answer at /api/daemon.
-    """
+    """A running daemon: its answers at /api/status and /api/daemon."""
 
     status: dict[str, Any]
     own: dict[str, Any]
@@ -56,12 +51,7 @@ def daemon_of(config: Config) -> Running | Finding:
 
 
 def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
-    """Check what the running daemon reports.
-
-    Args:
-        running: the daemon.
-        file: the configuration file that this command has read; None: the defaults.
-    """
+    """Check what the running daemon reports, and whether it uses the configuration that this command has read."""
     yield _service(running)
     yield _in_force(running, file)
     scores = running.status["scores"]

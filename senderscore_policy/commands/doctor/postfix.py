@@ -27,13 +27,7 @@ Arrange = Callable[[list[str], list[str], list[str]], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """An smtpd that asks a policy server.
-
-    Args:
-        smtpd: the service.
-        hook: how it asks.
-        ours: whether it asks this daemon.
-    """
+    """An smtpd that asks a policy server, this daemon (ours) or another."""
 
     smtpd: Smtpd
     hook: Hook
@@ -69,13 +63,9 @@ def check(endpoint: str, options: Mapping[str, str] | None = None) -> list[str]:
 
 
 def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Config, *, asked: bool) -> Iterator[Finding]:
-    """Check what main.cf and master.cf make of this daemon.
+    """Check what main.cf and master.cf say about this daemon, which listens on the served endpoints.
 
-    Args:
-        postfix: all instances.
-        served: where the daemon listens.
-        config: of the daemon.
-        asked: Postfix has asked the daemon within the hour, with its present configuration.
+    Where Postfix asked within the hour with its present configuration, no finding says that it does not ask.
     """
     broken = [smtpd for smtpd in postfix.smtpd if smtpd.stray or smtpd.restrictions.faults]
     for smtpd in broken:

@@ -139,11 +139,7 @@ def tokens(text: str, separators: str = ", \t\r\n") -> list[str]:
 
 
 def restrictions_of(parameters: Mapping[str, str]) -> Restrictions:
-    """Read all restriction lists of one smtpd.
-
-    Args:
-        parameters: as they hold for it, expanded.
-    """
+    """Read all restriction lists of one smtpd from its expanded parameters."""
     reader = _Reader(parameters)
     # Before Postfix 3.6, which brought the parameter, it was this way round.
     relaying = (RECIPIENT, RELAY)
@@ -161,11 +157,7 @@ def restrictions_of(parameters: Mapping[str, str]) -> Restrictions:
 
 
 class _Reader:
-    """Goes through lists as smtpd does.
-
-    Args:
-        parameters: of the smtpd.
-    """
+    """Goes through lists as smtpd does."""
 
     def __init__(self, parameters: Mapping[str, str]) -> None:
         self.hooks: list[Hook] = []

@@ -60,9 +60,7 @@ class MailLog:
 def read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
     """Read what Postfix logged since its configuration was changed, within a day.
 
-    Args:
-        postfix: the instances.
-        permitted: the networks that Postfix does not ask about.
+    Clients in `permitted` are like local ones: Postfix does not ask about them.
 
     Raises:
         BackendError: the log is missing, or is not a file.
@@ -91,13 +89,7 @@ def read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
 
 
 def traffic_findings(running: Running | None, postfix: Postfix, permitted: Sequence[Network]) -> Iterator[Finding]:
-    """Compare what the mail log says with what the daemon was asked.
-
-    Args:
-        running: the daemon; None: it does not run.
-        postfix: the instances that should ask it.
-        permitted: the networks that Postfix does not ask about.
-    """
+    """Compare the mail log with the requests that the daemon received; None: it does not run, or was not seen."""
     log = None
     try:
         log = read_mail_log(postfix, permitted)
@@ -140,13 +132,7 @@ def was_asked(running: Running | None, postfix: Postfix) -> bool:
 
 
 def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | None) -> Finding:
-    """Whether Postfix asks about the messages that it takes.
-
-    Args:
-        running: the daemon.
-        postfix: the instances that should ask it; None: they could not be read.
-        log: the mail log; None: it could not be read.
-    """
+    """Whether Postfix asks about the messages that it takes; None: its configuration or its log could not be read."""
     now, last, since = time.time(), running.own["last_request_at"], _since(running, postfix)
     asked = f"last request {span(now - last)} ago" if last else f"no request since {as_text(since)}"
     if postfix is None or log is None:

@@ -39,34 +39,22 @@ _UNREACHABLE: Final = (
 
 
 def zone_findings(settings: ReputationSettings, address: str) -> Iterator[Finding]:
-    """Ask the zone, past the breaker and the budget of the daemon, and say what came of it.
-
-    Args:
-        settings: which zone to ask, and whom.
-        address: the client to ask about, an IPv4 address.
-    """
+    """Ask the zone about a client (an IPv4 address), past the breaker and the budget of the daemon."""
     hosts, source = resolvers_of(settings)
     result, rcode = asyncio.run(_ask(ScoreResolver(settings, QueryBudget(0, time)), address))
     finding = zone_finding(result, settings.zone, address, visible_address(hosts))
-    yield _existing(finding, settings.zone, rcode) if finding.status is Status.OK else finding
+    yield _existing(finding, settings.zone, rcode) if isinstance(result.outcome, Unknown) else finding
     yield resolver_finding(settings, hosts, source)
 
 
 async def _ask(resolver: ScoreResolver, address: str) -> tuple[LookupResult, str | None]:
-    """The answer about a client, and the rcode of the answer about the zone itself."""
+    """The answer about a client, and for one without a score the rcode of the answer about the zone itself."""
     result = await resolver.query_raw(address)
-    return result, await resolver.zone_rcode() if isinstance(result.outcome, Scored | Unknown) else None
+    return result, await resolver.zone_rcode() if isinstance(result.outcome, Unknown) else None
 
 
 def zone_finding(result: LookupResult, zone: str, address: str, visible: str) -> Finding:
-    """What an answer of the zone means.
-
-    Args:
-        result: of the lookup.
-        zone: its name.
-        address: of the client that was asked about.
-        visible: which address the zone sees, in words.
-    """
+    """What an answer about a client means; `visible` is the address that the zone sees, in words."""
     raw = ", ".join(result.addresses) or "no address"
     asked = f"{result.nameserver} says" if result.nameserver else "no name server was asked:"
     answer = f"{asked} {raw} ({result.rcode or 'no response'}, {result.elapsed * 1000:.0f} ms)"
@@ -93,13 +81,7 @@ def zone_finding(result: LookupResult, zone: str, address: str, visible: str) ->
 
 
 def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
-    """The finding about an answer that says "no score", once the zone itself was asked for.
-
-    Args:
-        finding: about the answer.
-        zone: its name.
-        rcode: of the answer to the question for its SOA record.
-    """
+    """The finding about an answer without a score, given the rcode of the question for the zone's SOA record."""
     if rcode == "NOERROR":
         return finding
     if rcode == "NXDOMAIN":
@@ -115,13 +97,7 @@ def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
 def resolvers_of(
     settings: ReputationSettings, resolv_conf: Path = RESOLV_CONF, upstream: Path = UPSTREAM
 ) -> tuple[list[str], str]:
-    """The addresses of the name servers that are asked, and where they are configured.
-
-    Args:
-        settings: the zone and its name servers.
-        resolv_conf: of the system.
-        upstream: of systemd-resolved.
-    """
+    """The addresses of the name servers that are asked, and where they are configured."""
     if settings.nameservers:
         return [server.host for server in settings.nameservers], "reputation.nameservers"
     hosts = nameservers_in(resolv_conf)
