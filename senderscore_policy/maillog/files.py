@@ -41,8 +41,8 @@ _JOURNALCTL: Final = (
     "journalctl",
     "--quiet",
     "--no-pager",
-    "--output=json",
-    "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_HOSTNAME,_PID",
+    "--all",
+    "--output=short-iso-precise",
     # Facility mail: the names of Postfix's programs depend on syslog_name.
     "SYSLOG_FACILITY=2",
 )

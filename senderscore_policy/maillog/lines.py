@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from senderscore_policy.maillog.timestamps import STAMP, Timestamps
@@ -28,33 +29,21 @@ _TAG: Final = re.compile(
     rb"(?:\[ID \d+ [\w.]+\] )?(.*)"
 )
 _JSON: Final = re.compile(rb"^[^\n{]*(\{\s*\".*)$", re.MULTILINE)
+_DECODER: Final = json.JSONDecoder()
 _PROGRAMS: Final = re.compile(rb"smtpd|cleanup|qmgr")
 _LINE_BREAK: Final = re.compile(rb"\n(?=[ \t]|\})")
 
-_MESSAGE: Final = ("message", "msg", "log", "short_message", "line")
-_PROGRAM: Final = (
-    "syslog_identifier",
-    "program",
-    "programname",
-    "syslogtag",
-    "app_name",
-    "appname",
-    "process",
-    "ident",
-)
-_TIME: Final = (
-    "realtime_timestamp",
-    "source_realtime_timestamp",
-    "time",
-    "timestamp",
-    "isodate",
-    "timereported",
-    "datetime",
-    "date",
-    "ts",
-)
-"""Names of fields in JSON, without leading signs and in lower case, the first one that an object has counts."""
-
+_WANTED: Final = [
+    names.split()
+    for names in (
+        "message msg log short_message line",
+        "syslog_identifier program programname syslogtag app_name appname process ident",
+        "pid syslog_pid procid",
+        "hostname host",
+        "realtime_timestamp time timestamp isodate timereported datetime date ts",
+    )
+]
+"""Names of fields in JSON, without leading signs and in lower case; the first one that an object has counts."""
 
 Line = tuple[float, bytes, bytes, bytes, bytes]
 """A line of one of the programs; a plain tuple, as there are very many.
@@ -165,9 +154,10 @@ class LineReader:
             self._coverage.unread_line(str(error), before + found[0])
             return
         self._origin, self._before = behind, before
-        end = stamp.end("time" if stamp["date"] else "seconds")
-        start = before.rfind(b":", 0, max(0, end)) + 1
-        if start and len(before) > end:
+        part = "epoch" if stamp["epoch"] else "time" if stamp["date"] else "seconds"
+        end = stamp.end(part)
+        start = stamp.start(part) if stamp["epoch"] else before.rfind(b":", 0, end) + 1
+        if len(before) > end:
             self._minute_head, self._tail = before[:start], before[end:]
             self._minute = self._time - float(before[start:end].replace(b",", b"."))
 
@@ -185,32 +175,34 @@ class LineReader:
         if _PROGRAMS.search(found[1]) is None:
             return b""
         try:
-            values: Any = json.JSONDecoder().raw_decode(found[1].decode("utf-8", "surrogateescape"))[0]
-            return _as_line({name.lower().lstrip("_@").replace("-", "_"): value for name, value in values.items()})
+            values: Any = _DECODER.raw_decode(found[1].decode("utf-8", "surrogateescape"))[0]
+            return _as_line(values)
         except (ValueError, TypeError, AttributeError, RecursionError):
             self._coverage.unread_line("not a JSON object with a message", found[1])
             return b""
 
 
-def _as_line(fields: dict[str, Any]) -> bytes:
-    """The fields of a JSON object as a plain line."""
-    message = _first(fields, _MESSAGE)
+@lru_cache(1000)
+def _fields(names: tuple[str, ...]) -> list[str]:
+    """The names of an object's message, program, process number, host and time; "" for a missing one."""
+    plain = {name.lower().lstrip("_@").replace("-", "_"): name for name in reversed(names)}
+    return [next((plain[name] for name in wanted if name in plain), "") for wanted in _WANTED]
+
+
+def _as_line(values: dict[str, Any]) -> bytes:
+    """A JSON object as a plain line."""
+    program: Any
+    message, program, pid, host, at = [values.get(name) for name in _fields(tuple(values))]
     if isinstance(message, list):
         # The journal gives text that is not UTF-8 as an array of numbers (systemd.journal-fields(7)).
         message = bytes(message).decode("utf-8", "surrogateescape")
-    host, pid = _first(fields, ("hostname", "host")), _first(fields, ("pid", "syslog_pid", "procid"))
-    program: Any = _first(fields, _PROGRAM)
     if isinstance(program, dict):
         program, pid = program.get("name"), program.get("pid")
-    head = f"{_instant(_first(fields, _TIME))} {host if isinstance(host, str) else '-'}"
+    head = f"{_instant(at)} {host if isinstance(host, str) else '-'}"
     if program:
         name = str(program).rstrip(":")
         head += f" {name}:" if pid is None or "[" in name else f" {name}[{pid}]:"
     return f"{head} {str(message).strip()}".replace("\n", " ").encode("utf-8", "surrogateescape")
-
-
-def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
 def _instant(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, Final
@@ -308,13 +308,13 @@ class Case:
         return scores.find(client.address)
 
     def _replay(
-        self, clients: Container[int], reputation: Callable[[int], Reputation], queries: Counter[int] | None = None
+        self, clients: set[int], reputation: Callable[[int], Reputation], queries: Counter[int] | None = None
     ) -> dict[int, Tally]:
         """Decide every message that these clients sent, with empty counters at the beginning."""
         counts, tallies = WindowCounts(self._window), dict[int, Tally]()
         cached: dict[int, CachedScore] = {}
         settings = self._config.reputation
-        for at, index, amount, end in self._charges():
+        for at, index, amount, end in self._charges() if clients else ():
             if index not in clients:
                 continue
             client = self._clients[index]
