@@ -5,7 +5,9 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 
 from senderscore_policy.monitoring.statistics import MINUTES, Minute
 from senderscore_policy.policy.durations import span
+from senderscore_policy.policy.reputation import Reputation, Unavailable
 from senderscore_policy.web import html, page
 from senderscore_policy.web.chart import Chart, chart, shade, tier_order
-from senderscore_policy.web.page import View, ordered, render, view
+from senderscore_policy.web.page import View, ordered, render, render_client, view
 from senderscore_policy.web.status import Status
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
@@ -252,3 +255,32 @@ def test_no_limit_is_a_sign(status: Status) -> None:
     """A client without a limit has one that is never reached."""
     assert "30 <small>of ∞</small>" in rendered(status)
     assert html._FILTERS["limit"](math.inf) == "∞"
+
+
+@pytest.mark.parametrize(
+    ("address", "texts"),
+    [
+        ("192.0.2.75", ["Limit: 10 messages/hour ( 0-100)", "The [[override]] for 192.0.2.0/24 gives",
+                        "10 of 10", "from an override", "accepted again", "senderscore-policy explain 192.0.2.75"]),
+        ("127.0.0.1", ["No limit", "127.0.0.0/8 is in [exempt]", "not needed"]),
+        ("10.0.0.5", ["No limit", "The zone has no IPv6 and no private addresses, so [unscored] applies"]),
+        ("2001:db8::1", ["No limit", "The zone has no IPv6", "left ∞"]),
+        ("198.51.100.1", ["The score is not needed yet: this is the smallest limit of all", "not asked yet"]),
+        ("198.51.100.9", ["The score 42 belongs to tier 0-100", "looked up over DNS 1 min ago"]),
+        ("198.51.100.8", ["The zone has no score for this client, so [unscored] applies"]),
+        ("198.51.100.7", ["The score could not be read (<timeout>), so [unavailable] applies"]),
+    ],
+)  # fmt: skip
+async def test_a_client_and_the_reason_for_its_limit(tmp_path: Path, address: str, texts: list[str]) -> None:
+    """The page of a client says in a sentence why this limit holds, and where the score comes from."""
+    scores: dict[str, int | Reputation] = {"198.51.100.9": 42, "198.51.100.7": Unavailable("<timeout>")}
+    async with site(tmp_path, LIMITED, scores) as daemon:
+        await daemon.send("192.0.2.75", 12)
+        for asked in ("198.51.100.9", "198.51.100.8", "198.51.100.7"):
+            await daemon.admin.score(daemon.client(asked))
+        daemon.pass_time(60 if address == "198.51.100.9" else 1)
+        text = render_client(await daemon.status(), await daemon.collector.details(daemon.client(address)))
+    Checker(text)
+    words = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]*>", " ", text.partition("</style>")[2]))).casefold()
+    for expected in texts:
+        assert expected.casefold() in words
