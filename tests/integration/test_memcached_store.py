@@ -2,10 +2,12 @@
 
 import asyncio
 import socket
+import subprocess
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -432,3 +434,39 @@ def test_an_evicted_counter_is_noticed(start_memcached: StartMemcached) -> None:
         assert counters.state == "ok"
 
     site.run(test)
+
+
+def certificates(directory: Path) -> None:
+    """A certification authority (ca), and what it has certified: server and client."""
+    # Memcached does not run as root.
+    for place in (directory, *directory.parents[:2]):
+        place.chmod(0o755)
+    openssl = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for name in ("ca", "server", "client"):
+        signed = [] if name == "ca" else ["-CA", str(directory / "ca.pem"), "-CAkey", str(directory / "ca.key")]
+        extensions = [] if name == "ca" else ["-addext", "basicConstraints=critical,CA:FALSE"]
+        command = [*openssl, *signed, *extensions, "-addext", "subjectAltName=IP:127.0.0.1", "-subj", f"/CN={name}"]
+        files = ["-keyout", str(directory / f"{name}.key"), "-out", str(directory / f"{name}.pem"), "-days", "2"]
+        subprocess.run([*command, *files], check=True, capture_output=True)
+        for suffix in ("key", "pem"):
+            (directory / f"{name}.{suffix}").chmod(0o644)
+
+
+async def test_counters_travel_over_tls(tmp_path: Path, start_memcached: StartMemcached) -> None:
+    """With a memcached that asks for a client's certificate; a daemon without one counts by itself."""
+    certificates(tmp_path)
+    chain = f"ssl_chain_cert={tmp_path}/server.pem,ssl_key={tmp_path}/server.key,ssl_ca_cert={tmp_path}/ca.pem"
+    memcached = start_memcached("-Z", "-o", f"{chain},ssl_verify_mode=2")
+    tls = {f"tls_{name}": str(tmp_path / file) for name, file in TLS_FILES.items()}
+    encrypted, anonymous = Site(memcached, **tls), Site(memcached, tls_ca=tls["tls_ca"], timeout=5.0)
+    counters, refused = encrypted.daemon(), anonymous.daemon()
+    assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
+    assert await counters.evictions() == 0
+    assert await count(refused, "192.0.2.1") == [1]
+    assert refused.state.startswith(f"degraded: {memcached.address} ")
+    assert await count(counters, "192.0.2.1") == [3]
+    for daemon in (counters, refused):
+        await daemon.close()
+
+
+TLS_FILES = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}

@@ -82,8 +82,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
-        plain, raw = transport.get_extra_info("sslcontext") is None, transport.get_extra_info("socket")
-        if plain and (raw.family == socket.AF_UNIX or ip_address(raw.getpeername()[0]).is_loopback):
+        raw, peer, encrypted = map(transport.get_extra_info, ("socket", "peername", "sslcontext"))
+        if not encrypted and (raw.family == socket.AF_UNIX or (peer and ip_address(peer[0]).is_loopback)):
             self._local = socket.socket(fileno=os.dup(raw.fileno()))
             self._poll.register(self._local, select.POLLIN)
 
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
         """Close the connection; there will be no answers."""
         self.error = error
         raw = self._transport.get_extra_info("socket")
-        if self._due and raw.fileno() >= 0:
+        if self._due and raw is not None and raw.fileno() >= 0:
             # The kernel drops what it has not sent yet: it must not be executed after all (SO_LINGER, socket(7)).
             with suppress(OSError):
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
