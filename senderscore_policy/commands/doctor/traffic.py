@@ -30,7 +30,7 @@ MAIL_LOGS: Final = (Path("/var/log/mail.log"), Path("/var/log/maillog"))
 FEW: Final = 10
 """Messages without a request from which doctor warns: some were on their way, and an access map may permit others."""
 _PATIENCE: Final = 30.0
-_JOURNAL: Final = ("journalctl", "--quiet", "--no-pager", "--output=short-iso")
+_JOURNAL: Final = ("journalctl", "--no-pager", "--output=short-iso")
 _FAULT: Final = re.compile(
     rb"^([A-Z][a-z]{2} [ \d]\d [\d:]{8}|\d{4}-\S+) .*?/((?:smtpd|master)\[\d+\]: "
     rb"(?:(?:fatal|panic): .*|warning: (?:unknown smtpd restriction|restriction .*(?:must be|bad argument)|specify one"
@@ -207,8 +207,10 @@ def _journal(postfix: Postfix, since: float) -> bytes:
         )
     except subprocess.TimeoutExpired as error:
         raise BackendError(f"{command[0]} did not end within {_PATIENCE:g} s") from error
-    if done.returncode:
-        raise BackendError(done.stderr.decode(errors="replace").strip() or f"{command[0]} failed")
+    # It says there what it did not show: other users' messages, or that there is no journal.
+    if done.returncode or done.stderr.strip():
+        notice = " ".join(done.stderr.decode(errors="replace").split()) or f"{command[0]} failed"
+        raise PermissionError(notice) if "permission" in notice or "not seeing" in notice else BackendError(notice)
     return done.stdout[-TAIL:]
 
 

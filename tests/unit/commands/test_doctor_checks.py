@@ -297,12 +297,23 @@ class TestTraffic:
         doctor_traffic.MAIL_LOGS[0].write_text(self.lines(("postfix/master", "daemon started -- version 3.7.11")))
         assert self.look(running, postfix)["requests"].status is Status.OK
 
-    def test_a_journal_that_is_closed(self, postfix: Postfix, running: Running, program: Program) -> None:
-        """What could not be seen is said, with the reason."""
-        program("journalctl", "echo 'No journal files were opened due to insufficient permissions.' >&2; exit 1")
-        found = self.look(running, postfix)
-        assert (found["log"].status, found["requests"].status) == (Status.WARN, Status.WARN)
-        assert found["log"].detail.endswith("No journal files were opened due to insufficient permissions.")
+    @pytest.mark.parametrize(
+        ("notice", "status", "remedy"),
+        [
+            ("No journal files were opened due to insufficient permissions.", 1, "run doctor as root or as a member"),
+            ("Hint: You are currently not seeing messages from other users.", 0, "run doctor as root or as a member"),
+            ("No journal files were found.", 0, "see where maillog_file or syslog sends the log"),
+        ],
+    )
+    def test_a_journal_that_is_closed(
+        self, postfix: Postfix, program: Program, notice: str, status: int, remedy: str
+    ) -> None:
+        """What could not be seen is not OK, and the finding has the reason."""
+        program("journalctl", f"echo '{notice}' >&2; echo '-- No entries --'; exit {status}")
+        finding = self.look(None, postfix)["log"]
+        assert finding.status is Status.WARN
+        assert finding.detail.endswith(notice)
+        assert finding.remedy.startswith(remedy)
 
     @pytest.mark.parametrize(
         "words",
