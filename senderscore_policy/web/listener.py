@@ -72,16 +72,18 @@ def is_own(host: str, names: Collection[str]) -> bool:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: passes everything on to aiohttp, and remembers when the peer was answered last.
+    """One connection: passes everything on to aiohttp, and remembers when the peer was last active.
 
     Attributes:
-        rank: whether it was ever answered, and when its peer was last active; infinite while a request is in hand.
+        asked: requests that have arrived.
+        active_at: the time of the last answer, or of the start; infinite while a request is in hand.
     """
 
     def __init__(self, listener: "HttpListener", handler: web.RequestHandler) -> None:
         self._listener = listener
         self.handler = handler
-        self.rank = (False, asyncio.get_running_loop().time())
+        self.asked = 0
+        self.active_at = asyncio.get_running_loop().time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.handler.connection_made(transport)
@@ -141,11 +143,16 @@ class HttpListener:
         return _Connection(self, server())
 
     def enter(self, connection: _Connection) -> None:
-        """Make room for a new connection: close one that has never been answered, else the longest idle one."""
+        """Make room for a new connection.
+
+        The connection that never asked is closed, else the longest idle one, else the one that asked most often.
+        """
         self._connections[connection.handler] = connection
         if len(self._connections) > MAX_CONNECTIONS:
-            others = [each for each in self._connections.values() if each is not connection and each.rank[1] < inf]
-            self._close(min(others, key=lambda each: each.rank, default=connection))
+            others = [each for each in self._connections.values() if each is not connection]
+            idle = [each for each in others if each.active_at < inf]
+            busiest = max(others, key=lambda each: each.asked)
+            self._close(min(idle, key=lambda each: (each.asked > 0, each.active_at), default=busiest))
         self._close_when_silent(connection)
 
     def leave(self, connection: _Connection) -> None:
@@ -160,8 +167,7 @@ class HttpListener:
         """Close the connection now if its time is over, else look again when it is."""
         if connection.handler in self._connections:
             loop = asyncio.get_running_loop()
-            since = min(connection.rank[1], loop.time())
-            left = since + REQUEST_TIME - loop.time()
+            left = min(connection.active_at, loop.time()) + REQUEST_TIME - loop.time()
             if left <= 0:
                 self._close(connection)
             else:
@@ -175,11 +181,12 @@ class HttpListener:
         connection = self._connections.get(request.protocol)
         if connection is None:
             return await handler(request)
-        connection.rank = (True, inf)
+        connection.asked += 1
+        connection.active_at = inf
         try:
             async with self._turn:
                 # Decide the requests of mail that have arrived meanwhile.
                 await asyncio.sleep(0)
                 return await handler(request)
         finally:
-            connection.rank = (True, asyncio.get_running_loop().time())
+            connection.active_at = asyncio.get_running_loop().time()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ async def served(directory: Path, kind: str = "status", host: str = "") -> Async
     async with site(directory) as daemon:
         handlers = api.Api(daemon.collector, facts)
         serving = await api.serve(handlers, kind, [bind(Unix(str(directory / "http.sock")))], host)
+        daemon.serving = serving
         yield daemon
         await serving.cleanup()
 
@@ -81,6 +83,28 @@ async def test_a_crowd_of_connections_keeps_nobody_out(tmp_path: Path, monkeypat
         asked[1][1].write(ONCE)
         assert await heard(asked[1]) == b"HTTP/1.1 200 OK"
         for _, writer in (*asked, silent, *more):
+            writer.close()
+
+
+async def test_a_crowd_of_busy_connections_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While every connection waits for an answer, a newcomer takes the place of the one that asked most often."""
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 3)
+    async with served(tmp_path) as daemon:
+        busy = [await connect(tmp_path) for _ in range(3)]
+        for _ in range(2):
+            busy[1][1].write(ASK)
+            assert await heard(busy[1]) == b"HTTP/1.1 200 OK"
+        async with daemon.collector._collecting:
+            for each in busy:
+                each[1].write(ASK.replace(b"/healthz", b"/api/status"))
+            async with asyncio.timeout(30):
+                while any(each.active_at < inf for each in daemon.serving._connections.values()):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            newcomer = await connect(tmp_path)
+            newcomer[1].write(ONCE)
+            assert await busy[1][0].read() == b""
+        assert await heard(newcomer) == b"HTTP/1.1 200 OK"
+        for _, writer in (*busy, newcomer):
             writer.close()
 
 
