@@ -65,13 +65,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command.
-
-    Args:
-        argv: the command and its arguments; None: those of the process.
-
-    Returns:
-        The exit status.
+    """Run a command (by default that of the process) and return the exit status.
 
     Raises:
         SystemExit: wrong usage, --help or --version.
@@ -115,11 +109,7 @@ def _main(arguments: list[str]) -> int:
 
 
 def command(name: str) -> tuple[Register, Run]:
-    """Import a command.
-
-    Returns:
-        A function that describes the command to a parser, and one that does the work and returns the exit status.
-    """
+    """Import a command: a function that describes it to a parser, and one that does it and returns the exit status."""
     module = importlib.import_module(f"senderscore_policy.commands.{_MODULES.get(name, name.replace('-', '_'))}")
     suffix = f"_{name}" if _MODULES.get(name) == "clients" else ""
     return getattr(module, f"register{suffix}"), getattr(module, f"run{suffix}")

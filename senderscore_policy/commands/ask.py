@@ -27,11 +27,7 @@ ATTRIBUTES: Final = frozenset(
 
 
 def request(attributes: Mapping[str, str]) -> bytes:
-    """A policy request on the wire.
-
-    Args:
-        attributes: replace the defaults, which are those of a new message with one recipient at end of data.
-    """
+    """A policy request on the wire; by default it is about a new message with one recipient, at end of data."""
     defaults = {
         "request": "smtpd_access_policy",
         "protocol_state": "END-OF-MESSAGE",
@@ -52,12 +48,7 @@ def request(attributes: Mapping[str, str]) -> bytes:
 
 
 def ask(endpoint: Endpoint, attributes: Mapping[str, str], timeout: float) -> str:
-    """Send one request and return the daemon's action, such as "DUNNO".
-
-    Args:
-        endpoint: where the daemon listens.
-        attributes: see `request`.
-        timeout: seconds that each step may take.
+    """Send one request and return the daemon's action, such as "DUNNO"; each step may take `timeout` seconds.
 
     Raises:
         PermissionError: the unix socket denies access.

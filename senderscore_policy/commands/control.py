@@ -40,10 +40,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class ControlClient:
-    """Asks one daemon; a context manager, which closes the connection.
-
-    Args:
-        path: its control socket.
+    """Asks the daemon of a control socket; a context manager, which closes the connection.
 
     Raises:
         OSError: no daemon answers there.
@@ -110,10 +107,7 @@ class ControlClient:
 
 
 def find_daemon(paths: Sequence[Path]) -> ControlClient:
-    """The running daemon.
-
-    Args:
-        paths: where its control socket may be; the first one with a daemon is used.
+    """The daemon of the first of these control sockets that has one.
 
     Raises:
         PermissionError: a control socket denies access; the others are not tried then.
@@ -142,13 +136,9 @@ def _group(path: Path) -> str:
 def open_access(config: Config, *, counters: bool) -> "ControlClient | DirectAccess":
     """Access to clients through the running daemon; without one, through memcached and DNS.
 
-    Args:
-        config: where to look.
-        counters: whether the command needs counters; only the daemon has those of the memory store.
-
     Raises:
         PermissionError: the daemon's control socket denies access.
-        NoDaemonError: no daemon is running, and it has the only copy of the counters.
+        NoDaemonError: no daemon is running, the command needs counters, and only the daemon has them (memory store).
     """
     try:
         return find_daemon(control_paths(config))

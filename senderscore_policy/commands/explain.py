@@ -31,12 +31,7 @@ def verdict(decision: Mapping[str, Any]) -> str:
 
 
 def explanation(decision: Mapping[str, Any], account: Account) -> str:
-    """Why a request got its answer: a few sentences.
-
-    Args:
-        decision: one of those of the account.
-        account: it names the window and what is counted.
-    """
+    """Why a request got its answer, in a few sentences."""
     return " ".join(_sentences(decision, f"{account['counted']}/{account['window']}"))
 
 
@@ -100,13 +95,7 @@ def _source(decision: Mapping[str, Any]) -> str:
 
 
 def standing_now(client: Mapping[str, Any], account: Account, now: float) -> str:
-    """A client's count now, and when the daemon accepts its next message.
-
-    Args:
-        client: one of those of the account.
-        account: it names the window and what is counted.
-        now: seconds since the epoch.
-    """
+    """A client's count now (seconds since the epoch), and when the daemon accepts its next message."""
     unit = f"{account['counted']}/{account['window']}"
     text = f"{client['client']} now: {client['count']} of {client['limit']} {unit} (tier {client['tier']})"
     if client["limit"] == "unlimited":

@@ -76,13 +76,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Container[str] = ()) -> str:
-    """An aligned table. None is shown as "-".
-
-    Args:
-        head: the columns' names.
-        rows: their values.
-        numbers: names of the columns that are aligned to the right.
-    """
+    """An aligned table, with the columns named in `numbers` to the right. None is shown as "-"."""
     lines = [list(head), *(["-" if value is None else str(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -99,12 +93,7 @@ NUMBERS: Final = frozenset({"count", "deferred", "score", "limit", "left"})
 
 
 def show(clients: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """Print the clients.
-
-    Args:
-        clients: the daemon's objects; only the columns are shown.
-        as_json: for programs.
-    """
+    """Print clients as a table, or as JSON."""
     if as_json:
         say_json([{name: client[name] for name in COLUMNS} for client in clients])
     else:

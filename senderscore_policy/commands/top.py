@@ -215,14 +215,7 @@ def sparkline(numbers: list[int]) -> str:
 
 
 def screen(shown: dict[str, Any], width: int, height: int, most: int | None) -> "list[Text]":
-    """All lines of the terminal.
-
-    Args:
-        shown: the daemon's status.
-        width: columns of the terminal.
-        height: lines of the terminal.
-        most: number of clients to show; None: as many as there is room for.
-    """
+    """All lines of a terminal of this size; without a number of clients (`most`) as many as there is room for."""
     from rich.text import Text  # noqa: PLC0415 - as above
 
     health, *numbers = summary(shown)

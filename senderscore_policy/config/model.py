@@ -43,7 +43,6 @@ class Listen:
     )
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Contradictions between options."""
         if self.status and not self.status_public and not ip_address(self.status.host).is_loopback:
             problem = (
                 f'"{self.status}" is not a loopback address. The status page shows who sends how much; set '
@@ -77,7 +76,6 @@ class ReputationSettings:
     )
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Contradictions between options."""
         if self.lazy_share == 0:
             yield ("lazy_share",), 'must be above 0; lookup = "eager" asks for the score at the first message'
 
@@ -105,7 +103,6 @@ class CounterSettings:
         return Window(self.window, self.buckets if self.algorithm == "sliding" else 1)
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Contradictions between options."""
         if self.replicas == 2 and len(self.servers) < 2:
             yield ("replicas", "servers"), "2 needs at least two servers"
         if bool(self.tls_certificate) != bool(self.tls_key):
@@ -132,7 +129,6 @@ class OverrideSettings:
     limit: float | None = option(None, values.limit)
 
     def conflicts(self) -> Iterator[Conflict]:
-        """Contradictions between options."""
         if not self.networks and self.networks_file is None:
             yield ("networks", "networks_file"), "must name at least one network"
         if (self.score is None) == (self.limit is None):

@@ -109,12 +109,7 @@ def text(parse: Callable[[str], V]) -> Check[V]:
 
 
 def texts(parse: Callable[[str], V], *, distinct: bool = False) -> Check[tuple[V, ...]]:
-    """A list of texts.
-
-    Args:
-        parse: reads each; its ValueError says what is allowed.
-        distinct: the list needs at least one item, and none may be in it twice.
-    """
+    """A list of texts, each read by `parse`; a `distinct` one needs an item, and has none twice."""
     item_check = text(parse)
 
     def check(value: object) -> tuple[V, ...]:
