@@ -285,7 +285,7 @@ class QueryGuard:
         )
         when = ""
         if state is not None:
-            when = f", next attempt in {span(max(0.0, state.until - self._clock.monotonic()))}"
+            when = f", next attempt in {span(max(1.0, state.until - self._clock.monotonic()))}"
         return f"{self._zone} {what}{when}"
 
     def _update(self) -> None:

@@ -67,9 +67,8 @@ class ScoreResolver:
         except dns.resolver.NXDOMAIN:
             outcome, rcode = UNKNOWN, "NXDOMAIN"
         except (dns.exception.DNSException, OSError, ValueError) as error:
-            # ValueError: /etc/resolv.conf names no addresses. Some of dnspython's texts have several lines.
-            detail = " ".join(str(error).split()) or f"no answer within {patience:g} s"
-            outcome, rcode = Unavailable(detail), _rcode_of(error)
+            # ValueError: /etc/resolv.conf names no addresses.
+            outcome, rcode = Unavailable(_detail_of(error) or f"no answer within {patience:g} s"), _rcode_of(error)
         if backend.refused:
             outcome = Refused(f"query budget spent: {self._budget}")
         return LookupResult(outcome, addresses, rcode, loop.time() - started, backend.nameserver, backend.questions)
@@ -143,11 +142,29 @@ def _is_referral(response: dns.message.Message) -> bool:
     return dns.rdatatype.NS in types and dns.rdatatype.SOA not in types
 
 
+def _errors_of(error: Exception) -> list[tuple[str, Any]]:
+    """Return each nameserver that dnspython has tried, and an rcode or the exception that it met there."""
+    tried = (getattr(error, "kwargs", None) or {}).get("errors", [])
+    # From version 2.4 on the nameserver is "Do53:192.0.2.53@53".
+    return [
+        (str(Inet(str(server).removeprefix("Do53:").partition("@")[0], port)), cause)
+        for server, _, port, cause, _ in tried
+    ]
+
+
 def _rcode_of(error: Exception) -> str | None:
     """Return the rcode of the last nameserver that responded without an answer."""
-    errors = (getattr(error, "kwargs", None) or {}).get("errors", [])
-    rcodes = [cause for _, _, _, cause, _ in errors if isinstance(cause, str)]
+    rcodes = [cause for _, cause in _errors_of(error) if isinstance(cause, str)]
     return rcodes[-1] if rcodes else None
+
+
+def _detail_of(error: Exception) -> str:
+    """Return the reason of a failed lookup on one line, without the client's address that dnspython's text has."""
+    reasons = [
+        f"{server}: {cause if isinstance(cause, str) else getattr(cause, 'strerror', None) or cause}"
+        for server, cause in _errors_of(error)
+    ]
+    return " ".join("; ".join(dict.fromkeys(reasons) or [str(error)]).split())
 
 
 class _BudgetSpentError(OSError):

@@ -159,6 +159,19 @@ def test_what_is_no_answer_is_unavailable_and_every_question_is_counted(nameserv
     assert len(nameserver.wait_for_questions(budget.used)) == budget.used == probe.questions > 0
 
 
+def test_the_reason_of_a_failure_names_the_nameservers_and_not_the_client(nameserver: Nameserver) -> None:
+    """Each nameserver appears with its rcode or error; /healthz may be public, so the client's address does not."""
+    nameserver.otherwise = rcode("SERVFAIL")
+    with Nameserver("127.0.0.2") as down:
+        pass
+    outcome = ask(settings_for(down, nameserver)).outcome
+    assert outcome == Unavailable(f"127.0.0.2:{down.port}: Connection refused; 127.0.0.1:{nameserver.port}: SERVFAIL")
+    nameserver.otherwise = silence
+    silent = ask(settings_for(nameserver), patience=LITTLE_PATIENCE).outcome
+    assert isinstance(silent, Unavailable)
+    assert "75.2.0.192" not in silent.detail
+
+
 def test_only_the_absolute_reversed_name_is_asked_and_only_for_an_a_record(nameserver: Nameserver) -> None:
     """AAAA records and a search list would each cost one more question of the quota."""
     nameserver.answers[CLIENT] = addresses("127.0.4.75")
