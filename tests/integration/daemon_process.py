@@ -190,10 +190,10 @@ class Daemon:
             wait_for_listener(self.control)
         return run_command(*arguments, "-c", str(self.file))
 
-    def json(self, *arguments: str) -> Any:
-        """What such a command, which must succeed, prints with `--json`."""
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        """What such a command, which must exit with this status, prints with `--json`."""
         done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == status, done.stderr
         return json.loads(done.stdout)
 
 

@@ -530,7 +530,7 @@ class TestZone:
         nameserver.otherwise = addresses("127.255.255.255")
         daemon = start_daemon(**settings)
         for number in range(3):
-            assert daemon.json("score", f"192.0.2.{number}")[0]["reputation"] == "refused"
+            assert daemon.json("score", f"192.0.2.{number}", status=69)[0]["reputation"] == "refused"
         assert len(nameserver.questions) == 1
         nameserver.otherwise = rcode("NXDOMAIN")
         report = doctor(daemon, *NO_POSTFIX)

@@ -300,7 +300,7 @@ def test_a_change_of_resolv_conf_is_noticed(tmp_path: Path) -> None:
 
 
 def scores(daemon: Daemon, *clients: str) -> list[dict[str, Any]]:
-    """Return what `score --json` prints, whether the lookups succeed or fail."""
+    """Return what `score --json` prints, whether the lookups succeed (exit 0) or fail (69)."""
     objects: list[dict[str, Any]] = json.loads(daemon.run("score", "--json", *clients).stdout)
     return objects
 
