@@ -45,9 +45,7 @@ class DirectAccess:
         self._shared: SharedScores | None = None
         if config.counters.store == "memcached":
             self._counters = MemcachedCounters(config.counters, local, time, _Unobserved())
-            self._shared = SharedScores(
-                self._counters.cluster, config.counters.key_prefix, config.counters.timeout, time
-            )
+            self._shared = SharedScores(self._counters.cluster, config.counters.key_prefix, time)
         self._source = open_source(config.reputation, time, _Unobserved(), self._shared)
         engine = Engine(self._policy, self._counters or local, self._source, time, ())
         seen = SeenClients(window, time.time)

@@ -38,7 +38,7 @@ class CounterBackend:
     def _connect(self) -> None:
         settings = self._settings
         self.memcached = MemcachedCounters(settings, self._local, self._clock, self._observer)
-        self._texts = SharedScores(self.memcached.cluster, settings.key_prefix, settings.timeout, self._clock)
+        self._texts = SharedScores(self.memcached.cluster, settings.key_prefix, self._clock)
 
     @property
     def store(self) -> CounterStore:

@@ -408,7 +408,7 @@ def test_texts_and_counters_share_the_servers(start_memcached: StartMemcached) -
 
     async def test() -> None:
         counters = site.daemon()
-        texts = SharedScores(counters.cluster, "ssp:", 20.0, site.clock)
+        texts = SharedScores(counters.cluster, "ssp:", site.clock)
         await texts.put("192.0.2.75", "scored:75", 86400)
         found = await asyncio.gather(*(texts.get("192.0.2.75") for _ in range(10)), count(counters, "192.0.2.75"))
         assert found == ["scored:75"] * 10 + [[1]]

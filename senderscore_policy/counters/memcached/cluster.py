@@ -26,10 +26,18 @@ class Cluster:
         settings: servers, replicas, key prefix and timeout.
         observer: told of each round trip.
         probe_interval: seconds between two attempts to reach a server that is down.
+
+    Attributes:
+        servers: all of them.
+        beside: to each server a second connection, for what mail does not wait for.
+        live: the servers that are up.
     """
 
     def __init__(self, settings: CounterSettings, observer: StoreObserver, probe_interval: float) -> None:
         self.servers = tuple(Server(endpoint, settings) for endpoint in settings.servers)
+        self.beside = {
+            server: Server(endpoint, settings) for server, endpoint in zip(self.servers, settings.servers, strict=True)
+        }
         self._replicas = settings.replicas
         self._probe_key = key_named(f"{settings.key_prefix}probe")
         self._observer = observer
@@ -94,7 +102,7 @@ class Cluster:
     async def close(self) -> None:
         """Close all connections; nothing may be asked any more."""
         await self._stop_probing()
-        for server in self.servers:
+        for server in (*self.servers, *self.beside.values()):
             server.close()
         # The event loop closes the sockets.
         await asyncio.sleep(0)
@@ -103,7 +111,7 @@ class Cluster:
         """Let `successor` do what is left to be done; connections are closed once they are idle."""
         await self._stop_probing()
         heirs = {server.name: server for server in successor.servers}
-        for server in self.servers:
+        for server in (*self.servers, *self.beside.values()):
             server.retire()
             if server.name in heirs:
                 heirs[server.name].owed |= server.owed
@@ -166,19 +174,19 @@ def _weight(server: str, client: str) -> bytes:
 
 
 class SharedScores:
-    """Implements `ports.SharedCache` beside the counters, through their connections. A server that is down has nothing.
+    """Implements `ports.SharedCache` over connections of its own, so that scores never queue in front of mail.
+
+    A server that is down has nothing.
 
     Args:
         cluster: the servers.
         prefix: what the keys begin with.
-        seconds: that a call takes at most.
         clock: time.
     """
 
-    def __init__(self, cluster: Cluster, prefix: str, seconds: float, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, prefix: str, clock: Clock) -> None:
         self._cluster = cluster
         self._prefix = f"{prefix}s:"
-        self._seconds = seconds
         self._clock = clock
 
     async def get(self, key: str) -> str | None:
@@ -203,11 +211,10 @@ class SharedScores:
         except ValueError:
             return b""
 
-    async def _ask(self, key: str, order: Pipeline) -> list[dict[bytes, bytes]]:
-        """The values that the servers of the key have of the order's keys."""
-        orders = dict.fromkeys(self._cluster.servers_for(key), order)
-        try:
-            async with asyncio.timeout(self._seconds):
-                return [replies.values for replies in (await self._cluster.exchange(orders)).values()]
-        except TimeoutError:
-            return []
+    async def _ask(self, key: str, pipeline: Pipeline) -> list[dict[bytes, bytes]]:
+        """The values that the servers of the key have."""
+        servers = [self._cluster.beside[server] for server in self._cluster.servers_for(key)]
+        # A probe: the counters' own connection shows whether the server is up.
+        exchanges = [server.exchange(pipeline, probe=True) for server in servers]
+        answers = await asyncio.gather(*exchanges, return_exceptions=True)
+        return [answer.values for answer in answers if isinstance(answer, Replies)]

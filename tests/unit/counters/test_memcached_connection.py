@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -372,3 +374,23 @@ async def test_statistics_are_waited_for_only_so_long(tmp_path: Path) -> None:
     async with served(tmp_path, silent, SOON) as server:
         with pytest.raises(BackendError, match=r"no answer within 0\.1 s"):
             await server.evictions()
+
+
+async def test_a_silent_resolver_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to connect fail in time, one thread waits for the resolver, and the event loop ends without it."""
+    silence, asked = threading.Event(), 0
+
+    def getaddrinfo(*_: object, **__: object) -> list[object]:
+        nonlocal asked
+        asked += 1
+        silence.wait(PLENTY)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    server = Server(Inet("memcached.test", 11211), CounterSettings(timeout=SOON))
+    for _ in range(3):
+        assert await failure(server) == "no answer within 0.1 s"
+        server.works()
+    assert asked == 1
+    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    silence.set()

@@ -294,9 +294,9 @@ async def test_evictions_are_summed_over_the_servers_that_are_up(tmp_path: Path)
         assert await site.counters.evictions() is None
 
 
-def shared(site: Site, seconds: float = PLENTY) -> SharedScores:
+def shared(site: Site) -> SharedScores:
     """Texts on the site's servers."""
-    return SharedScores(site.counters.cluster, "ssp:", seconds, site.clock)
+    return SharedScores(site.counters.cluster, "ssp:", site.clock)
 
 
 async def test_texts_are_shared(tmp_path: Path) -> None:
@@ -320,9 +320,9 @@ async def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read(-1)
 
-    async with Site(tmp_path) as site:
+    async with Site(tmp_path, timeout=0.05) as site:
         async with site.running(script=silent):
-            texts = shared(site, seconds=0.05)
+            texts = shared(site)
             assert await texts.get("192.0.2.75") is None
             await texts.put("192.0.2.75", "scored:75", 86400)
         texts = shared(site)
@@ -496,3 +496,25 @@ async def test_other_settings_inherit_what_is_left_to_be_done(tmp_path: Path) ->
             await settled(site)
             while site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] != b"1":  # noqa: ASYNC110
                 await asyncio.sleep(0)
+
+
+async def test_a_score_that_is_waited_for_does_not_hold_up_mail(tmp_path: Path) -> None:
+    """Memcached answers the counters although it does not answer the scores; a lookup given up changes nothing."""
+    async with Site(tmp_path) as site:
+        asked = asyncio.Event()
+
+        async def no_scores(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(65536):
+                if b":s:" in data:
+                    asked.set()
+                else:
+                    writer.write(site.fakes[0].answer(data))
+
+        async with site.running(script=no_scores):
+            lookup = asyncio.create_task(shared(site).get("192.0.2.75"))
+            await asked.wait()
+            assert await site.count("192.0.2.1") == [1]
+            lookup.cancel()
+            await asyncio.wait([lookup])
+            assert await site.count("192.0.2.1") == [2]
+            assert site.counters.state == "ok"
