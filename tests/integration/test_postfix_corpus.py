@@ -93,7 +93,7 @@ EXPECTED: dict[str, list[tuple[str, str, str]]] = {
             f"-o {{ {END}check_policy_service unix:private/quota, {CHECK} }}",
         )
     ],
-    "service-disabled": [("FAIL postfix", "master_service_disable turns off smtp/inet", "")],
+    "service-disabled": [("FAIL postfix", "master_service_disable or multi_instance_enable turns off smtp/inet", "")],
     "misspelt-parameter": [
         ("FAIL postfix", "main.cf sets smtpd_end_of_data_restriction, which Postfix does not know", CHECK)
     ],

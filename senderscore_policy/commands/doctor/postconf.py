@@ -89,7 +89,9 @@ class Smtpd:
 
     @property
     def disabled(self) -> bool:
-        """Whether `master_service_disable` turns it off: the first match decides (postconf(5))."""
+        """Whether `multi_instance_enable` or `master_service_disable` (by its first match) turns it off."""
+        if self.instance.label and self.instance.main.get("multi_instance_enable") != "yes":
+            return True
         for pattern in tokens(self.instance.main.get("master_service_disable", "")):
             if pattern.lstrip("!") in {self.service, self.service.rpartition("/")[2]}:
                 return not pattern.startswith("!")
@@ -118,14 +120,14 @@ class Postfix:
 
     Args:
         instances: its directories of configuration.
-        smtpd: the smtpd services of all instances, without those that `master_service_disable` turns off.
-        disabled: the names of the services that it turns off.
+        smtpd: the smtpd services of all instances that run.
+        disabled: those that are turned off.
         unread: why further instances could not be read.
     """
 
     instances: tuple[Instance, ...]
     smtpd: tuple[Smtpd, ...]
-    disabled: tuple[str, ...] = ()
+    disabled: tuple[Smtpd, ...] = ()
     unread: tuple[BackendError, ...] = ()
 
     @property
@@ -156,13 +158,12 @@ def read_postfix(directory: Path | None) -> Postfix:
     for path in map(Path, tokens(first.main.get("multi_instance_directories", ""))):
         try:
             instance = _read_instance(path, f"{path}: ")
-            if instance.main.get("multi_instance_enable") == "yes":
-                services += _services(instance)
-                instances.append(instance)
+            services += _services(instance)
+            instances.append(instance)
         except BackendError as error:
             unread.append(error)
-    smtpd = tuple(each for each in services if not each.disabled)
-    return Postfix(tuple(instances), smtpd, tuple(each.name for each in services if each.disabled), tuple(unread))
+    enabled, disabled = ([each for each in services if each.disabled is off] for off in (False, True))
+    return Postfix(tuple(instances), tuple(enabled), tuple(disabled), tuple(unread))
 
 
 def _read_instance(directory: Path | None, label: str) -> Instance:

@@ -153,7 +153,8 @@ def _entrances(
         verb = "asks" if len(asking) == 1 else "ask"
         yield Finding("postfix", Status.OK, f"{', '.join(asking)} {verb} this daemon{aside}")
     if not postfix.entrances:
-        off = f": master_service_disable turns off {', '.join(postfix.disabled)}" if postfix.disabled else ""
+        off = ", ".join(smtpd.name for smtpd in postfix.disabled)
+        off = f": master_service_disable or multi_instance_enable turns off {off}" if off else ""
         remedy = "enable an smtpd for port 25 in master.cf, or name the instance that takes mail with --postfix-config"
         yield Finding("postfix", Status.FAIL, f"no smtpd takes mail from outside{off}", remedy)
 
@@ -301,7 +302,7 @@ def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
         for name, value in instance.written.items():
             if _names(value, Path(instance.main["queue_directory"]), served):
                 found.setdefault(f"{instance.directory}/main.cf", []).append(name)
-    for smtpd in postfix.smtpd:
+    for smtpd in (*postfix.smtpd, *postfix.disabled):
         for name, value in {**smtpd.overridden, "": smtpd.stray}.items():
             if _names(value, smtpd.queue_directory, served):
                 found.setdefault(f"{smtpd.instance.directory}/master.cf", []).append(
