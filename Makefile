@@ -46,11 +46,12 @@ soak: $(BENCH_VENV)/.installed ## watch the daemon for SECONDS=3600 of realistic
 bench: $(BENCH_VENV)/.installed ## measure how fast everything is and write docs/performance.md, twenty minutes; BENCH=--quick tries it
 	benchmarks/bench $(BENCH_VENV) $(BENCH)
 
-lint: $(VENV)/.lint ## ruff, mypy and the import rules
+lint: $(VENV)/.lint ## ruff, mypy, the import rules and the language
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python tests/language
 
 deb: ## build the Debian package in a clean Debian 12, check it, put it into dist/
 	.ci/deb

@@ -51,7 +51,7 @@ class Samples:
         return Sample.middle(self.taken[name, connections])
 
     def has(self, name: str, connections: int = 100) -> bool:
-        """Whether there are samples of it."""
+        """Whether it has samples."""
         return (name, connections) in self.taken
 
 

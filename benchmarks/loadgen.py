@@ -50,7 +50,7 @@ class Load:
 
     @property
     def deferred_share(self) -> float:
-        """Of the answers."""
+        """The share of the answers."""
         return self.deferred / self.requests if self.requests else 0.0
 
 

@@ -21,7 +21,7 @@ STEP: Final = timedelta(microseconds=3217)
 """From one line about a message to the next; they are not mixed with those of others."""
 FLOOD_HOURS: Final = range(13, 18)
 FLOOD_SHARE: Final = 0.4
-"""Of all messages in these hours."""
+"""The share of all messages in these hours."""
 
 
 def moments(messages: int, days: int) -> Iterator[datetime]:

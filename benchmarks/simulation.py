@@ -34,7 +34,7 @@ class Outcome:
     Args:
         limit: per hour.
         window: as configured.
-        accepted: the times of those that passed.
+        accepted: the times of the messages that passed.
         sent: how many there were.
         exact: how many of them an exact log would have let through.
         errors: of each message, the count that it was decided by less the true one: the messages
@@ -50,7 +50,7 @@ class Outcome:
 
     @property
     def mean_error(self) -> float:
-        """Of the count, without its sign, as a share of the limit."""
+        """The mean error of the count without its sign, as a share of the limit."""
         return sum(map(abs, self.errors)) / len(self.errors) / self.limit
 
     @property

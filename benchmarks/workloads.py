@@ -17,7 +17,7 @@ SEED: Final = 4711
 ZIPF_CLIENTS: Final = 20_000
 STABLE_SERVERS: Final = 2_000
 TAIL_SHARE: Final = 0.3
-"""Of all requests of the mix."""
+"""The share of all requests of the mix."""
 TAIL_ACTIVE: Final = 1_000
 """Clients of the tail that are sending at any moment."""
 FLOOD_RATE: Final = 30

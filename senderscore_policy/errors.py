@@ -24,7 +24,7 @@ class ConfigError(SenderscorePolicyError):
 
 
 class ProtocolError(SenderscorePolicyError):
-    """The peer on a policy connection sent something that is no policy delegation request."""
+    """The peer on a policy connection sent something that is not a policy delegation request."""
 
 
 class BackendError(SenderscorePolicyError):

@@ -31,7 +31,7 @@ _TTL = 10
 
 
 class Question(NamedTuple):
-    """A question as it came in: "udp" or "tcp", the absolute name, the type."""
+    """A question: "udp" or "tcp", the absolute name, the type."""
 
     transport: str
     name: str

@@ -65,7 +65,7 @@ class KeptKeys:
 
 
 def received(attributes: dict[bytes, bytes]) -> list[Request]:
-    """The request as it comes off the wire."""
+    """The request, parsed from the wire."""
     lines = [b"request=smtpd_access_policy", *(name + b"=" + value for name, value in attributes.items())]
     return RequestParser().feed(b"\n".join(lines) + b"\n\n")
 
