@@ -69,6 +69,12 @@ FAULTS: Final = (
         _LOST,
         share=0.45,  # surely fewer than two thirds
     ),
+    Fault(
+        "each of three memcached frozen, replicas = 2",
+        cache.frozen_in_turn,
+        memcached(3, 2),
+        felt="no answer within 0.25 s",
+    ),
     Fault("DNS silent", dns.silent, dns.zone, lives=None, felt="is failing"),
     Fault("DNS answers after 0.6 s", dns.slow, dns.zone),
     Fault("DNS answers after 2 s", dns.too_slow, dns.zone, lives=None),

@@ -32,6 +32,17 @@ def frozen(site: Site, seconds: float) -> None:
         site.pass_time(seconds / 6)
 
 
+def frozen_in_turn(site: Site, seconds: float) -> None:
+    """Each of the servers says nothing for a second, and has time to catch up before the next one's turn."""
+    for server in site.memcached:
+        server.freeze()
+        try:
+            site.pass_time(min(1.0, seconds / 7))
+        finally:
+            server.thaw()
+        site.pass_time(4)
+
+
 def _spoiled(site: Site, seconds: float, spoiler: Spoiler) -> None:
     site.relay.spoiler = spoiler
     site.pass_time(seconds)
