@@ -5,8 +5,10 @@ import errno
 import importlib
 import io
 import os
+import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -29,7 +31,7 @@ COMMANDS: Final = {
     "reset": "forget a client's messages",
     "ask": "send one policy request to the daemon, as Postfix does",
     "doctor": "check everything that limiting mail depends on",
-    "explain": "show recent decisions about a message or a client, and their reasons",
+    "explain": "show recent decisions about a message or a client, with reasons",
     "forecast": "replay mail logs against the limits",
     "top": "show the busiest clients, and update the list",
 }
@@ -50,6 +52,16 @@ Each command has its own --help with an example.
 exit status: 0 done, 64 wrong usage, 69 daemon or back end not reachable,
 74 output not written, 77 no permission, 78 mistake in the configuration
 """
+
+
+class Formatter(argparse.HelpFormatter):
+    """Help whose paragraphs are wrapped to the terminal; examples, and texts in columns, keep their layout."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - argparse passes it
+        return "\n\n".join(
+            part if re.search(r"^ |\S {2,}\S", part, re.MULTILINE) else textwrap.fill(part, width)
+            for part in text.split("\n\n")
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,9 +113,7 @@ def _main(arguments: list[str]) -> int:
         # SIGHUP would end the process before the daemon handles it; blocked, it becomes a reload after the start.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     register, run = command(general.command)
-    parser = Parser(
-        f"{PROGRAM} {general.command}", formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(f"{PROGRAM} {general.command}", formatter_class=Formatter, allow_abbrev=False)
     register(parser)
     return _run(run, parser.parse_intermixed_args(general.arguments, argparse.Namespace(config=general.config)))
 
@@ -122,7 +132,7 @@ def _general(arguments: Sequence[str]) -> argparse.Namespace:
         usage=USAGE,
         description="Limits how many messages a client may send to Postfix by its SenderScore.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")

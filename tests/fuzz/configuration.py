@@ -41,7 +41,7 @@ def _use(config: Config) -> None:
     rules = policy_of(config)
     for template in (rules.over_limit, *rules.tier_replies.values()):
         _render(template)
-    assert all(warning.splitlines() == [warning] for warning in warnings_of(config))
+    assert all(text.splitlines() == [text] for _, text in warnings_of(config))
 
 
 def _render(template: ReplyTemplate) -> None:

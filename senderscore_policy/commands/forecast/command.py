@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_config, checked, given_file
+from senderscore_policy.commands.arguments import add_config, checked, configuration, given_file
 from senderscore_policy.commands.forecast.page import page
 from senderscore_policy.commands.forecast.report import Change, Report
 from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> Report:
     path = config_file(given_file(args))
-    config = load(path)
+    config = configuration(args)
     other = load(args.compare) if args.compare else None
     given: NetworkTable[Scored | Unknown] = read_scores(args.scores) if args.scores else NetworkTable(())
     if args.html and not args.html.absolute().parent.is_dir():

@@ -237,3 +237,11 @@ def test_any_terminal_can_show_a_reply() -> None:
             env=environment, capture_output=True, check=True,
         )  # fmt: skip
     assert done.stdout == b"action=450 sp\\xe4ter\n"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_terminal_of_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """Sentences are wrapped; only examples, which people copy, may be longer."""
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run(*command.split(), "--help")[1].partition("example")[0]
+    assert [line for line in out.splitlines() if len(line) > 80] == []
