@@ -63,6 +63,16 @@ def test_each_command_is_described_with_all_its_arguments(program_page: str, com
     assert all(line.strip() in text for line in (parser.epilog or "").splitlines() if line.startswith(" "))
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_sentence_of_the_help_stays_in_one_paragraph(program_page: str, command: str) -> None:
+    """The page has each paragraph at the end of a command's help on one line, however the help wraps it."""
+    parser = argparse.ArgumentParser()
+    cli.command(command)[0](parser)
+    for block in re.split(r"\n{2,}", parser.epilog or ""):
+        prose = " ".join(line for line in block.splitlines() if not line.startswith(" "))
+        assert prose[:1].upper() + prose[1:] in plain(program_page).splitlines()
+
+
 def test_the_synopsis_names_each_command(program_page: str) -> None:
     """The head of the page lists all commands."""
     synopsis = program_page.partition("# SYNOPSIS")[2].partition("# DESCRIPTION")[0]
