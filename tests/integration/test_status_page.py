@@ -168,7 +168,7 @@ def test_trouble_behind_the_daemon_is_named(
 
 
 def test_hostile_attributes_show_as_text(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
-    """Whatever a client calls itself is shown, and never becomes a part of the page; nor does a hostile link."""
+    """A hostile host name is shown as text and never becomes markup; neither does a hostile link."""
     site = Site(start_daemon)
     site.send(1, client_name=HOSTILE)
     site.send(1, "192.0.2.76", client_name="\u202e\x1b[31m")
@@ -189,7 +189,7 @@ def test_hostile_attributes_show_as_text(start_daemon: StartDaemon, visit: Calla
 
 
 def test_it_reads_filters_and_sorts_without_javascript(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
-    """With scripts off every list is there, by links and a form."""
+    """Without scripts, links and a form lead to every list."""
     site = Site(start_daemon)
     site.send(5)
     site.send(2, "192.0.2.76")
@@ -215,7 +215,7 @@ def test_it_reads_filters_and_sorts_without_javascript(start_daemon: StartDaemon
 
 
 def test_the_filter_works_as_one_types(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
-    """With scripts on the list follows the filter, the address says so, and what is typed stays."""
+    """With scripts, the list and the page's address follow the filter, and the typed text stays."""
     site = Site(start_daemon)
     site.send(1)
     site.send(1, "192.0.2.76")
@@ -228,7 +228,7 @@ def test_the_filter_works_as_one_types(start_daemon: StartDaemon, visit: Callabl
 
 
 def test_it_asks_no_other_host(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
-    """Everything comes from the daemon, in one piece; the policy it sends forbids all else."""
+    """The page is one file from the daemon, and its Content-Security-Policy forbids everything else."""
     site = Site(start_daemon)
     site.send(1)
     seen = visit(site.url)
@@ -246,7 +246,7 @@ def test_it_asks_no_other_host(start_daemon: StartDaemon, visit: Callable[..., V
 
 
 def test_it_says_when_the_daemon_is_gone(start_daemon: StartDaemon, visit: Callable[..., Visit]) -> None:
-    """A page that is left open does not pretend to be current."""
+    """An open page says since when the daemon has not answered."""
     site = Site(start_daemon)
     page = visit(site.url).page
     playwright.expect(page.locator(".lost")).to_be_hidden()

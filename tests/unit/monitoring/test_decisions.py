@@ -14,7 +14,7 @@ def decision(time: float, reason: Reason = Reason.WITHIN_LIMIT, key: str = "192.
 
 
 def test_decisions_are_found_by_client_and_by_message() -> None:
-    """In the order in which they were made, whatever their reasons."""
+    """Decisions are found in the order in which they were made, with any reason."""
     recent = DecisionHistory()
     recent.decided([decision(1, queue_id="A1"), decision(2, Reason.OVER_LIMIT, queue_id="A11")])
     recent.decided([decision(3, key="192.0.2.7", queue_id="A1"), decision(4, Reason.REPEAT, queue_id="B")])

@@ -12,7 +12,7 @@ from senderscore_policy.policy.window import Window
 
 
 def test_deferrals_go_by_the_buckets_of_the_counters() -> None:
-    """In a fixed window they are forgotten when the next one begins, as the messages are."""
+    """In a fixed window, deferrals are forgotten when the next window begins, like the messages."""
     now = 60.0
     seen = SeenClients(Window(60, 1), lambda: now)
     client = Client("192.0.2.75", "192.0.2.75")
@@ -24,7 +24,7 @@ def test_deferrals_go_by_the_buckets_of_the_counters() -> None:
 
 
 async def test_no_score_is_asked_for_an_exempt_client(tmp_path: Path) -> None:
-    """It could not matter, and would cost a query."""
+    """The score of an exempt client could not matter, and would cost a query."""
     async with site(tmp_path) as daemon:
         answer = await daemon.admin.score(daemon.client("127.0.0.1"))
         assert answer["source"] == "none"

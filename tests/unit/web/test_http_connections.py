@@ -152,7 +152,7 @@ async def test_a_request_without_a_host_is_answered(tmp_path: Path) -> None:
 
 
 def test_the_hosts_file_knows_all_names_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are on the lines that have the host name; other lines name other hosts."""
+    """The names of this host are on the lines of /etc/hosts that contain its host name."""
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost\n127.0.1.1 MX1.example.org mx1 # us\n\n192.0.2.9 other.example.org other\n")
     monkeypatch.setattr(listener, "_HOSTS_FILE", hosts)

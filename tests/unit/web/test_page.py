@@ -116,7 +116,7 @@ def test_lists(status: Status, query: dict[str, str], expected: list[str]) -> No
     )
 )
 def test_a_link_leads_to_its_view(wanted: View) -> None:
-    """What a link of the page asks for is what is shown behind it."""
+    """A link of the page leads to the view that it asks for."""
     link = View().link(**{name: getattr(wanted, name) for name in View.__slots__})
     query = dict(parse_qsl(link.removeprefix("?")))
     assert view(query) == wanted
@@ -124,7 +124,7 @@ def test_a_link_leads_to_its_view(wanted: View) -> None:
 
 @pytest.mark.parametrize("query", [{}, {"show": "near", "sort": "-count", "filter": "<b>'\"&"}, {"filter": "nobody"}])
 def test_the_page_is_sound(status: Status, query: dict[str, str]) -> None:
-    """Every element is closed, every id is there once, and nothing that the policy forbids is used."""
+    """The page closes every element, uses each id once, and nothing that its Content-Security-Policy forbids."""
     checker = Checker(rendered(status, view(query)))
     assert len(set(checker.ids)) == len(checker.ids)
     for name, _ in checker.attributes:
@@ -133,7 +133,7 @@ def test_the_page_is_sound(status: Status, query: dict[str, str]) -> None:
 
 
 def test_text_is_text(status: Status) -> None:
-    """What a client, the zone or a visitor says never becomes a part of the page."""
+    """Text from a client, from the zone or from a visitor never becomes markup."""
     hostile = "</style><script>alert(1)</script>"
     changed = replace(
         status,
@@ -148,7 +148,7 @@ def test_text_is_text(status: Status) -> None:
 
 
 def test_trouble_is_shown(status: Status) -> None:
-    """The page shows what is wrong: reasons, servers that are down, what is lost or not saved."""
+    """The page shows reasons, servers that are down, and state that is not saved."""
     changed = replace(
         status,
         scores=replace(status.scores, zone_state="refuses", state="degraded: it refuses", limit=0, used=5),
@@ -221,7 +221,7 @@ def scale(drawn: Chart) -> float:
 
 
 def test_the_tiers_have_an_order_and_colours() -> None:
-    """From the worst scores up, then the rest; a tier keeps its colour whatever the others are."""
+    """Tiers are sorted from the worst scores up, then the rest; a tier keeps its colour in every chart."""
     tiers = ["none", "91-100", "unscored", "0-10", "not-asked", "71-80", "override", "unavailable"]
     assert sorted(tiers, key=tier_order) == [
         "0-10", "71-80", "91-100", "not-asked", "unscored", "unavailable", "override", "none",
@@ -243,7 +243,7 @@ def test_times_in_words(seconds: float, words: str) -> None:
 
 
 def test_the_policy_allows_this_style_and_script_alone(status: Status) -> None:
-    """The hashes of the Content-Security-Policy are those of what is in the page."""
+    """The Content-Security-Policy has the hashes of the style and the script in the page."""
     text = rendered(status)
     hashed: Callable[[str], str] = html.source_of
     for kind in ("style", "script"):
@@ -252,7 +252,7 @@ def test_the_policy_allows_this_style_and_script_alone(status: Status) -> None:
 
 
 def test_no_limit_is_a_sign(status: Status) -> None:
-    """A client without a limit has one that is never reached."""
+    """The page shows the missing limit of a client as ∞."""
     assert "30 <small>of ∞</small>" in rendered(status)
     assert html._FILTERS["limit"](math.inf) == "∞"
 

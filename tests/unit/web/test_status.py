@@ -18,7 +18,7 @@ CLIENT = "192.0.2.75"
 
 
 async def test_a_limited_client(tmp_path: Path) -> None:
-    """Its row shows what was deferred and when it may send again: an hour after the bucket it filled began."""
+    """A limited client is shown with its deferred messages; it is accepted an hour after its bucket began."""
     async with site(tmp_path, LIMITED) as daemon:
         daemon.pass_time(300 - daemon.clock.time() % 300)
         await daemon.send(CLIENT, 12, client_name="mx.example.net")
@@ -39,7 +39,7 @@ async def test_a_limited_client(tmp_path: Path) -> None:
 
 
 async def test_every_client_is_listed_once_and_forgotten_after_the_window(tmp_path: Path) -> None:
-    """Also those without a limit; exempt ones are not counted and not listed."""
+    """The list has clients without a limit, too; exempt clients are neither counted nor listed."""
     async with site(tmp_path, LIMITED) as daemon:
         for client, messages in ((CLIENT, 12), ("198.51.100.1", 3), ("2001:db8::1", 1), ("127.0.0.1", 5)):
             await daemon.send(client, messages)
@@ -62,7 +62,7 @@ async def test_what_an_administrator_counts_is_shown(tmp_path: Path) -> None:
 
 
 async def test_it_is_json(tmp_path: Path) -> None:
-    """Programs can read all of it, before the first request and with a zone that refuses."""
+    """A program can read the status as JSON, before the first request and with a zone that refuses."""
     async with site(tmp_path, LIMITED) as daemon:
         first = json.loads(json.dumps((await daemon.status()).as_json(), allow_nan=False))
         assert first["service"]["last_request_at"] is None
@@ -160,7 +160,7 @@ async def test_a_client_in_detail(tmp_path: Path) -> None:
 
 
 async def test_the_busiest_and_the_nearest_are_chosen(tmp_path: Path) -> None:
-    """Of many clients those with the highest counts are listed, and those next to a small limit."""
+    """The list has the clients with the highest counts, and those next to a small limit."""
     async with site(tmp_path, LIMITED + "[unscored]\nlimit = 1000\n") as daemon:
         await daemon.send("192.0.2.1", 10)
         for number in range(5):
@@ -184,7 +184,7 @@ async def test_the_busiest_and_the_nearest_are_chosen(tmp_path: Path) -> None:
     ],
 )
 def test_places(limit: float, messages: int, asked: bool, deferring: bool, expected: LimitState) -> None:
-    """A client is limited while its next message would be deferred, or while it is near and some were lately."""
+    """A client is limited if its next message would be deferred, or if it is near its limit and was deferred lately."""
     assert limit_state(limit, messages, asked=asked, deferring=deferring) is expected
 
 
