@@ -120,7 +120,7 @@ def findings_of(postfix: Postfix, *, asked: bool = False) -> list[Finding]:
 
 @pytest.mark.parametrize("name", [path.name for path in CORPUS.iterdir() if path.name not in {*BROKEN, *OTHERS}])
 def test_each_kind_of_configuration(name: str) -> None:
-    """Every fault is a finding with its cause and a remedy, and where nothing is wrong there is none."""
+    """Every fault is a finding with its cause and a remedy, and a configuration without faults has none."""
     findings = findings_of(read_postfix(CORPUS / name))
     worse = [each for each in findings if each.status is not Status.OK]
     assert [f"{each.status} {each.check}" for each in worse] == [head for head, *_ in EXPECTED[name]]

@@ -48,7 +48,7 @@ class Instance:
 
     @property
     def reload(self) -> str:
-        """The command that makes a change take effect."""
+        """Return the command that applies a change."""
         return f"postfix{self.option} reload"
 
 
@@ -74,22 +74,22 @@ class Smtpd:
 
     @property
     def name(self) -> str:
-        """Its name in findings."""
+        """Return the name that findings use."""
         return self.instance.label + self.service
 
     @property
     def restrictions(self) -> Restrictions:
-        """What its restriction lists come to."""
+        """Read the restriction lists."""
         return restrictions_of(self.parameters)
 
     @property
     def queue_directory(self) -> Path:
-        """Where chrooted services have their root, and relative sockets theirs."""
+        """Return the root of chrooted services, to which relative sockets belong."""
         return Path(self.parameters["queue_directory"])
 
     @property
     def disabled(self) -> bool:
-        """Whether `multi_instance_enable` or `master_service_disable` (by its first match) turns it off."""
+        """Return whether `multi_instance_enable` or `master_service_disable` (by its first match) turns it off."""
         if self.instance.label and self.instance.main.get("multi_instance_enable") != "yes":
             return True
         for pattern in tokens(self.instance.main.get("master_service_disable", "")):
@@ -99,7 +99,7 @@ class Smtpd:
 
     @property
     def takes_mail_from_outside(self) -> bool:
-        """Whether it takes other hosts' mail: on port 25 of a public address, or behind postscreen or a proxy."""
+        """Return whether it takes mail of other hosts: port 25 of a public address, or behind postscreen or a proxy."""
         if self.service.endswith("/pass"):
             return True
         host, _, port = self.service.rpartition("/")[0].rpartition(":")
@@ -109,7 +109,7 @@ class Smtpd:
 
     @property
     def takes_submissions(self) -> bool:
-        """Whether it is for users who log in (RFC 6409, RFC 8314)."""
+        """Return whether it is for users who log in (RFC 6409, RFC 8314)."""
         port = self.service.rpartition("/")[0].rpartition(":")[2]
         return port in {"submission", "587", "submissions", "smtps", "465"}
 
@@ -132,13 +132,13 @@ class Postfix:
 
     @property
     def entrances(self) -> list[Smtpd]:
-        """The services for mail from outside; where none is known as such, all that are not for submission."""
+        """Return the services for mail from outside; without a known one, all that are not for submission."""
         known = [smtpd for smtpd in self.smtpd if smtpd.takes_mail_from_outside]
         return known or [smtpd for smtpd in self.smtpd if not smtpd.takes_submissions]
 
     @property
     def changed_at(self) -> float:
-        """When a main.cf or master.cf was written last, seconds since the epoch."""
+        """Return when a main.cf or master.cf was last written, in seconds since the epoch."""
         files = (each.directory / name for each in self.instances for name in ("main.cf", "master.cf"))
         return max(file.stat().st_mtime for file in files)
 
@@ -208,7 +208,7 @@ def _services(instance: Instance) -> list[Smtpd]:
 
 
 def _stray(words: list[str]) -> str:
-    """What in the command of a service is neither an option nor the value of one."""
+    """Return the words in the command of a service that are neither options nor their values."""
     stray = []
     previous = ""
     for word in words:
@@ -226,7 +226,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def networks_in(text: str) -> tuple[list[Network], list[str]]:
-    """The networks of a parameter such as mynetworks, and those of its elements that only Postfix can look up."""
+    """Return the networks of a parameter such as mynetworks, and its elements that only Postfix can look up."""
     networks: list[Network] = []
     others: list[str] = []
     for element in tokens(text):
@@ -247,7 +247,7 @@ def networks_in(text: str) -> tuple[list[Network], list[str]]:
 
 
 def _by_service(output: str) -> dict[str, dict[str, str]]:
-    """Lines of `service/type/name = value` by their service."""
+    """Group lines of `service/type/name = value` by their service."""
     found: dict[str, dict[str, str]] = {}
     for key, value in _assignments(output).items():
         service, _, name = key.rpartition("/")
@@ -256,13 +256,13 @@ def _by_service(output: str) -> dict[str, dict[str, str]]:
 
 
 def _assignments(output: str) -> dict[str, str]:
-    """Lines of `name = value`."""
+    """Parse lines of `name = value`."""
     pairs = (line.partition(" =") for line in output.splitlines())
     return {name: value.strip() for name, equals, value in pairs if equals}
 
 
 def _run(name: str, arguments: list[str]) -> tuple[str, list[str]]:
-    """The output of one of Postfix's programs, and the lines that it wrote to stderr."""
+    """Run one of Postfix's programs; return its output and the lines that it wrote to stderr."""
     program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}")
     if program is None:
         raise BackendError(f"no Postfix on this host: {name} is not in PATH")

@@ -35,7 +35,7 @@ class _Check:
 
     @property
     def place(self) -> str:
-        """The check in words."""
+        """Say in words which service asks which endpoint, and in which list."""
         return f"{self.smtpd.name} asks {self.hook.endpoint} in {self.hook.parameter}"
 
 
@@ -48,7 +48,7 @@ def _checks(services: Iterable[Smtpd], served: Sequence[Endpoint]) -> list[_Chec
 
 
 def recommended(served: Sequence[Endpoint]) -> str:
-    """The endpoint that Postfix should ask: TCP if the daemon listens there, as a chroot does not hide it."""
+    """Return the endpoint that Postfix should ask: a TCP address if there is one, as a chroot does not hide it."""
     endpoint = min(served, key=lambda endpoint: isinstance(endpoint, Unix), default=DEFAULT)
     if isinstance(endpoint, Inet) and endpoint.host in {"0.0.0.0", "::"}:  # noqa: S104 - not bound to here
         endpoint = Inet("127.0.0.1" if endpoint.host == "0.0.0.0" else "::1", endpoint.port)  # noqa: S104
@@ -56,7 +56,7 @@ def recommended(served: Sequence[Endpoint]) -> str:
 
 
 def check(endpoint: str, options: Mapping[str, str] | None = None) -> list[str]:
-    """The check for a restriction list: the endpoint with the recommended attributes and further options."""
+    """Return the two elements of a check with the recommended attributes and further options."""
     terms = {**(options or {}), **TERMS}.items()
     shown = [f"{{ {name} = {text} }}" if re.search("[ ,]", text) else f"{name}={text}" for name, text in terms]
     return [CHECK, f"{{ {', '.join([endpoint, *shown])} }}"]
@@ -94,7 +94,7 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
 
 
 def _mistakes(smtpd: Smtpd, served: Sequence[Endpoint]) -> Iterator[Finding]:
-    """What keeps smtpd from starting, or from taking mail."""
+    """Report what keeps smtpd from starting, or from taking mail."""
     if smtpd.stray:
         remedy = f"write -o {{ name = value }} where a value has white space; then: {smtpd.instance.reload}"
         if END_OF_DATA in smtpd.overridden:
@@ -110,7 +110,7 @@ def _mistakes(smtpd: Smtpd, served: Sequence[Endpoint]) -> Iterator[Finding]:
 
 
 def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
-    """How a mistake in a restriction list is corrected."""
+    """Return the remedy for a mistake in a restriction list."""
     written, word = _written(smtpd, fault.parameter), fault.word
     index = written.index(word) if word in written else 0
     before, behind = written[:index], written[index + 1 :]
@@ -139,7 +139,7 @@ def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
 def _entrances(
     postfix: Postfix, entrances: Sequence[Smtpd], checks: Sequence[_Check], served: Sequence[Endpoint], *, asked: bool
 ) -> Iterator[Finding]:
-    """Whether each smtpd that takes mail from outside asks, those left out that were looked at before."""
+    """Check that each of these services, which take mail from outside, asks the daemon."""
     asking = sorted({each.smtpd.name for each in checks if each.ours and not each.hook.blocked_by})
     silent = [smtpd for smtpd in entrances if smtpd.name not in asking]
     for smtpd in silent:
@@ -160,7 +160,7 @@ def _entrances(
 
 
 def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint]) -> tuple[Status, str, str]:
-    """Why an smtpd with these checks does not ask this daemon, and the remedy."""
+    """Return why an smtpd with these checks does not ask this daemon, and the remedy."""
     if unreached := next((each for each in checks if each.ours), None):
         hook = unreached.hook
         remedy = _change(
@@ -195,7 +195,7 @@ def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint])
 
 
 def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator[Finding]:
-    """Whether the daemon is asked at the end of data, about all messages, and whether its answer counts."""
+    """Check that the daemon is asked at the end of data and about all messages, and that its answer counts."""
     hook, status, problems, remedy = each.hook, Status.WARN, [], ""
     if hook.parameter != END_OF_DATA:
         remedy = _change(each, None, f"move the check to {END_OF_DATA}")
@@ -221,7 +221,7 @@ def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator
 
 
 def _terms(each: _Check, config: Config) -> Iterator[Finding]:
-    """What Postfix does without an answer, and how long each message waits for one."""
+    """Check what Postfix does without an answer, and how long each message waits for one."""
     options, parameters, prefix = each.hook.options, each.smtpd.parameters, "smtpd_policy_service_"
     given = {name: options.get(name) or parameters.get(prefix + name, "") for name in ("retry_delay", *TERMS)}
     remedy = _change(
@@ -250,7 +250,7 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
 
 
 def _socket(each: _Check) -> Iterator[Finding]:
-    """Whether the user that smtpd runs as may use a unix socket."""
+    """Check that the user that smtpd runs as may use a unix socket."""
     endpoint, owner = _endpoint(each.smtpd, each.hook.endpoint), each.smtpd.parameters["mail_owner"]
     if isinstance(endpoint, Unix) and (closed := obstacle(Path(endpoint.path), owner)):
         remedy = f"chmod o+x {closed} (o+rw for the socket itself), or use TCP"
@@ -258,7 +258,7 @@ def _socket(each: _Check) -> Iterator[Finding]:
 
 
 def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding]:
-    """Whether the site's own hosts are limited."""
+    """Check that the site's own hosts are not limited."""
     exposed = [each for each in reached if not each.hook.own_networks]
     for each in exposed:
         if limited := _limited_networks(each.smtpd, config):
@@ -278,7 +278,7 @@ def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding
 
 
 def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
-    """What mynetworks has and the daemon does not exempt."""
+    """Return the elements of mynetworks that the daemon does not exempt."""
     networks, others = networks_in(smtpd.parameters.get("mynetworks", ""))
     free = [*config.exempt.networks]
     free += [network for each in config.overrides if each.limit == UNLIMITED for network in each.networks]
@@ -287,7 +287,7 @@ def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
 
 
 def permitted_networks(postfix: Postfix, served: Sequence[Endpoint]) -> list[Network]:
-    """The networks that Postfix does not ask about: those of mynetworks, unless a check comes without them."""
+    """Return mynetworks if `permit_mynetworks` comes before each check of this daemon: Postfix does not ask then."""
     if not all(each.hook.own_networks for each in _checks(postfix.entrances, served) if each.ours):
         return []
     return [
@@ -296,7 +296,7 @@ def permitted_networks(postfix: Postfix, served: Sequence[Endpoint]) -> list[Net
 
 
 def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
-    """Every parameter that names this daemon, in use or not: once it is removed, Postfix may defer mail over them."""
+    """List every parameter that names this daemon, in use or not: without the daemon they may stop mail."""
     found: dict[str, list[str]] = {}
     for instance in postfix.instances:
         for name, value in instance.written.items():
@@ -313,7 +313,7 @@ def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
 
 
 def _names(value: str, queue: Path, served: Sequence[Endpoint]) -> bool:
-    """Whether a value has an endpoint of this daemon in it, in any notation."""
+    """Return whether a value contains an endpoint of this daemon, in any notation."""
     return any(
         is_served(inside_endpoint(text, chroot=chroot, queue_directory=queue), served)
         for text in re.findall(r"(?:inet|unix|local):[^\s,{}]+", value)
@@ -322,7 +322,7 @@ def _names(value: str, queue: Path, served: Sequence[Endpoint]) -> bool:
 
 
 def _change(each: _Check, arrange: Arrange | None, otherwise: str) -> str:
-    """The command that changes the list of a check and keeps all other elements.
+    """Return the command that changes the list of a check and keeps all other elements.
 
     Args:
         each: the check.
@@ -343,7 +343,7 @@ def _change(each: _Check, arrange: Arrange | None, otherwise: str) -> str:
 
 
 def _with_check(smtpd: Smtpd, parameter: str, rest: list[str], new: list[str]) -> list[str]:
-    """A list with a check behind all that it has, or where nothing ends the list before."""
+    """Add a check at the end of a list, or at its beginning if something would end the list before the check."""
     elements = lists.with_check(rest, new)
     hooks = lists.restrictions_of({**smtpd.parameters, parameter: lists.joined(elements)}).hooks
     blocked = any(hook.blocked_by for hook in hooks if hook.parameter == parameter)
@@ -351,13 +351,13 @@ def _with_check(smtpd: Smtpd, parameter: str, rest: list[str], new: list[str]) -
 
 
 def _ahead(before: list[str], found: list[str]) -> list[str]:
-    """A check ahead of the policy services before it."""
+    """Move a check ahead of the policy services before it."""
     first = lists.position_of_check(before, lambda _: True) or 0
     return [*before[:first], *found, *before[first:]]
 
 
 def _command(smtpd: Smtpd, changed: Mapping[str, Sequence[str]]) -> str:
-    """What sets restriction lists for an smtpd, where they are set now, in a form that can be pasted."""
+    """Return what sets restriction lists of an smtpd in the file that sets them now, in a form that can be pasted."""
     instance = smtpd.instance
     settings = [f"{name} = {lists.joined(elements)}" for name, elements in changed.items()]
     if not smtpd.overridden.keys().isdisjoint(changed):
@@ -368,22 +368,22 @@ def _command(smtpd: Smtpd, changed: Mapping[str, Sequence[str]]) -> str:
 
 
 def _written(smtpd: Smtpd, parameter: str) -> list[str]:
-    """The elements of a list as master.cf or main.cf has them, variables and classes included."""
+    """Return the elements of a list in master.cf or main.cf; variables and classes are not expanded."""
     return lists.tokens(smtpd.overridden.get(parameter, smtpd.instance.written.get(parameter, "")))
 
 
 def _distinct(checks: Iterable[_Check]) -> list[_Check]:
-    """One for each way of asking, however many services share it."""
+    """Return one check for each way of asking; several services may share it."""
     return list({str(each.hook): each for each in reversed(list(checks))}.values())[::-1]
 
 
 def _endpoint(smtpd: Smtpd, text: str) -> Endpoint | None:
-    """Where an endpoint leads to; None if it is not an endpoint."""
+    """Return where an endpoint in main.cf leads to; None: it is not an endpoint."""
     return inside_endpoint(text, chroot=smtpd.chroot, queue_directory=smtpd.queue_directory)
 
 
 def _is_hidden(each: _Check, served: Sequence[Endpoint]) -> bool:
-    """Whether the daemon's own socket is meant, and a chroot hides it."""
+    """Return whether a check names the daemon's socket, and a chroot hides it."""
     kind, _, path = each.hook.endpoint.partition(":")
     return (
         not each.ours

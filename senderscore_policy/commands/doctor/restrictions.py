@@ -111,7 +111,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Restrictions:
-    """What the restriction lists of one smtpd come to.
+    """What smtpd reads in its restriction lists.
 
     Args:
         hooks: the policy services that it asks, in the order in which it comes to them.

@@ -1,4 +1,4 @@
-"""Checks of `doctor`: what the mail log says of Postfix and of its requests, and whether the clock is right."""
+"""Checks of `doctor`: the mail log against the requests of Postfix, and the clock."""
 
 import re
 import shutil
@@ -26,7 +26,7 @@ DAY: Final = 24 * HOUR
 TAIL: Final = 16 * 1024 * 1024
 """Bytes at the end of a mail log that are read, about 100,000 lines."""
 MAIL_LOGS: Final = (Path("/var/log/mail.log"), Path("/var/log/maillog"))
-"""Of Debian, and of Red Hat and SUSE."""
+"""The files of Debian, and of Red Hat and SUSE."""
 FEW: Final = 10
 """Messages without a request from which doctor warns: some were on their way, and an access map may permit others."""
 _PATIENCE: Final = 30.0
@@ -37,7 +37,7 @@ _FAULT: Final = re.compile(
     rb"|.*bad command startup).*|.*Server configuration (?:error|problem).*))$",
     re.MULTILINE,
 )
-"""Time and text of what smtpd says when its configuration keeps it from taking mail."""
+"""Time and text of the lines that smtpd writes when its configuration keeps it from taking mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
 
 
 def _fault(log: MailLog, postfix: Postfix) -> Finding:
-    """Whether smtpd reports a fault, and no message came after it."""
+    """Check for a fault that smtpd reported, and whether Postfix has taken messages since."""
     if log.fault is None:
         return Finding(
             "log", Status.OK, f"smtpd has not reported a fault of its configuration, according to {log.name}"
@@ -119,20 +119,20 @@ def _fault(log: MailLog, postfix: Postfix) -> Finding:
 
 
 def _since(running: Running, postfix: Postfix | None) -> int:
-    """From when on requests and messages are compared: Postfix had its present configuration, and the daemon ran."""
+    """Return when the comparison begins: with the present configuration, a running daemon, and within the hour."""
     started_at, changed_at = running.status["service"]["started_at"], postfix.changed_at if postfix else 0
     # Logs have whole seconds.
     return int(max(time.time() - HOUR, started_at, changed_at))
 
 
 def was_asked(running: Running | None, postfix: Postfix) -> bool:
-    """Whether Postfix has asked the daemon lately, with its present configuration."""
+    """Return whether Postfix has asked the daemon within the hour, with its present configuration."""
     last = running and running.own["last_request_at"]
     return bool(running and last and last >= _since(running, postfix))
 
 
 def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | None) -> Finding:
-    """Whether Postfix asks about the messages that it takes; None: its configuration or its log could not be read."""
+    """Check that Postfix asks about the messages that it takes; None: configuration or log could not be read."""
     now, last, since = time.time(), running.own["last_request_at"], _since(running, postfix)
     asked = f"last request {span(now - last)} ago" if last else f"no request since {as_text(since)}"
     if postfix is None or log is None:
@@ -181,13 +181,13 @@ def _log_files(postfix: Postfix, since: float) -> list[Path]:
 
 
 def _rotated(path: Path, since: float) -> list[Path]:
-    """Older files of a log, as logrotate(8) and `postfix logrotate` name them."""
+    """Return the older files of a log, as logrotate(8) and `postfix logrotate` name them."""
     files = [(file.stat().st_mtime, file) for file in path.parent.glob(f"{path.name}[.-]*")]
     return [file for at, file in sorted(files) if at >= since]
 
 
 def _end_of(path: Path) -> bytes:
-    """The end of a log file, which may be compressed."""
+    """Read the end of a log file, which may be compressed."""
     if path.suffix in {".gz", ".bz2", ".xz"}:
         return b"".join(chunks_of(str(path), lambda _: None))[-TAIL:]
     with path.open("rb") as log:
@@ -196,7 +196,7 @@ def _end_of(path: Path) -> bytes:
 
 
 def _journal(postfix: Postfix, since: float) -> bytes:
-    """What Postfix wrote to the journal since then."""
+    """Read what Postfix has written to the journal."""
     parameters = [*(each.main for each in postfix.instances), *(smtpd.parameters for smtpd in postfix.smtpd)]
     names = {each.get("syslog_name", "postfix") for each in parameters}
     programs = [f"--identifier={name}/{program}" for name in sorted(names) for program in ("smtpd", "qmgr", "master")]
@@ -207,7 +207,7 @@ def _journal(postfix: Postfix, since: float) -> bytes:
         )
     except subprocess.TimeoutExpired as error:
         raise BackendError(f"{command[0]} did not end within {_PATIENCE:g} s") from error
-    # It says there what it did not show: other users' messages, or that there is no journal.
+    # Notices about messages that it may not show, or about a missing journal.
     if done.returncode or done.stderr.strip():
         notice = " ".join(done.stderr.decode(errors="replace").split()) or f"{command[0]} failed"
         raise PermissionError(notice) if "permission" in notice or "not seeing" in notice else BackendError(notice)
@@ -215,7 +215,7 @@ def _journal(postfix: Postfix, since: float) -> bytes:
 
 
 def _time_of(stamp: bytes) -> float:
-    """The time at the beginning of a log line; one without a year is not in the future. 0: the date does not exist."""
+    """Return the time of a log line; one without a year is not in the future. 0: the date does not exist."""
     text, now = stamp.decode("ascii"), datetime.now().astimezone()
     try:
         if text[0].isdigit():

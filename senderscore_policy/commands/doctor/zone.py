@@ -1,4 +1,4 @@
-"""Checks of `doctor`: does the score zone answer our resolver, and whose resolver is it?"""
+"""Checks of `doctor`: the score zone and the resolver that the daemon asks."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from senderscore_policy.reputation.lookup import RESOLV_CONF, LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
 
 TEST_ADDRESS: Final = "127.0.0.1"
-"""No sender: a healthy zone has no entry for it (RFC 5782, 5)."""
+"""An address that sends no mail: a healthy zone has no entry for it (RFC 5782, 5)."""
 STUB: Final = "127.0.0.53"
 """Of systemd-resolved; `UPSTREAM` names the servers that it asks (systemd-resolved.service(8))."""
 UPSTREAM: Final = Path("/run/systemd/resolve/resolv.conf")
@@ -54,7 +54,7 @@ async def _ask(resolver: ScoreResolver, address: str) -> tuple[LookupResult, str
 
 
 def zone_finding(result: LookupResult, zone: str, address: str, visible: str) -> Finding:
-    """What an answer about a client means; `visible` is the address that the zone sees, in words."""
+    """Return what an answer about a client means; `visible` is the address that the zone sees, in words."""
     raw = ", ".join(result.addresses) or "no address"
     asked = f"{result.nameserver} says" if result.nameserver else "no name server was asked:"
     answer = f"{asked} {raw} ({result.rcode or 'no response'}, {result.elapsed * 1000:.0f} ms)"
@@ -81,7 +81,7 @@ def zone_finding(result: LookupResult, zone: str, address: str, visible: str) ->
 
 
 def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
-    """The finding about an answer without a score, given the rcode of the question for the zone's SOA record."""
+    """Complete the finding about an answer without a score by the rcode of the question for the zone's SOA record."""
     if rcode == "NOERROR":
         return finding
     if rcode == "NXDOMAIN":
@@ -107,7 +107,7 @@ def resolvers_of(
 
 
 def resolver_finding(settings: ReputationSettings, hosts: Sequence[str], source: str) -> Finding:
-    """Whose resolver it is, and which address has to be registered for the public zone."""
+    """Check that the resolver is not a public one, and name the address that has to be registered."""
     asks = f"asks {', '.join(hosts) or 'no name server'} ({source})"
     if settings.zone.lower() != PUBLIC_ZONE:
         return Finding("resolver", Status.OK, asks)
@@ -123,9 +123,9 @@ def resolver_finding(settings: ReputationSettings, hosts: Sequence[str], source:
 
 
 def visible_address(hosts: Sequence[str]) -> str:
-    """Which address the zone sees when these name servers are asked, in words.
+    """Return in words which address the zone sees when these name servers are asked.
 
-    A server that forwards questions hides itself: the zone sees the last one.
+    The zone does not see a server that forwards questions, but the last one.
     """
     forwarding = "unless it forwards questions to other servers: then theirs"
     remote = [host for host in hosts if not ip_address(host).is_loopback]
@@ -148,7 +148,7 @@ def _own_address() -> str:
 
 
 def nameservers_in(resolv_conf: Path) -> list[str]:
-    """The name servers of a resolv.conf(5); none if it cannot be read."""
+    """Return the name servers of a resolv.conf(5); none if it cannot be read."""
     try:
         lines = resolv_conf.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
