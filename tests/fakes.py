@@ -273,7 +273,7 @@ class StoreRecord:
     def __init__(self) -> None:
         self.commands: list[int] = []
         self.failures = 0
-        self.poisoned = 0
+        self.invalid = 0
 
     def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
         assert seconds >= 0
@@ -282,8 +282,8 @@ class StoreRecord:
         else:
             self.failures += 1
 
-    def poisoned_key(self) -> None:
-        self.poisoned += 1
+    def invalid_key(self) -> None:
+        self.invalid += 1
 
 
 class FakeMemcached:

@@ -24,7 +24,7 @@ class _Unobserved:
 
     def _ignore(self, *args: object, **kwargs: object) -> None: ...
 
-    looked_up = cache = round_trip = poisoned_key = _ignore
+    looked_up = cache = round_trip = invalid_key = _ignore
 
 
 class DirectAccess:

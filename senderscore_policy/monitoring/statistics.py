@@ -59,7 +59,7 @@ class Metrics:
         self.round_trips: Counter[str] = Counter()
         self.round_trip_latency = Histogram(LATENCY_BOUNDS)
         self.store_commands = 0
-        self.poisoned_keys = 0
+        self.invalid_keys = 0
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Count a batch by the first word of the action, which is a closed set, by reason and by tier."""
@@ -86,9 +86,9 @@ class Metrics:
         self.round_trip_latency.observe(seconds)
         self.store_commands += commands
 
-    def poisoned_key(self) -> None:
+    def invalid_key(self) -> None:
         """Count a key that did not hold a number."""
-        self.poisoned_keys += 1
+        self.invalid_keys += 1
 
 
 MINUTES: Final = 60

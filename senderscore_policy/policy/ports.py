@@ -102,7 +102,7 @@ class StoreObserver(Protocol):
     def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
         """Record a pipelined exchange with one server."""
 
-    def poisoned_key(self) -> None:
+    def invalid_key(self) -> None:
         """Record a key that did not hold a counter and was deleted."""
 
 

@@ -177,9 +177,9 @@ class PolicyConnection(asyncio.Protocol):
         self._transport.abort()
 
     def fail(self, error: Exception) -> None:
-        """Log the unforeseen error and drop the connection without a reply."""
+        """Log the internal error and drop the connection without a reply."""
         self.server.counts.failed += 1
-        log.error("unforeseen error in a request from %s; disconnected", self.peer, exc_info=error)
+        log.error("internal error in a request from %s; disconnected", self.peer, exc_info=error)
         self.abort()
 
 

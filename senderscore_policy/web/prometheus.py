@@ -155,7 +155,7 @@ class Exposition:
             "store_round_trip_duration_seconds", "Duration of a round trip to a memcached.", metrics.round_trip_latency
         )
         yield _counter("store_commands", "Commands sent to memcached.", metrics.store_commands)
-        yield _counter("store_invalid_keys", "Keys deleted because they did not hold a number.", metrics.poisoned_keys)
+        yield _counter("store_invalid_keys", "Keys deleted because they did not hold a number.", metrics.invalid_keys)
 
     def _connections(self) -> Iterator[Metric]:
         service = self._collector.service()

@@ -58,7 +58,7 @@ FAULTS: Final = (
     Fault("memcached answers after 0.4 s", cache.too_slow, relayed, Kept.OUTSIDE, 2, "no answer within 0.25 s"),
     Fault("memcached closes in mid-reply", cache.mid_reply, relayed, Kept.OUTSIDE, 2, "closed the connection"),
     Fault("memcached out of memory", cache.out_of_memory, memcached(1, 1, 0.25, "-M", "-m", "2"), Kept.AFTER, 3),
-    Fault("one poisoned key in memcached", cache.poisoned, _SURE, Kept.AFTER, share=0.99),
+    Fault("one invalid key in memcached", cache.invalid, _SURE, Kept.AFTER, share=0.99),
     Fault("one of three memcached dies, replicas = 2", cache.one_dies, memcached(3, 2, timeout=5), felt=_LOST),
     Fault(
         "one of three memcached dies, replicas = 1",

@@ -107,7 +107,7 @@ def _lines(stranger: socket.socket, count: int) -> list[bytes]:
     return data.splitlines()
 
 
-def poisoned(site: Site, seconds: float) -> None:
+def invalid(site: Site, seconds: float) -> None:
     """Somebody writes a word into one client's counter, again and again."""
     window = CounterSettings().window_of_time()
     stem = BucketKeys("ssp:", window).stem(CLIENTS[0])

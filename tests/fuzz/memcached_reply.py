@@ -70,4 +70,4 @@ def _count(replies: Replies, lines: int) -> None:
         part.charge(account, account.increment)
     part.take(replies)
     assert all(0 <= number < 10**20 for number in part.numbers.values())
-    assert len(part.numbers) + len(part.missing) + len(part.poisoned) <= lines + len(replies.values)
+    assert len(part.numbers) + len(part.missing) + len(part.invalid) <= lines + len(replies.values)

@@ -46,14 +46,14 @@ class Watcher:
     """A store's observer that counts."""
 
     def __init__(self) -> None:
-        self.poisoned = 0
+        self.invalid = 0
         self.round_trips = 0
 
     def round_trip(self, _seconds: float, _commands: int, _ok: bool) -> None:
         self.round_trips += 1
 
-    def poisoned_key(self) -> None:
-        self.poisoned += 1
+    def invalid_key(self) -> None:
+        self.invalid += 1
 
 
 class Site:
@@ -361,7 +361,7 @@ def test_closed_buckets_survive_on_the_other_replica(start_memcached: StartMemca
     [b"hello", b"", b"END\r\nVALUE k 0 1\r\n7", b"-5", b"x" * 500_000],
     ids=["word", "empty", "reply", "negative", "large"],
 )
-def test_a_poisoned_key_harms_itself_alone(memcached: MemcachedServer, poison: bytes) -> None:
+def test_an_invalid_key_harms_itself_alone(memcached: MemcachedServer, poison: bytes) -> None:
     """Whatever somebody wrote there: it is deleted, and the other clients of the batch are counted on."""
     site = Site(memcached)
 
@@ -372,7 +372,7 @@ def test_a_poisoned_key_harms_itself_alone(memcached: MemcachedServer, poison: b
             stranger.set("ssp:192.0.2.1:3600.12:3334", poison)
             stranger.set("ssp:192.0.2.3:3600.12:3330", poison)
         assert await count(counters, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [1, 2, 1]
-        assert site.watcher.poisoned == 2
+        assert site.watcher.invalid == 2
         assert await count(counters, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [1, 3, 2]
         with somebody_else(memcached) as stranger:
             assert stranger.get("ssp:192.0.2.3:3600.12:3330") is None

@@ -15,7 +15,7 @@ from senderscore_policy.counters.memcached.protocol import (
     decr,
     delete,
     incr,
-    is_poisoned,
+    is_invalid,
     number_in,
 )
 from senderscore_policy.policy.window import View
@@ -87,12 +87,20 @@ class ServerBatch:
         numbers: the accounts that it counted, with their new numbers.
         values: the buckets that it has of those to be read.
         missing: accounts whose counter did not exist.
-        poisoned: keys that hold no number.
+        invalid: keys that hold no number.
         unread: accounts whose counter may not exist yet.
     """
 
     __slots__ = (
-        "_accounts", "_increments", "_keys", "_refunds", "delivery", "missing", "numbers", "poisoned", "unread",
+        "_accounts",
+        "_increments",
+        "_keys",
+        "_refunds",
+        "delivery",
+        "invalid",
+        "missing",
+        "numbers",
+        "unread",
         "values",
     )  # fmt: skip
 
@@ -107,7 +115,7 @@ class ServerBatch:
         self.numbers: dict[ClientBuckets, int] = {}
         self.values: dict[bytes, int] = {}
         self.missing: list[ClientBuckets] = []
-        self.poisoned: set[bytes] = set()
+        self.invalid: set[bytes] = set()
 
     def refund(self, key: bytes, amount: int) -> None:
         """Take messages back."""
@@ -139,13 +147,13 @@ class ServerBatch:
         self.delivery.executed = True
         lines = replies.lines
         if self._refunds or self.unread:
-            self.poisoned.update(key for key, line in zip(self._refunds, lines, strict=False) if is_poisoned(line))
+            self.invalid.update(key for key, line in zip(self._refunds, lines, strict=False) if is_invalid(line))
             lines = lines[len(self._refunds) + len(self.unread) :]
         self._take_numbers(self._accounts, lines)
         for key, value in replies.values.items():
             number = number_in(value)
             if number is None:
-                self.poisoned.add(key)
+                self.invalid.add(key)
             else:
                 self.values[key] = number
 
@@ -177,8 +185,8 @@ class ServerBatch:
                 numbers[account] = int(line)
             elif line == NOT_FOUND:
                 self.missing.append(account)
-            elif is_poisoned(line):
-                self.poisoned.add(account.key)
+            elif is_invalid(line):
+                self.invalid.add(account.key)
 
 
 class Batch:
@@ -193,7 +201,7 @@ class Batch:
     Attributes:
         parts: what each server does.
         unread: accounts of which the closed buckets are read for the first time.
-        poisoned: how many keys that held no number are deleted.
+        invalid: how many keys that held no number are deleted.
         evicted: accounts whose counter a server has lost since their account was read: by a
             restart, an eviction, or a `reset` through another daemon. Their closed buckets are to be read again.
         lagging: clients whose servers disagree, for the moment or because one of them was away.
@@ -209,7 +217,7 @@ class Batch:
         self._values: dict[bytes, int] = {}
         self.parts: dict[Server, ServerBatch] = {}
         self.unread: list[ClientBuckets] = []
-        self.poisoned = 0
+        self.invalid = 0
         self.evicted: list[ClientBuckets] = []
         self.lagging: list[str] = []
         for server in servers:
@@ -267,9 +275,9 @@ class Batch:
         for server, reply in replies.items():
             part = self.parts[server]
             part.take(reply)
-            if part.missing or part.poisoned:
+            if part.missing or part.invalid:
                 self.evicted += [account for account in part.missing if account.until != -inf]
-                self.poisoned += len(part.poisoned)
+                self.invalid += len(part.invalid)
                 pipelines[server] = Pipeline(self._remainder(part), [])
         self._merge()
         return pipelines
@@ -335,7 +343,7 @@ class Batch:
 
     def _remainder(self, part: ServerBatch) -> list[bytes]:
         """What is left to be done on the part's server; the last commands increment what was missing."""
-        commands = [delete(key) for key in part.poisoned]
+        commands = [delete(key) for key in part.invalid]
         commands += [add(account.key, 0, self._exptime) for account in part.missing]
         return commands + [incr(account.key, self._amounts[account]) for account in part.missing]
 

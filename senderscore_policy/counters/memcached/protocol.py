@@ -80,7 +80,7 @@ def number_in(value: bytes) -> int | None:
     return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_NUMBER else None
 
 
-def is_poisoned(line: bytes) -> bool:
+def is_invalid(line: bytes) -> bool:
     """Whether the reply says that the key holds no number."""
     return line.startswith(b"CLIENT_ERROR")
 

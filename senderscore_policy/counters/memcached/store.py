@@ -51,7 +51,7 @@ class MemcachedCounters:
         settings: servers, replicas, window, timeout.
         local: the daemon's own counters.
         clock: time; buckets go by the wall clock, which the hosts of a site share.
-        observer: told of round trips and poisoned keys.
+        observer: told of round trips and invalid keys.
         probe_interval: seconds between two attempts to reach a server that is down; four times
             as often it is looked whether a server that was away has to catch up.
 
@@ -144,8 +144,8 @@ class MemcachedCounters:
         second = batch.take(await self.cluster.exchange(batch.pipelines(), unanswered))
         if second:
             batch.take_again(await self.cluster.exchange(second))
-        for _ in range(batch.poisoned):
-            self._observer.poisoned_key()
+        for _ in range(batch.invalid):
+            self._observer.invalid_key()
         for account in batch.evicted:
             self._accounts.pop(account.client)
         if self._accounts_held_for is held_for:

@@ -150,18 +150,18 @@ def test_a_counter_that_was_lost_starts_anew() -> None:
     assert (site.value(), site.value(client="192.0.2.2")) == (b"2", b"4")
 
 
-def test_a_poisoned_counter_harms_itself_alone() -> None:
+def test_an_invalid_counter_harms_itself_alone() -> None:
     """It is deleted; its client is not counted here this time, everybody else is."""
     site = Site()
     site.put(3334, b"hello")
     account, other = site.account(), site.account("192.0.2.2")
     assert site.charge({account: 1, other: 1}) == {"192.0.2.2": (0, site.servers)}
-    assert site.last.poisoned == 1
+    assert site.last.invalid == 1
     assert site.value() is None
     assert site.one() == 0
 
 
-def test_a_poisoned_refund_is_deleted_too() -> None:
+def test_an_invalid_refund_is_deleted_too() -> None:
     """Whatever meets the key first."""
     site = Site()
     account = site.account()
@@ -169,17 +169,17 @@ def test_a_poisoned_refund_is_deleted_too() -> None:
     receipt = site.last.receipt(account)
     site.put(3334, b"hello")
     site.charge({}, {receipt: 1})
-    assert site.last.poisoned == 1
+    assert site.last.invalid == 1
     assert site.value() is None
 
 
-def test_a_poisoned_closed_bucket_counts_as_empty() -> None:
+def test_an_invalid_closed_bucket_counts_as_empty() -> None:
     """It is deleted; the client is counted on with what its other buckets hold."""
     site = Site()
     site.put(3330, b"hello")
     site.put(3331, b"7")
     assert site.one() == 7
-    assert site.last.poisoned == 1
+    assert site.last.invalid == 1
     assert site.value(3330) is None
 
 
@@ -252,7 +252,7 @@ def test_a_replica_that_dies_is_not_missed() -> None:
     assert site.charge({account: 1}) == {"192.0.2.1": (10, site.servers[:1])}
 
 
-def test_a_poisoned_replica_is_not_missed() -> None:
+def test_an_invalid_replica_is_not_missed() -> None:
     """The other one's answer decides."""
     site = Site(2)
     account = site.account()

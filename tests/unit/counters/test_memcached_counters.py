@@ -207,18 +207,18 @@ async def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
         assert received.count(b"incr ssp:192.0.2.1:") == 1
 
 
-async def test_a_poisoned_key_is_decided_here_and_reported(tmp_path: Path) -> None:
+async def test_an_invalid_key_is_decided_here_and_reported(tmp_path: Path) -> None:
     """The rest of the batch stands, and memcached stays in use."""
     async with Site(tmp_path) as site, site.running():
         await site.count("192.0.2.1", "192.0.2.2")
         site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
         assert await site.count("192.0.2.1", "192.0.2.2", "192.0.2.1") == [1, 2, 2]
-        assert site.watcher.poisoned == 1
+        assert site.watcher.invalid == 1
         assert site.counters.state == "ok"
         assert await site.count("192.0.2.1") == [1]
 
 
-async def test_a_poisoned_bucket_reads_as_empty(tmp_path: Path) -> None:
+async def test_an_invalid_bucket_reads_as_empty(tmp_path: Path) -> None:
     """What `get` shows is what a message would be counted on."""
     async with Site(tmp_path) as site, site.running():
         site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
