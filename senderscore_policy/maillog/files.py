@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -115,7 +116,9 @@ def chunks_of(name: str, advance: Advance) -> Iterator[bytes]:
             packed = io.BufferedReader(raw, CHUNK)
             head = packed.peek(8)
             if command := next((command for magic, command in _OTHER_PACKERS.items() if head.startswith(magic)), None):
-                raise InputError(f"{title(name)}: unpack it first: {command} FILE | senderscore-policy forecast -")
+                raise InputError(
+                    f"{title(name)}: unpack it: {command} {shlex.quote(name)} | senderscore-policy forecast -"
+                )
             unpack = next((unpack for magic, unpack in _UNPACKERS.items() if head.startswith(magic)), None)
             stream = unpack(packed) if unpack else packed
             done = 0

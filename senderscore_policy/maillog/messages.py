@@ -136,11 +136,6 @@ class _Open:
     held: bool = False
     identity: bytes = b""
 
-    def belongs_to(self, began: float, tolerance: float) -> bool:
-        """Whether a message that began at this time may have what is known."""
-        known = self.asked if self.ended is None else self.ended
-        return self.client is None and (known is None or known >= began - tolerance)
-
 
 class _Reader:
     """Takes the lines of one log after the other."""
@@ -211,10 +206,12 @@ class _Reader:
             self._stopped.clear()
         self._latest[sender] = key
         known = self._open.get(key)
+        if known is not None and known.client == client and known.began == at:
+            return
+        end = None if known is None else known.asked if known.ended is None else known.ended
         # Without a queue ID an end that came before is another message's, unless the log is newest first.
-        if known is None or not known.belongs_to(at, OUT_OF_ORDER if key != process else 0.0):
-            if known is not None and known.client == client and known.began == at:
-                return
+        tolerance = 0.0 if key == process else OUT_OF_ORDER
+        if known is None or known.client is not None or (end is not None and end < at - tolerance):
             known = _Open()
             self._open.put(key, known)
         self.coverage.begun += 1
@@ -222,18 +219,22 @@ class _Reader:
         self._finish(key, known)
 
     def _asked(self, key: bytes, at: float) -> None:
+        known = self._entry(key)
+        known.asked = at
+        self._finish(key, known)
+
+    def _entry(self, key: bytes) -> _Open:
         known = self._open.get(key)
         if known is None:
             known = _Open()
             self._open.put(key, known)
-        known.asked = at
-        self._finish(key, known)
+        return known
 
     def _ended(self, key: bytes, at: float, end: End, recipients: int = 1, identity: bytes = b"") -> None:
-        known = self._open.get(key)
-        if known is None or at < known.began - OUT_OF_ORDER:
-            known = _Open()
-            self._open.put(key, known)
+        known = self._entry(key)
+        if at < known.began - OUT_OF_ORDER:
+            self._open.pop(key)
+            known = self._entry(key)
         known.ended, known.end, known.recipients, known.identity = at, end, recipients, identity or key
         self._finish(key, known)
 

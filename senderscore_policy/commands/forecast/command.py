@@ -16,7 +16,7 @@ from typing import Final
 from senderscore_policy.commands.arguments import add_config, checked, configuration, given_file
 from senderscore_policy.commands.forecast.page import page
 from senderscore_policy.commands.forecast.report import Change, Report
-from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores
+from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores, reputation_of
 from senderscore_policy.commands.forecast.simulation import Case, ClientForecast
 from senderscore_policy.commands.output import counted, say, table
 from senderscore_policy.config.load import load
@@ -58,33 +58,16 @@ that sent more than the smallest limit. All others are assumed to have what --as
   senderscore-policy forecast --compare stricter.toml --assume 50 /var/log/mail.log
   docker compose logs postfix | senderscore-policy forecast -"""
     add_config(parser)
-    parser.add_argument(
-        "logs", metavar="MAILLOG", nargs="*", help="a mail log; - is standard input (default: the journal)"
-    )
-    parser.add_argument(
-        "--scores",
-        metavar="FILE",
-        type=Path,
-        help='scores: "address-or-network,score" a line, # begins a comment; or the output of --csv',
-    )
-    parser.add_argument(
-        "--lookup", action="store_true", help="look up over DNS, within the query budget, the scores that decide"
-    )
-    parser.add_argument(
-        "--assume",
-        metavar="SCORE|unscored",
-        type=checked(_assumption),
-        help="the score of clients whose score is unknown (default: unscored, and the range of results)",
-    )
-    parser.add_argument(
-        "--not-asked",
-        metavar="NETWORKS",
-        type=checked(_networks),
-        default=(),
-        help='networks that main.cf permits before the check: "$(postconf -xh mynetworks)"',
-    )
-    parser.add_argument("--compare", metavar="OTHER.toml", type=Path, help="show what this configuration would change")
-    parser.add_argument("--html", metavar="OUT", type=Path, help="write the report as a page to this file")
+    add = parser.add_argument
+    add("logs", metavar="MAILLOG", nargs="*", help="a mail log; - is standard input (default: the journal)")
+    add("--scores", metavar="FILE", type=Path, help='"address-or-network,score" a line; or the output of --csv')
+    add("--lookup", action="store_true", help="look up over DNS, within the query budget, the scores that decide")
+    help_ = "the score of clients whose score is unknown (default: unscored, and the range of results)"
+    add("--assume", metavar="SCORE|unscored", type=checked(reputation_of), help=help_)
+    help_ = 'networks that main.cf permits before the check: "$(postconf -xh mynetworks)"'
+    add("--not-asked", metavar="NETWORKS", type=checked(_networks), default=(), help=help_)
+    add("--compare", metavar="OTHER.toml", type=Path, help="show what this configuration would change")
+    add("--html", metavar="OUT", type=Path, help="write the report as a page to this file")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print JSON, for programs")
     forms.add_argument("--csv", action="store_true", help="print a line for each client, for spreadsheets")
@@ -101,19 +84,6 @@ def _networks(text: str) -> tuple[Network, ...]:
         return tuple(ip_network(part, strict=False) for part in parts)
     except ValueError as error:
         raise ValueError(f"{error}; name networks only, not tables or host names") from error
-
-
-def _assumption(text: str) -> Scored | Unknown:
-    """The value of --assume.
-
-    Raises:
-        ValueError: the text is something else.
-    """
-    if text == "unscored":
-        return UNKNOWN
-    if text.isdecimal() and int(text) <= 100:
-        return Scored(int(text))
-    raise ValueError(f"{text!r} is neither a score from 0 to 100 nor unscored")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -96,21 +96,25 @@ def read_scores(path: Path) -> NetworkTable[Scored | Unknown]:
 
 
 def _entry(fields: dict[str, str]) -> list[tuple[Network, Scored | Unknown]]:
-    """The score in a line; none in a line of a forecast whose score was assumed.
-
-    Raises:
-        ValueError: the line is something else.
-    """
-    origin = fields.get("origin")
+    """The score in a line; nothing in a line of a forecast whose score was assumed."""
+    origin, who, score = fields.get("origin"), fields["client"], fields.get("score", "")
     if origin not in {None, KNOWN, FILE}:
         return []
-    who, score = fields["client"], fields.get("score", "")
     network = ip_network(parse_address(who) or who, strict=False)
-    if score == "unscored" or (origin and not score):
-        return [(network, UNKNOWN)]
-    if not score.isdecimal() or int(score) > BEST_SCORE:
-        raise ValueError(score)
-    return [(network, Scored(int(score)))]
+    return [(network, UNKNOWN if origin and not score else reputation_of(score))]
+
+
+def reputation_of(text: str) -> Scored | Unknown:
+    """A score from 0 to 100, or "unscored".
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    if text == "unscored":
+        return UNKNOWN
+    if text.isdecimal() and int(text) <= BEST_SCORE:
+        return Scored(int(text))
+    raise ValueError(f"{text!r} is neither a score from 0 to 100 nor unscored")
 
 
 def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterable[str], *, lookup: bool) -> str:
