@@ -177,7 +177,7 @@ def _say(report: Report) -> None:
     head = ("client", "score", "limit", "messages", "peak", "deferred", "first deferred", "last deferred", "host")
     _say_table("Deferred most", head, rows)
     rows = [(*_row(each), each.messages, each.peak, each.name) for each in report.near]
-    _say_table("Within 80% of their limit", ("client", "score", "limit", "messages", "peak", "host"), rows)
+    _say_table("Near their limit (80% or more)", ("client", "score", "limit", "messages", "peak", "host"), rows)
     if report.other is not None:
         say(f"\nUnder {report.other_name}: {counted(report.other.deferred, 'message')} deferred.")
         rows = [_change(change) for change in report.changes()]

@@ -128,9 +128,9 @@ class Report:
         if self.is_range:
             questions = counted(len(forecast.deciding), "question")
             yield f"--lookup asks {questions}. If these clients have no score, {forecast.deferred:,} would be deferred."
-            yield from _fates("At most", forecast.worst_ends)
+            yield from _fates("Of at most", forecast.worst_ends)
         else:
-            yield from _fates("Deferred", forecast.ends)
+            yield from _fates("Of", forecast.ends)
         if forecast.deferred:
             first, last = (edge(forecast.hourly_deferred) for edge in (min, max))
             yield (
@@ -292,12 +292,12 @@ def _fates(title: str, ends: Counter[int]) -> Iterator[str]:
     """What the log says became of deferred messages: was it spam anyway?"""
     taken, filtered, refused = (ends[end] for end in End)
     parts = (
-        f"{taken:,} that Postfix took, so {'it' if taken == 1 else 'they'} would have been late" if taken else "",
-        f"{filtered:,} that a filter rejected, held or discarded anyway" if filtered else "",
-        f"{refused:,} that met a rejection at the end of data already" if refused else "",
+        f"Postfix took {taken:,}, which would have been late" if taken else "",
+        f"a filter rejected, held or discarded {filtered:,} anyway" if filtered else "",
+        f"{refused:,} met a rejection at the end of data already" if refused else "",
     )
     if ends.total():
-        yield f"{title} {counted(ends.total(), 'message')}: {'; '.join(filter(None, parts))}."
+        yield f"{title} {counted(ends.total(), 'deferred message')}, {'; '.join(filter(None, parts))}."
 
 
 def _quoted(line: bytes) -> str:

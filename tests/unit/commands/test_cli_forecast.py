@@ -111,7 +111,7 @@ def test_the_text_has_the_result_and_its_basis(forecast: Forecast, log: Path) ->
     text = " ".join(out.split())
     assert status == 0
     assert "50 of 450 messages (11.1%) would have been deferred, from 1 of 152 clients." in out
-    assert "Deferred 50 messages: 50 that Postfix took, so they would have been late." in text
+    assert "Of 50 deferred messages, Postfix took 50, which would have been late." in text
     assert "Messages are deferred in 1 hour, between 20" in text
     assert "The daemon would have asked for 2 scores: 2.0 a day, at most 2 in one day; the budget allows 1,000" in text
     assert re.search(r"^0-10 +100 +1 +150 +50$", out, re.MULTILINE)
@@ -136,7 +136,7 @@ def test_without_scores_the_result_is_a_range(forecast: Forecast, log: Path) -> 
     out = forecast(str(log))[1]
     assert "0 to 100 of 450 messages would have been deferred, depending on the scores of 2 clients." in out
     assert "--lookup asks 2 questions. If these clients have no score, 0 would be deferred." in out
-    assert "At most 100 messages: 100 that Postfix took, so they would have been late." in out
+    assert "Of at most 100 deferred messages, Postfix took 100, which would have been late." in out
     assert "Scores: none is known; 152 IPv4 clients are assumed to have no score (unscored)." in out
     assert re.search(r"^192\.0\.2\.75 +150 +150 +50 +mx\.example\.net$", out, re.MULTILINE)
     result = json.loads(forecast("--json", str(log))[1])
@@ -165,8 +165,8 @@ def test_spam_is_told_from_late_mail(forecast: Forecast, tmp_path: Path) -> None
     log.messages("192.0.2.5", 7)
     (tmp_path / "mail.log").write_text(log.text)
     text = " ".join(forecast("--scores", "scores.csv", "mail.log")[1].split())
-    parts = "7 that Postfix took, so they would have been late; 50 that a filter rejected, held or discarded anyway"
-    assert f"Deferred 57 messages: {parts}." in text
+    parts = "Postfix took 7, which would have been late; a filter rejected, held or discarded 50 anyway"
+    assert f"Of 57 deferred messages, {parts}." in text
     result = json.loads(forecast("--json", "--scores", "scores.csv", "mail.log")[1])
     assert (result["late"], result["filtered"], result["clients"][0]["late"]) == (7, 50, 7)
 
