@@ -9,7 +9,7 @@ from steps import cut, finish, single_bytes
 from senderscore_policy.errors import ProtocolError
 from senderscore_policy.monitoring.log import decision_line
 from senderscore_policy.policy import protocol
-from senderscore_policy.policy.protocol import Request, RequestParser, reply
+from senderscore_policy.policy.protocol import Request, RequestParser, printable, reply
 
 SMALLER = ((protocol, "MAX_REQUEST", 400), (protocol, "MAX_VALUE", 100))
 """Bounds that a short stream can pass."""
@@ -41,7 +41,8 @@ def check(data: bytes) -> None:
     assert _parsed(cut(data)) == whole
     requests = [Request(raw) for raw in whole[0]]
     for request in requests:
-        assert all(value.isprintable() for _, value in request.items())
+        values = [line.partition(b"=")[2] for line in request.raw.split(b"\n")]
+        assert all(printable(value).isprintable() for value in values)
     _decide(requests)
 
 
