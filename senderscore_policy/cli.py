@@ -17,8 +17,6 @@ from senderscore_policy import __version__
 from senderscore_policy.errors import BackendError, ConfigError, InputError
 
 PROGRAM: Final = "senderscore-policy"
-INTERRUPTED: Final = 130
-"""The exit status of a program that Ctrl-C ended, by the shells' convention."""
 USAGE: Final = f"{PROGRAM} [-c FILE] COMMAND ..."
 _OUTPUT_ERRORS: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
@@ -94,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _main(sys.argv[1:] if argv is None else list(argv))
         finally:
             sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except OSError as error:
         # The reader of the output (head, less) has closed it, or the disk is full.
         if error.errno not in _OUTPUT_ERRORS:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_fakes import SCORE, STANDING, ControlDaemon, PolicyServer, Run, closed
 
-from senderscore_policy import __version__, cli
+from senderscore_policy import __version__
 from senderscore_policy.cli import COMMANDS
 from senderscore_policy.config import paths
 
@@ -205,14 +205,29 @@ def test_output_that_cannot_be_written_is_one_line(command: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    """Whenever it comes, while a command is imported or at work, the status is the shells' 130."""
-
-    def interrupted(_: str) -> None:
+@pytest.mark.parametrize("moment", ["argparse", "senderscore_policy.commands.clients", "http.client"])
+def test_ctrl_c_is_no_traceback(moment: str) -> None:
+    """Whenever it comes, while the program or a command is imported or at work, the status is the shells' 130."""
+    code = f"""
+import builtins, sys
+real = builtins.__import__
+def interrupting(name, *rest):
+    if name == {moment!r}:
         raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "command", interrupted)
-    assert run("get", ADDRESS) == (130, "", "")
+    return real(name, *rest)
+builtins.__import__ = interrupting
+find = sys.meta_path[-1].find_spec
+def finding(name, *rest):
+    if name == {moment!r}:
+        raise KeyboardInterrupt
+    return find(name, *rest)
+sys.meta_path[-1].find_spec = finding
+from senderscore_policy.__main__ import main
+sys.argv = ["senderscore-policy", "get", "192.0.2.75"]
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_python_m_runs_it() -> None:
