@@ -15,7 +15,7 @@ from typing import Final
 
 from senderscore_policy.commands.arguments import add_config, checked, configuration, given_file
 from senderscore_policy.commands.forecast.page import page
-from senderscore_policy.commands.forecast.report import Change, Report
+from senderscore_policy.commands.forecast.report import Report
 from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores, reputation_of
 from senderscore_policy.commands.forecast.simulation import Case, ClientForecast
 from senderscore_policy.commands.output import counted, say, table
@@ -167,20 +167,23 @@ def _say(report: Report) -> None:
     for sentence in report.details():
         say(textwrap.fill(sentence, WIDTH))
     say(f"\nLimits of {report.name}, in {report.counted_in}:\n")
-    bands = [(each.tier, each.limit, each.clients, each.messages, each.deferred) for each in report.bands()]
-    say(_table(("tier", "limit", "clients", "messages", "deferred"), bands))
+    say(_table(("tier", "limit", "clients", "messages", "deferred"), report.bands()))
     if report.is_range:
         deciding = report.forecast.deciding
         rows: Rows = [(each.key, each.messages, each.peak, each.at_worst, each.name) for each in deciding]
         _say_table("Clients whose score decides", ("client", "messages", "peak", "deferred at most", "host"), rows)
-    rows = [(*_row(each), each.messages, each.peak, each.deferred, *_times(each), each.name) for each in report.limited]
+    rows = [
+        (*_row(each), each.messages, each.peak, each.deferred, *map(for_people, each.tally.span), each.name)
+        for each in report.limited
+    ]
     head = ("client", "score", "limit", "messages", "peak", "deferred", "first deferred", "last deferred", "host")
     _say_table("Deferred most", head, rows)
     rows = [(*_row(each), each.messages, each.peak, each.name) for each in report.near]
     _say_table("Near their limit (80% or more)", ("client", "score", "limit", "messages", "peak", "host"), rows)
     if report.other is not None:
         say(f"\nUnder {report.other_name}: {counted(report.other.deferred, 'message')} deferred.")
-        rows = [_change(change) for change in report.changes()]
+        changes = [(each.client, *each.deferred) for each in report.changes()]
+        rows = [(each.key, each.messages, old, new, f"{new - old:+,}", each.name) for each, old, new in changes]
         _say_table("Changed most", ("client", "messages", "deferred", "there", "change", "host"), rows)
     for note in report.notes():
         say(f"\n{textwrap.fill(note, WIDTH)}")
@@ -207,14 +210,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _row(client: ClientForecast) -> tuple[object, ...]:
     return client.key, client.score, limit_as_json(client.limit.messages)
-
-
-def _times(client: ClientForecast) -> tuple[str, str]:
-    first, last = client.tally.first, client.tally.last
-    return for_people(first or 0), for_people(last or 0)
-
-
-def _change(change: Change) -> tuple[object, ...]:
-    here, there = change.deferred
-    client = change.client
-    return client.key, client.messages, here, there, f"{there - here:+,}", client.name

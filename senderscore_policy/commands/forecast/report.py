@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from senderscore_policy.commands.forecast.scores import ASSUMED, FILE, KNOWN
 from senderscore_policy.commands.forecast.simulation import DAY, HOUR, ClientForecast, Forecast
@@ -28,8 +28,7 @@ MISSING_ENDS: Final = 0.05
 """The share of messages without an end from which lines seem to be missing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
+class Band(NamedTuple):
     """All clients under one limit."""
 
     tier: str
@@ -39,23 +38,16 @@ class Band:
     deferred: int
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A client that another configuration treats differently; None: not counted there, or here."""
+class Change(NamedTuple):
+    """A client that another configuration treats differently; None: it does not count before, or after."""
 
+    client: ClientForecast
     before: ClientForecast | None
     after: ClientForecast | None
 
     @property
-    def client(self) -> ClientForecast:
-        """Its name and messages."""
-        client = self.after or self.before
-        assert client is not None
-        return client
-
-    @property
     def deferred(self) -> tuple[int, int]:
-        """Its messages that would have been deferred, here and there."""
+        """Its messages that would have been deferred, before and after."""
         return self.before.deferred if self.before else 0, self.after.deferred if self.after else 0
 
 
@@ -179,7 +171,7 @@ class Report:
             return []
         here = {client.key: client for client in self.forecast.clients}
         there = {client.key: client for client in self.other.clients}
-        changes = [Change(here.get(key), there.get(key)) for key in here | there]
+        changes = [Change(client, here.get(key), there.get(key)) for key, client in (here | there).items()]
         changes = [change for change in changes if change.deferred[0] != change.deferred[1]]
         return sorted(changes, key=lambda change: (-abs(change.deferred[1] - change.deferred[0]), change.client.key))
 

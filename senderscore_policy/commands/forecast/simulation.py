@@ -56,21 +56,19 @@ class Tally:
     """The messages of a client, and those that would have been deferred.
 
     Args:
-        first, last: when messages were deferred, in seconds since the epoch; None: never.
+        span: when messages were deferred first and last, in seconds since the epoch; empty: never.
         ends: deferred messages by what the log says became of them.
         hourly, hourly_deferred: all messages and deferred ones, by the start of their hour.
     """
 
-    first: float | None = None
-    last: float | None = None
+    span: tuple[float, ...] = ()
     ends: Counter[int] = field(default_factory=Counter)
     hourly: Counter[int] = field(default_factory=Counter)
     hourly_deferred: Counter[int] = field(default_factory=Counter)
 
     def defer(self, at: int, end: int) -> None:
         """Count a deferred message."""
-        self.first = at if self.first is None else self.first
-        self.last = at
+        self.span = (*self.span[:1], at) if self.span else (at, at)
         self.ends[end] += 1
         self.hourly_deferred[at // HOUR * HOUR] += 1
 
@@ -121,7 +119,7 @@ class ClientForecast:
 
     def as_json(self) -> dict[str, Any]:
         """The object of `forecast --json`, and the line of `--csv`."""
-        first, last = self.tally.first, self.tally.last
+        first, last = map(as_text, self.tally.span) if self.tally.span else (None, None)
         return {
             "client": self.key,
             "host": self.name,
@@ -133,8 +131,8 @@ class ClientForecast:
             "peak": self.peak,
             "deferred": self.deferred,
             "late": self.tally.ends[End.TAKEN],
-            "first_deferred": None if first is None else as_text(first),
-            "last_deferred": None if last is None else as_text(last),
+            "first_deferred": first,
+            "last_deferred": last,
             "hours_deferred": len(self.tally.hourly_deferred),
         }
 

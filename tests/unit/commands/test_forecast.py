@@ -73,7 +73,7 @@ def test_the_first_message_above_the_limit_is_deferred(foresee: Foresee) -> None
         "last_deferred": values["last_deferred"],
         "hours_deferred": 1,
     }
-    assert (client.tally.first, client.tally.last) == (BEGIN.timestamp() + 100, BEGIN.timestamp() + 149)
+    assert client.tally.span == (BEGIN.timestamp() + 100, BEGIN.timestamp() + 149)
     assert (other.as_json()["first_deferred"], other.peak) == (None, 1)
 
 
