@@ -29,7 +29,6 @@ from senderscore_policy.policy.clients import Network, NetworkTable
 from senderscore_policy.policy.reputation import UNKNOWN, Scored, Unknown
 from senderscore_policy.policy.status import limit_as_json
 
-WIDTH: Final = 100
 Rows = Sequence[tuple[object, ...]]
 ROWS: Final = 20
 """Clients in a table of the text."""
@@ -38,6 +37,9 @@ COLUMNS: Final = (
     "first_deferred", "last_deferred", "hours_deferred",
 )  # fmt: skip
 """Of --csv."""
+EXPENDABLE: Final = ("last deferred", "first deferred", "score", "peak")
+"""Columns that a narrow terminal does without, in this order."""
+SHORTEST_NAME: Final = 16
 TEXTS: Final = frozenset({"client", "tier", "first deferred", "last deferred", "host"})
 """Columns of the text that are not numbers."""
 
@@ -165,7 +167,7 @@ def _say(report: Report) -> None:
     """Print the report for people."""
     say(f"{report.period}: {report.summary()}.")
     for sentence in report.details():
-        say(textwrap.fill(sentence, WIDTH))
+        say(textwrap.fill(sentence, _width(100)))
     say(f"\nLimits of {report.name}, in {report.counted_in}:\n")
     say(_table(("tier", "limit", "clients", "messages", "deferred"), report.bands()))
     if report.is_range:
@@ -186,21 +188,31 @@ def _say(report: Report) -> None:
         rows = [(each.key, each.messages, old, new, f"{new - old:+,}", each.name) for each, old, new in changes]
         _say_table("Changed most", ("client", "messages", "deferred", "there", "change", "host"), rows)
     for note in report.notes():
-        say(f"\n{textwrap.fill(note, WIDTH)}")
+        say(f"\n{textwrap.fill(note, _width(100))}")
 
 
-def _say_table(title: str, head: Sequence[str], rows: Rows) -> None:
-    """Print the first rows, with the last column cut to the width of the terminal."""
+def _say_table(title: str, head: tuple[str, ...], rows: Rows) -> None:
+    """Print the first rows; in a narrow terminal with fewer columns and the last one cut."""
     if not rows:
         return
-    shown = rows[:ROWS]
-    without = _table(head[:-1], [row[:-1] for row in shown])
-    room = max(16, shutil.get_terminal_size((120, 24)).columns - max(map(len, without.splitlines())) - 2)
+    shown, room = list(rows[:ROWS]), 0
+    for column in ("", *EXPENDABLE):
+        if column in head:
+            at = head.index(column)
+            head, shown = head[:at] + head[at + 1 :], [row[:at] + row[at + 1 :] for row in shown]
+        others = _table(head[:-1], [row[:-1] for row in shown]).splitlines()
+        room = _width(1000) - max(map(len, others)) - 2
+        if room >= SHORTEST_NAME:
+            break
     names = [str(row[-1]) for row in shown]
-    cut = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
+    cut = [name if len(name) <= room else f"{name[: max(SHORTEST_NAME, room) - 1]}…" for name in names]
     say(f"\n{title}:\n\n{_table(head, [(*row[:-1], name) for row, name in zip(shown, cut, strict=True)])}")
     if len(rows) > ROWS:
         say(f"… and {len(rows) - ROWS:,} more; --html, --csv and --json show more")
+
+
+def _width(most: int) -> int:
+    return min(most, shutil.get_terminal_size((120, 24)).columns)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

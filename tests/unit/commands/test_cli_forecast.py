@@ -122,13 +122,15 @@ def test_the_text_has_the_result_and_its_basis(forecast: Forecast, log: Path) ->
     assert out.replace("\n", "").isprintable()
 
 
-def test_long_names_do_not_wrap_a_table(forecast: Forecast, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host's name is cut to what the terminal has room for."""
-    monkeypatch.setenv("COLUMNS", "130")
+@pytest.mark.parametrize("width", [130, 80])
+def test_tables_fit_the_terminal(forecast: Forecast, log: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """A host's name is cut to what the terminal has room for, and a narrow terminal shows fewer columns."""
+    monkeypatch.setenv("COLUMNS", str(width))
     log.write_text(log.read_text().replace("mx.example.net", f"{'a' * 250}.net"))
     out = forecast("--assume", "5", str(log))[1]
     assert re.search(r" a+…$", out, re.MULTILINE)
-    assert max(map(len, out.splitlines())) <= 130
+    assert max(map(len, out.splitlines()[1:])) <= width
+    assert ("last deferred" in out, "first deferred" in out) == (width > 80, width > 80)
 
 
 def test_without_scores_the_result_is_a_range(forecast: Forecast, log: Path) -> None:
