@@ -84,6 +84,7 @@ class ServerBatch:
 
     Attributes:
         delivery: whether it has done so.
+        deliveries: the same, as a receipt has it.
         numbers: the accounts that it counted, with their new numbers.
         values: the buckets that it has of those to be read.
         missing: accounts whose counter did not exist.
@@ -92,16 +93,8 @@ class ServerBatch:
     """
 
     __slots__ = (
-        "_accounts",
-        "_increments",
-        "_keys",
-        "_refunds",
-        "delivery",
-        "invalid",
-        "missing",
-        "numbers",
-        "unread",
-        "values",
+        "_accounts", "_increments", "_keys", "_refunds", "deliveries", "delivery", "invalid", "missing", "numbers",
+        "unread", "values",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -111,6 +104,7 @@ class ServerBatch:
         self._increments: list[bytes] = []
         self._keys: list[bytes] = []
         self.delivery = Delivery(server)
+        self.deliveries = (self.delivery,)
         self.unread: list[ClientBuckets] = []
         self.numbers: dict[ClientBuckets, int] = {}
         self.values: dict[bytes, int] = {}
@@ -247,7 +241,7 @@ class Batch:
             if delivery.executed is None:
                 delivery.refunds[key] = delivery.refunds.get(key, 0) + amount
             elif delivery.executed:
-                self.part(delivery.server).refund(key, amount)
+                (self.parts.get(delivery.server) or self.part(delivery.server)).refund(key, amount)
 
     def charge(self, account: ClientBuckets, amount: int) -> None:
         """Count the amount, once for each account; of an account not read yet, read the closed buckets too."""
@@ -257,7 +251,7 @@ class Batch:
         if unread:
             self.unread.append(account)
         for server in account.servers:
-            part = self.part(server)
+            part = self.parts.get(server) or self.part(server)
             part.charge(account, increment)
             if unread:
                 part.unread.append(account)
@@ -315,6 +309,8 @@ class Batch:
 
     def receipt(self, account: ClientBuckets, local: object = None) -> CountedAt:
         """Where the account was counted, or may have been: all its servers but those that certainly have not."""
+        if local is None and len(account.servers) == 1:
+            return CountedAt(account.key, self.parts[account.servers[0]].deliveries)
         parts = [self.parts[server] for server in account.servers]
         return CountedAt(
             account.key,
