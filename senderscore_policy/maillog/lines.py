@@ -6,6 +6,7 @@ as such a line first, whether it comes from the journal, a container, or a log d
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -104,7 +105,8 @@ class LineReader:
         self._stamps = stamps
         self._coverage = coverage
         self._before = b""
-        self._minute_head = self._tail = b"\n"
+        self._minute_head = self._tail = b""
+        self._length = 0
         self._minute = self._time = 0.0
         self._origin: bytes | None = None
         self._rest = b""
@@ -123,9 +125,9 @@ class LineReader:
             if before != self._before:
                 head, tail = self._minute_head, self._tail
                 # Lines of the same minute differ in their seconds.
-                if before.startswith(head) and before.endswith(tail) and (seconds := before[len(head) : -len(tail)]):
+                if len(before) == self._length and before.startswith(head) and before.endswith(tail):
                     try:
-                        self._time = self._minute + float(seconds)
+                        self._time = self._minute + float(before[len(head) : -len(tail)])
                         self._before = before
                     except ValueError:
                         self._go_to(before, found)
@@ -137,7 +139,7 @@ class LineReader:
 
     def _go_to(self, before: bytes, found: re.Match[bytes]) -> None:
         """Read what is before a tag: text up to a colon, a timestamp, and a host's and an instance's name."""
-        self._origin, self._before, self._minute_head, self._tail = None, b"", b"\n", b"\n"
+        self._origin, self._before, self._length = None, b"", 0
         stamps = list(STAMP.finditer(before))
         ahead, behind = (before[: stamps[-1].start()], before[stamps[-1].end() :]) if stamps else (b"", before)
         if b": " in behind or ahead.partition(b": ")[2].strip():
@@ -150,7 +152,7 @@ class LineReader:
         stamp = (exact or stamps)[-1]
         try:
             self._time = self._stamps.read(stamp)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             self._coverage.unread_line(str(error), before + found[0])
             return
         self._origin, self._before = behind, before
@@ -158,7 +160,7 @@ class LineReader:
         end = stamp.end(part)
         start = stamp.start(part) if stamp["epoch"] else before.rfind(b":", 0, end) + 1
         if len(before) > end:
-            self._minute_head, self._tail = before[:start], before[end:]
+            self._minute_head, self._tail, self._length = before[:start], before[end:], len(before)
             self._minute = self._time - float(before[start:end].replace(b",", b"."))
 
     def _without_json(self, chunk: bytes) -> bytes:
@@ -211,6 +213,5 @@ def _instant(value: object) -> str:
         number = float(str(value))
     except ValueError:
         return str(value)
-    while number > 1e11:
-        number /= 1000
-    return f"{number:.6f}"
+    thousands = max(0, math.ceil((math.log10(number) - 11) / 3)) if 0 < number < math.inf else 0
+    return f"{number / 1000**thousands:.6f}"

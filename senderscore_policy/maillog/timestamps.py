@@ -12,6 +12,8 @@ OTHER_ZONE: Final = 26 * 3600.0
 """Seconds by which the local time of a host elsewhere may be ahead of ours (UTC+14 and UTC-12)."""
 OUT_OF_ORDER: Final = 60.0
 """Seconds by which a line may be earlier than the one before it."""
+LATEST: Final = 2.0**33
+"""Seconds since the epoch, in the year 2242; programs write 0001 or 9999 for an unknown time."""
 _YEARS: Final = 12
 """A 29 February is found within eight years, also around 1900 and 2100."""
 
@@ -88,6 +90,8 @@ class Timestamps:
             self._before = float(epoch)
         else:
             self._before = self._local(stamp)
+        if not 0 <= self._before < LATEST:
+            raise ValueError("impossible date")
         return self._before
 
     def _local(self, stamp: re.Match[bytes]) -> float:

@@ -210,6 +210,29 @@ def test_unread_lines_are_counted_by_reason(read: Read) -> None:
     assert (coverage.lines, coverage.postfix) == (42, 8)
 
 
+@pytest.mark.parametrize(
+    "stamp", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", "0001-01-01 00:00:00", "9999-12-31 23:59:59"]
+)
+def test_an_unknown_time_is_not_a_time(read: Read, stamp: str) -> None:
+    """Programs write the first or the last year for a time that they do not know."""
+    coverage = read(text(CLASSIC) + text(f"{stamp} mx {TAG}")).coverage
+    assert (coverage.ended, coverage.unread.total()) == (2, 8)
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1", "0", '"nan"', "[]", "{}", "null", "true", '"x"'])
+def test_odd_values_in_json_are_unread(read: Read, value: str) -> None:
+    """A JSON object with another kind of value than a log daemon writes stops nothing."""
+    odd = "".join(
+        f'{{"time": {time}, "program": {program}, "message": {message}}}\n'
+        for time, program, message in (
+            (value, '"postfix/smtpd"', '"x"'),
+            ("1e9", value, '"/smtpd: x"'),
+            ("1e9", '"a/smtpd"', value),
+        )
+    )
+    assert len(read(text(CLASSIC) + odd).times) == 2
+
+
 def test_a_file_without_postfix_among_others_is_named(read: Read) -> None:
     """A wrong file does not stop the forecast of the right one."""
     traffic = read(text(CLASSIC), "Feb  4 06:30:00 mx sshd[1]: hello\n")
