@@ -1,1 +1,1 @@
-"""Where messages are counted: in the daemon, or in memcached with the daemon as its stand-in."""
+"""Where messages are counted: in the daemon, or in memcached; without memcached the daemon counts."""

@@ -21,7 +21,7 @@ class CounterBackend:
     Args:
         settings: [counters].
         clock: time.
-        observer: told of round trips.
+        observer: notified of round trips.
     """
 
     def __init__(self, settings: CounterSettings, clock: Clock, observer: StoreObserver) -> None:

@@ -10,7 +10,7 @@ from senderscore_policy.policy.ports import Charge, Clock, Usage
 from senderscore_policy.policy.window import View, Window
 
 CLIENTS_PER_LINE: Final = 1000
-"""Of a snapshot. One JSON call holds the interpreter, and with it every request, for about a third of a millisecond."""
+"""Clients in a line of a snapshot. One JSON call holds the interpreter, and with it every request, for some 0.3 ms."""
 _LARGEST_COUNT: Final = 2**64
 """In a snapshot, as in memcached; a larger one is damage, and may be more than a float can hold."""
 

@@ -86,7 +86,7 @@ class ServerBatch:
         delivery: whether it has done so.
         deliveries: the same, as a receipt has it.
         numbers: the accounts that it counted, with their new numbers.
-        values: the buckets that it has of those to be read.
+        values: what it has in the buckets to be read.
         missing: accounts whose counter did not exist.
         invalid: keys that hold no number.
         unread: accounts whose counter may not exist yet.
@@ -194,7 +194,7 @@ class Batch:
 
     Attributes:
         parts: what each server does.
-        unread: accounts of which the closed buckets are read for the first time.
+        unread: accounts whose closed buckets are read for the first time.
         invalid: how many keys that held no number are deleted.
         evicted: accounts whose counter a server has lost since their account was read: by a
             restart, an eviction, or a `reset` through another daemon. Their closed buckets are to be read again.
@@ -319,7 +319,7 @@ class Batch:
         )
 
     def _merge(self) -> None:
-        """Of several servers that have the same counter the larger number decides."""
+        """If several servers have the same counter, the larger number decides."""
         parts = self.parts.values()
         if len(parts) == 1:
             [part] = parts
@@ -376,7 +376,7 @@ class LaggingClient:
         self._lags: list[Lags] = []
 
     def observe(self, names: Sequence[bytes], values: Mapping[Server, Mapping[bytes, bytes]]) -> bool:
-        """Compare the counters of these names, as each server has them; whether they differ."""
+        """Compare what each server has under these names; return whether they differ."""
         lags: Lags = {}
         for name in names:
             numbers = {server: number_in(found.get(name, b"")) or 0 for server, found in values.items()}

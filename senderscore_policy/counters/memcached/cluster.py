@@ -24,7 +24,7 @@ class Cluster:
 
     Args:
         settings: servers, replicas, key prefix and timeout.
-        observer: told of each round trip.
+        observer: notified of each round trip.
         probe_interval: seconds between two attempts to reach a server that is down.
 
     Attributes:
@@ -62,7 +62,7 @@ class Cluster:
         return {server.name: server in self.live for server in self.servers}
 
     def servers_for(self, client: str) -> tuple[Server, ...]:
-        """The live servers that count this client, `replicas` of them if there are so many.
+        """The live servers that count this client, `replicas` of them, or fewer if fewer are up.
 
         Rendezvous hashing: each daemon of a site comes to the same answer, and a server that leaves
         or comes back moves no clients but its own.
@@ -88,10 +88,6 @@ class Cluster:
             *(self._ask(server, pipeline, unanswered.get(server)) for server, pipeline in pipelines.items())
         )
         return {server: replies for server, replies in zip(pipelines, answers, strict=True) if replies is not None}
-
-    async def check(self) -> None:
-        """Find out which servers are up."""
-        await asyncio.gather(*(self._probe(server) for server in self.servers))
 
     async def evictions(self) -> int | None:
         """Items that the live servers have evicted since they started; None if no server says."""
@@ -122,7 +118,7 @@ class Cluster:
             await asyncio.wait([self._watch])
 
     async def _ask(self, server: Server, pipeline: Pipeline, unanswered: Unanswered | None) -> Replies | None:
-        """The replies; None, and the server is down, if there are none."""
+        """Return the replies; without a reply return None, and the server is down."""
         if server.fault is not None:
             if unanswered is not None:
                 unanswered(None)
@@ -139,7 +135,7 @@ class Cluster:
         return replies
 
     async def _probe(self, server: Server) -> None:
-        """Count a message under a key of the probe's own, as it is done for clients."""
+        """Count a message under the probe's own key, with the commands that count for clients."""
         key = self._probe_key
         try:
             await server.exchange(Pipeline([add(key, 0, _PROBE_TTL), incr(key, 1)], [key]), probe=True)

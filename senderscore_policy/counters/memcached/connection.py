@@ -48,7 +48,7 @@ class _Due(NamedTuple):
     unanswered: Unanswered | None
 
     def settle(self, outcome: Replies | Exception) -> None:
-        """Pass it to the caller, or to `unanswered` if the caller has stopped waiting or there is none."""
+        """Pass it to the caller, or to `unanswered` if the caller has stopped waiting or gets an error."""
         in_time = not self.answer.done()
         if isinstance(outcome, Exception):
             if in_time:
@@ -272,7 +272,7 @@ class Server:
             raise BackendError(description(error, self._settings)) from error
 
     def retire(self) -> None:
-        """Close each connection as soon as it is idle."""
+        """From now on close each connection once the server owes no answer."""
         self._retired = True
         if self._connection is None or self._connection.idle:
             self.close()

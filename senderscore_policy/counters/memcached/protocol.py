@@ -19,7 +19,7 @@ LARGEST_REPLY: Final = 64 * 1024 * 1024
 _LONGEST_LINE: Final = 1024
 _LONGEST_NUMBER: Final = 20
 _LARGEST_INDEX: Final = 2**40
-"""Of a bucket; those of seconds come to it in 30,000 years."""
+"""The largest index of a bucket; buckets of a second reach it in 30,000 years."""
 
 # Out of memory concerns the key at hand. Any other SERVER_ERROR (a proxy without its memcached) concerns the server.
 # None is as long as _LONGEST_LINE: a line is nonsense or not, in whatever pieces it arrives.
@@ -75,7 +75,7 @@ def delete(key: bytes) -> bytes:
 
 
 def number_in(value: bytes) -> int | None:
-    """The number that a counter's value holds, None if it is no counter. `decr` leaves blanks behind it."""
+    """The number that a counter's value holds, None if it is not a number. `decr` leaves blanks after a number."""
     digits = value.rstrip(b" ")
     return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_NUMBER else None
 
@@ -99,7 +99,7 @@ class Pipeline(NamedTuple):
     tokens: bool = False
 
     def encoded(self) -> bytes:
-        """As it is sent. The keys go in one `get`: memcached bounds the number of its keys by nothing but memory."""
+        """The bytes to send. All keys go in one `get`: only memory bounds their number in memcached."""
         commands = b"".join(self.commands)
         if not self.keys:
             return commands
@@ -145,7 +145,7 @@ class ReplyReader:
         """Take in what arrived; the replies once they are complete.
 
         Raises:
-            BackendError: this is no reply to the order.
+            BackendError: this is not a reply to the pipeline.
         """
         self._received += len(data)
         if self._received > LARGEST_REPLY:

@@ -1,4 +1,4 @@
-"""Counters in memcached, with the daemon's own as their stand-in."""
+"""Counters in memcached; the daemon's own counters decide while memcached cannot."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -51,7 +51,7 @@ class MemcachedCounters:
         settings: servers, replicas, window, timeout.
         local: the daemon's own counters.
         clock: time; buckets go by the wall clock, which the hosts of a site share.
-        observer: told of round trips and invalid keys.
+        observer: notified of round trips and invalid keys.
         probe_interval: seconds between two attempts to reach a server that is down; four times
             as often it is looked whether a server that was away has to catch up.
 
