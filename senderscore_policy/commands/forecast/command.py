@@ -8,13 +8,13 @@ import re
 import shutil
 import sys
 import textwrap
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from senderscore_policy.commands.arguments import add_config, checked, configuration, given_file
-from senderscore_policy.commands.forecast.page import page
 from senderscore_policy.commands.forecast.report import Report
 from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores, reputation_of
 from senderscore_policy.commands.forecast.simulation import Case, ClientForecast
@@ -28,6 +28,8 @@ from senderscore_policy.maillog.timestamps import for_people
 from senderscore_policy.policy.clients import Network, NetworkTable
 from senderscore_policy.policy.reputation import UNKNOWN, Scored, Unknown
 from senderscore_policy.policy.status import limit_as_json
+from senderscore_policy.web.chart import span_of
+from senderscore_policy.web.html import render
 
 Rows = Sequence[tuple[object, ...]]
 ROWS: Final = 20
@@ -222,3 +224,27 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _row(client: ClientForecast) -> tuple[object, ...]:
     return client.key, client.score, limit_as_json(client.limit.messages)
+
+
+MOST_CLIENTS: Final = 200
+"""Rows of a table of clients; a page of all would be too large for a phone."""
+
+
+def page(report: Report) -> str:
+    """A forecast as one HTML page without links to other files."""
+    return render(
+        "forecast.html", report=report, forecast=report.forecast, most=MOST_CLIENTS, made=time.time(), **_charts(report)
+    )
+
+
+def _charts(report: Report) -> dict[str, Any]:
+    """The chart of all messages, and one for each client shown."""
+    forecast = report.forecast
+    if not forecast.hourly:
+        return {"overview": None, "sparks": {}, "step": ""}
+    span = span_of(list(forecast.hourly))
+    sparks = {
+        each.key: span.chart(each.tally.hourly, each.tally.hourly_deferred) for each in report.limited[:MOST_CLIENTS]
+    }
+    overview = span.chart(forecast.hourly, forecast.hourly_deferred)
+    return {"overview": overview, "sparks": sparks, "step": span.step_text}
