@@ -16,7 +16,7 @@ from senderscore_policy.policy.window import Window
 
 HOUR = Window(3600, 12)
 NOW = 1_000_300.0
-"""A hundred seconds into bucket 3334; 3322 is the oldest in view, two thirds of it count."""
+"""A hundred seconds into bucket 3334; 3323 is the oldest in the window."""
 KEYS = BucketKeys("ssp:", HOUR)
 
 
@@ -266,7 +266,7 @@ def test_an_invalid_replica_is_not_missed() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3)), min_size=1, max_size=12))
 def test_two_daemons_on_two_replicas_never_undercount(charges: list[tuple[int, int]]) -> None:
-    """Whoever counts, each message gets a number above all those before it."""
+    """Each message gets a larger count than all messages before it, whichever daemon counts it."""
     site = Site(2)
     daemons = (site.account(), site.account())
     counted = 0

@@ -150,7 +150,7 @@ async def test_nonsense_is_a_failure_at_once(tmp_path: Path, reply: bytes) -> No
 
 
 async def test_a_late_answer_is_never_taken_for_the_next_one(tmp_path: Path) -> None:
-    """After a timeout the connection is closed: what arrives then belongs to nobody."""
+    """After a timeout the connection is closed: a late reply answers no other command."""
     connections = 0
     failed = asyncio.Event()
 
@@ -198,7 +198,7 @@ async def test_pipelines_do_not_wait_for_each_other(tmp_path: Path) -> None:
 
 
 def patient(size: int) -> Script:
-    """A script that answers once so many bytes have arrived."""
+    """A script that answers once this number of bytes has arrived."""
     fake = FakeMemcached()
     fake.items[b"k"] = b"0"
 
@@ -259,7 +259,7 @@ async def test_a_pipeline_without_an_answer_is_reported_once(
 
 @pytest.mark.parametrize("farewell", [b"", b"ERROR\r\n"])
 async def test_a_connection_closed_while_idle_is_replaced(tmp_path: Path, farewell: bytes) -> None:
-    """A restarted memcached, or one with an idle timeout, is not a failure; nor is a word that nobody asked for."""
+    """A restarted memcached, or one with an idle timeout, is not a failure; nor is an unexpected word."""
     answered, parted = asyncio.Event(), asyncio.Event()
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -348,7 +348,7 @@ async def test_a_server_that_is_not_there_fails_at_once(endpoint: Unix | Inet) -
 
 
 async def test_a_name_is_tried_with_all_its_addresses() -> None:
-    """The name localhost may mean ::1 first, where nobody listens."""
+    """The name localhost may mean ::1 first, where no server listens."""
     async with listening(FakeMemcached().serve) as endpoint:
         assert isinstance(endpoint, Inet)
         server = Server(Inet("localhost", endpoint.port), CounterSettings(timeout=PLENTY))

@@ -66,7 +66,7 @@ class Site:
         return charges
 
     async def count(self, *clients: str) -> list[int]:
-        """Count a message of each; what they are told."""
+        """Count a message of each; the counts."""
         return [charge.count for charge in await self.charge(*clients)]
 
     async def read(self, client: str) -> int:
@@ -105,7 +105,7 @@ async def test_a_batch_is_one_round_trip(tmp_path: Path) -> None:
 
 
 async def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
-    """What nobody adds to any more is not read with every message."""
+    """A closed bucket is not read with every message."""
     async with Site(tmp_path) as site, site.running():
         site.clock.pass_time(100)
         closed = b"ssp:192.0.2.1:3600.12:3330"
@@ -119,7 +119,7 @@ async def test_closed_buckets_are_believed_for_a_minute(tmp_path: Path) -> None:
 
 
 async def test_a_lost_counter_ends_the_belief(tmp_path: Path) -> None:
-    """When memcached was restarted or another daemon reset the client, closed buckets are soon read anew."""
+    """When memcached was restarted or another daemon reset the client, closed buckets are soon read again."""
     async with Site(tmp_path) as site, site.running():
         site.clock.pass_time(100)
         site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3330"] = b"10"
@@ -208,7 +208,7 @@ async def test_a_batch_that_timed_out_is_not_sent_again(tmp_path: Path) -> None:
 
 
 async def test_an_invalid_key_is_decided_here_and_reported(tmp_path: Path) -> None:
-    """The rest of the batch stands, and memcached stays in use."""
+    """The rest of the batch is valid, and memcached stays in use."""
     async with Site(tmp_path) as site, site.running():
         await site.count("192.0.2.1", "192.0.2.2")
         site.fakes[0].items[b"ssp:192.0.2.1:3600.12:3334"] = b"hello"
@@ -306,7 +306,7 @@ async def test_texts_are_shared(tmp_path: Path) -> None:
 
 
 async def test_texts_of_a_server_that_is_away_are_just_missing(tmp_path: Path) -> None:
-    """Nothing is raised, and nobody waits longer than allowed."""
+    """Nothing raises, and no message waits longer than allowed."""
 
     async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read(-1)
@@ -378,7 +378,7 @@ def test_a_prefix_that_cannot_be_part_of_a_key_is_refused(tmp_path: Path, prefix
 
 
 class StandingStill:
-    """A memcached that stands still from its next command on, until it is let go; then it does what it was sent."""
+    """A memcached that freezes at its next command until the test releases it; then it executes what it received."""
 
     def __init__(self, fake: FakeMemcached) -> None:
         self.fake = fake
@@ -403,7 +403,7 @@ async def settled(site: Site) -> None:
 
 @pytest.mark.parametrize("forgets", [False, True])
 async def test_refunds_are_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, forgets: bool) -> None:
-    """While memcached stands still refunds are kept; afterwards only accepted messages count.
+    """While memcached is frozen the daemon keeps refunds; afterwards only accepted messages count.
 
     It makes no difference whether memcached executes the interrupted batch later, or the batch is lost.
     """

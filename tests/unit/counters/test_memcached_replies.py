@@ -36,7 +36,7 @@ def sent(lines: list[bytes], values: dict[bytes, bytes] | None) -> bytes:
 
 
 def read(pieces: list[bytes], lines: int, *, values: bool) -> Replies | None:
-    """What comes of these pieces; a complete reply must come with the last one, not before."""
+    """The replies from these pieces; a complete reply must come with the last one, not before."""
     reader = ReplyReader(lines, values=values)
     replies = None
     for piece in pieces:
@@ -69,7 +69,7 @@ def test_what_follows_the_replies_belongs_to_the_next_pipeline() -> None:
 
 @given(st.lists(LINES, min_size=1, max_size=4), st.none() | VALUES, st.integers(1, 60))
 def test_half_a_reply_is_none(lines: list[bytes], values: dict[bytes, bytes] | None, missing: int) -> None:
-    """As long as a byte is missing there is no reply."""
+    """The reader gives a reply only when it is complete."""
     assert read([sent(lines, values)[:-missing]], len(lines), values=values is not None) is None
 
 
@@ -98,7 +98,7 @@ def test_half_a_reply_is_none(lines: list[bytes], values: dict[bytes, bytes] | N
     ],
 )
 def test_nonsense_is_noticed_at_once(reply: bytes, lines: int, values: bool) -> None:
-    """What is no reply to the commands sent raises as soon as it is seen; nobody waits for the rest."""
+    """A wrong reply raises as soon as its first bytes show it."""
     with pytest.raises(BackendError, match="answered"):
         read([reply], lines, values=values)
 
@@ -133,7 +133,7 @@ def test_a_reply_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_only_digits_are_a_counter(value: bytes, number: int | None) -> None:
-    """Blanks behind a number are memcached's own, left by `decr`; all else is no counter."""
+    """Blanks behind a number are memcached's own, left by `decr`; any other value is not a counter."""
     assert number_in(value) == number
 
 

@@ -28,7 +28,7 @@ def now(work: Coroutine[Any, Any, T]) -> T:
 
 
 def charge(store: MemoryStore, *clients: str, amount: int = 1) -> list[int]:
-    """Count a message of each; what each of them is told."""
+    """Count a message of each; the counts."""
     charges = [Charge(client, amount) for client in clients]
     now(store.charge(charges, []))
     return [charge.count for charge in charges]
@@ -40,7 +40,7 @@ def count(store: MemoryStore, client: str) -> int:
 
 
 def test_messages_of_a_batch_get_distinct_numbers() -> None:
-    """Of several messages in one batch each sees those before it, so a limit lets exactly so many through."""
+    """Each message of a batch counts those before it, so a limit of N lets exactly N through."""
     store = MemoryStore(HOUR, FakeClock())
     assert charge(store, "192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.1") == [1, 1, 2, 3]
     assert charge(store, "192.0.2.1") == [4]
@@ -141,7 +141,7 @@ def test_a_full_bucket_fails_open() -> None:
 
 
 def restarted(store: MemoryStore, clock: FakeClock, window: Window = HOUR, max_entries: int = 1000) -> MemoryStore:
-    """The store of the process after: its monotonic clock starts anew, the wall clock goes on."""
+    """The store of the process after: its monotonic clock starts at another value, the wall clock goes on."""
     lines = list(store.snapshot())
     clock.uptime = 1.0
     later = MemoryStore(window, clock, max_entries)
