@@ -149,17 +149,19 @@ class _Scores:
 
 
 class _Memcached:
-    """Answers orders out of a dictionary, in the place of `Cluster`."""
+    """Answers pipelines from a dictionary, instead of `Cluster`."""
+
+    complete = True
 
     def __init__(self, live: tuple[Server, ...]) -> None:
         self.live = live
         self._counts: dict[bytes, int] = {}
 
-    def homes(self, _client: str) -> tuple[Server, ...]:
+    def servers_for(self, _client: str) -> tuple[Server, ...]:
         return self.live
 
-    async def exchange(self, orders: dict[Server, Pipeline]) -> dict[Server, Replies]:
-        return {server: Replies([self._line(c) for c in order.commands], {}) for server, order in orders.items()}
+    async def exchange(self, pipelines: dict[Server, Pipeline], _unanswered: object = None) -> dict[Server, Replies]:
+        return {server: Replies([self._line(c) for c in each.commands], {}, {}) for server, each in pipelines.items()}
 
     def _line(self, command: bytes) -> bytes:
         name, key, amount = command.split(b" ", 2)
