@@ -378,7 +378,7 @@ async def test_statistics_are_waited_for_only_so_long(tmp_path: Path) -> None:
 
 async def test_a_silent_resolver_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to connect fail in time, one thread waits for the resolver, and the event loop ends without it."""
-    silence, asked = threading.Event(), 0
+    silence, asked, before = threading.Event(), 0, set(threading.enumerate())
 
     def getaddrinfo(*_: object, **__: object) -> list[object]:
         nonlocal asked
@@ -392,5 +392,5 @@ async def test_a_silent_resolver_holds_up_nothing(monkeypatch: pytest.MonkeyPatc
         assert await failure(server) == "no answer within 0.1 s"
         server.works()
     assert asked == 1
-    assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
     silence.set()
