@@ -8,7 +8,6 @@ import json
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -61,12 +60,7 @@ async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 
 class Api:
-    """The handlers.
-
-    Args:
-        collector: has the status, the clients and the history of decisions.
-        facts: returns what only the composition root knows, for `doctor`.
-    """
+    """The handlers; `facts` returns what only the composition root knows, for `doctor`."""
 
     def __init__(self, collector: StatusCollector, facts: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         self._collector = collector
@@ -78,9 +72,8 @@ class Api:
     def application(self, kind: str) -> web.Application:
         """The routes of a listener.
 
-        Args:
-            kind: "metrics" shows no client; "status" reads; "control" also reads what is private, asks the zone
-                for scores and changes counters.
+        "metrics" shows no client; "status" reads; "control" also reads what is private, asks the zone for scores and
+        changes counters.
         """
         app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
         app.on_response_prepare.append(_add_headers)
@@ -111,24 +104,23 @@ class Api:
 
     async def _healthz(self, _: web.Request) -> web.Response:
         health = self._collector.service().health
-        stopping = health.startswith("stopping")
-        status = HTTPStatus.SERVICE_UNAVAILABLE if stopping else HTTPStatus.OK
+        status = HTTPStatus.SERVICE_UNAVAILABLE if health.startswith("stopping") else HTTPStatus.OK
         return web.Response(text=health + "\n", status=status)
 
     async def _page(self, request: web.Request) -> web.Response:
         view = page.view(request.query)
         status = await self._collector.status()
         found = await self._collector.clients(view.filter) if view.filter else (status.rows, status.clients)
-        return await self._html(partial(page.render, status, view, *found))
+        return await self._html(page.render, status, view, *found)
 
     async def _client_page(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
         status, details = await self._collector.status(), await self._collector.details(client)
-        return await self._html(partial(page.render_client, status, details))
+        return await self._html(page.render_client, status, details)
 
-    async def _html(self, render: Callable[[], str]) -> web.Response:
+    async def _html(self, render: Callable[..., str], *values: Any) -> web.Response:
         # In a thread: a long list takes longer to render than a request may wait for its decision.
-        text = await asyncio.get_running_loop().run_in_executor(None, render)
+        text = await asyncio.to_thread(render, *values)
         return web.Response(text=text, content_type="text/html")
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -155,14 +147,14 @@ class Api:
 
     async def _decisions(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
-        decisions = await asyncio.get_running_loop().run_in_executor(None, self._history.of_client, client.key)
+        decisions = await asyncio.to_thread(self._history.of_client, client.key)
         return await self._explain(decisions, [client])
 
     async def _message(self, request: web.Request) -> web.Response:
         queue_id = request.match_info["queue_id"]
         if not _QUEUE_ID.fullmatch(queue_id):
             raise BadRequestError(f"{queue_id[:100]!r} is not a queue ID")
-        decisions = await asyncio.get_running_loop().run_in_executor(None, self._history.of_message, queue_id)
+        decisions = await asyncio.to_thread(self._history.of_message, queue_id)
         return await self._explain(decisions, [each.client for each in decisions if each.client is not None])
 
     async def _explain(self, decisions: Sequence[Decision], clients: Sequence[Client]) -> web.Response:
@@ -217,12 +209,7 @@ class Api:
 async def serve(api: Api, kind: str, listeners: list[Any], host: str = "") -> HttpListener:
     """Answer HTTP on these listening sockets until what is returned is cleaned up.
 
-    Args:
-        api: the handlers.
-        kind: of the listener, see `Api.application`.
-        listeners: bound sockets.
-        host: the name or address in the configuration. The status listener answers to it and to the host's
-            own names alone.
+    The status listener answers to the host's own names, and to `host`, its name or address in the configuration.
     """
     names = {*own_names(), host} if kind == "status" else None
     listener = HttpListener(api.application(kind), names, in_turns=kind != "control")

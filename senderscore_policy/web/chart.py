@@ -88,28 +88,30 @@ def shade(tier: str) -> str:
 
 
 def name(tier: str) -> str:
-    """A tier's name for people."""
     return "not counted" if tier == UNCOUNTED else tier
 
 
+def local(time: float) -> datetime:
+    """A time in the host's time zone."""
+    return datetime.fromtimestamp(time, UTC).astimezone()
+
+
 def clock(time: float) -> str:
-    """Hours and minutes in the host's time zone."""
-    return f"{datetime.fromtimestamp(time, UTC).astimezone():%H:%M}"
+    return f"{local(time):%H:%M}"
 
 
 def day_and_clock(time: float) -> str:
-    """Day, hours and minutes in the host's time zone."""
-    return f"{datetime.fromtimestamp(time, UTC).astimezone():%d %b %H:%M}"
+    return f"{local(time):%d %b %H:%M}"
 
 
 def chart(
     columns: Sequence[Column], step: float, slots: int, labels: int, label: Callable[[float], str] = clock
 ) -> Chart:
-    """The chart of some columns, oldest first; the last one ends at the right edge.
+    """The chart of at least one column, oldest first; the last one ends at the right edge.
 
     Args:
-        columns: at least one, each `step` seconds after the one before.
-        step: seconds of a column.
+        columns: each is `step` seconds after the one before.
+        step: seconds.
         slots: columns for which the chart has room.
         labels: parts into which the labels divide the time axis.
         label: writes a time.
@@ -149,16 +151,15 @@ def _exact(percent: float) -> float:
 def _bars(column: Column, x: float, width: float, base: float, unit: float) -> Iterable[Bar]:
     _, passed, deferred = column
     x, width = _exact(x + width * (1 - BAR) / 2), _exact(width * BAR)
-    y = base
+    above = below = base
     for tier in sorted(passed, key=tier_order):
         height = passed[tier] * unit
-        y -= height
-        yield Bar(x, _exact(y), width, _exact(height), shade(tier))
-    y = base
+        above -= height
+        yield Bar(x, _exact(above), width, _exact(height), shade(tier))
     for tier in sorted(deferred, key=tier_order):
         height = deferred[tier] * unit
-        yield Bar(x, _exact(y), width, _exact(height), "late" if tier == PLAIN else shade(tier))
-        y += height
+        yield Bar(x, _exact(below), width, _exact(height), "late" if tier == PLAIN else shade(tier))
+        below += height
 
 
 def _text(column: Column, label: Callable[[float], str]) -> str:
@@ -185,10 +186,10 @@ _STEPS: Final = (1, 2, 3, 6, 12, 24, 48, 168, 720, 8760)
 
 
 class Span(NamedTuple):
-    """The time that all charts of a report show: its begin since the epoch and its step in seconds."""
+    """The time that all charts of a report show."""
 
-    begin: int
-    step: int
+    begin: int  # seconds since the epoch
+    step: int  # seconds
     columns: int
 
     @property
@@ -197,12 +198,7 @@ class Span(NamedTuple):
         return period(self.step)
 
     def chart(self, messages: Mapping[int, int], deferred: Mapping[int, int]) -> Chart:
-        """The chart of counts by the start of their hour.
-
-        Args:
-            messages: all messages.
-            deferred: those that would have been deferred.
-        """
+        """The chart of counts by the start of their hour: of all messages, and of those that would be deferred."""
         sums = [[0, 0] for _ in range(self.columns)]
         for kind, hourly in enumerate((messages, deferred)):
             for hour, count in hourly.items():
@@ -216,15 +212,10 @@ class Span(NamedTuple):
 
 
 def span_of(hours: Sequence[int]) -> Span:
-    """The time from the first hour to the last, in steps that give at most `MOST_COLUMNS` columns.
-
-    Args:
-        hours: starts of hours with messages, seconds since the epoch; at least one.
-    """
+    """The time from the first of these hours (seconds since the epoch) to the last, in at most `MOST_COLUMNS` steps."""
     begin, end = min(hours), max(hours) + HOUR
     step = next(hours * HOUR for hours in _STEPS if end - begin <= MOST_COLUMNS * hours * HOUR or hours == _STEPS[-1])
     if step > HOUR:
         # Days begin at midnight of the host's time zone, not of UTC.
-        local = datetime.fromtimestamp(begin, UTC).astimezone()
-        begin -= local.hour * HOUR
+        begin -= local(begin).hour * HOUR
     return Span(begin, step, -(-(end - begin) // step))

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Final
@@ -14,16 +13,12 @@ from markupsafe import Markup
 
 from senderscore_policy.policy.durations import span
 from senderscore_policy.policy.status import limit_as_json
-from senderscore_policy.web.chart import clock, name, shade
-
-
-def _local(time: float) -> datetime:
-    return datetime.fromtimestamp(time, UTC).astimezone()
+from senderscore_policy.web.chart import clock, local, name, shade
 
 
 def moment(time: float) -> str:
     """A time of day with the host's time zone; of another day with its date."""
-    then = _local(time)
+    then = local(time)
     today = then.date() == datetime.now(UTC).astimezone().date()
     return f"{then:%H:%M:%S %Z}" if today else f"{then:%Y-%m-%d %H:%M %Z}"
 
@@ -45,18 +40,6 @@ def source_of(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-_FILTERS: Final[Mapping[str, Callable[..., str]]] = {
-    "span": lambda seconds: "–" if seconds is None else span(seconds),
-    "moment": moment,
-    "minute": lambda time: f"{_local(time):%Y-%m-%d %H:%M}",
-    "second": lambda time: f"{_local(time):%Y-%m-%d %H:%M:%S}",
-    "clock": clock,
-    "path": lambda key: quote(key, safe=":"),
-    "shade": shade,
-    "tier": name,
-    "number": _number,
-    "limit": lambda limit: "∞" if limit == math.inf else _number(limit_as_json(limit)),
-}
 # Texts of a log, of a client or of the zone pass through autoescape; the templates mark nothing as safe.
 _ENVIRONMENT: Final = jinja2.Environment(
     loader=jinja2.PackageLoader(__package__),
@@ -65,10 +48,20 @@ _ENVIRONMENT: Final = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= _FILTERS
+_ENVIRONMENT.filters |= {
+    "span": lambda seconds: "–" if seconds is None else span(seconds),
+    "moment": moment,
+    "minute": lambda time: f"{local(time):%Y-%m-%d %H:%M}",
+    "second": lambda time: f"{local(time):%Y-%m-%d %H:%M:%S}",
+    "clock": clock,
+    "path": lambda key: quote(key, safe=":"),
+    "shade": shade,
+    "tier": name,
+    "number": _number,
+    "limit": lambda limit: "∞" if limit == math.inf else _number(limit_as_json(limit)),
+}
 _ENVIRONMENT.globals |= {"style": STYLE, "script": SCRIPT, "zone": lambda: f"{datetime.now(UTC).astimezone():%Z}"}
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a page from a template and its values."""
     return _ENVIRONMENT.get_template(template).render(**values)

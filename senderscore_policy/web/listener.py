@@ -72,17 +72,13 @@ def is_own(host: str, names: Collection[str]) -> bool:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: passes everything on to aiohttp, and remembers when the peer was last active.
-
-    Attributes:
-        asked: requests that have arrived.
-        active_at: the time of the last answer, or of the start; infinite while a request is in hand.
-    """
+    """One connection: passes everything on to aiohttp, and remembers when the peer was last active."""
 
     def __init__(self, listener: "HttpListener", handler: web.RequestHandler) -> None:
         self._listener = listener
         self.handler = handler
-        self.asked = 0
+        self.asked = 0  # requests that have arrived
+        # The time of the last answer, or of the start; infinite while a request is in hand.
         self.active_at = asyncio.get_running_loop().time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -112,7 +108,7 @@ class HttpListener:
     Args:
         app: answers the requests.
         names: the names by which the daemon may be addressed; None: any.
-        in_turns: whether to handle requests one after the other, so that a crowd of visitors waits and mail does not.
+        in_turns: handle requests one after the other, so that a crowd of visitors waits and mail does not.
     """
 
     def __init__(self, app: web.Application, names: Collection[str] | None, *, in_turns: bool) -> None:
@@ -156,7 +152,6 @@ class HttpListener:
         self._close_when_silent(connection)
 
     def leave(self, connection: _Connection) -> None:
-        """Forget a closed connection."""
         self._connections.pop(connection.handler, None)
 
     def _close(self, connection: _Connection) -> None:

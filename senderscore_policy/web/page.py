@@ -22,7 +22,6 @@ LABELLED: Final = 15
 LONGEST_QUERY: Final = 100
 """Characters of a filter."""
 _PLACES: Final = {LimitState.LIMITED: 0, LimitState.NEAR: 1, LimitState.WITHIN: 2, LimitState.UNLIMITED: 3}
-_NEVER: Final = math.inf
 
 
 def _nearest(row: Row) -> tuple[Any, ...]:
@@ -39,13 +38,7 @@ def _address(row: Row) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of the list and how it sorts.
-
-    Args:
-        title: its heading.
-        key: sorts rows; the first order offered is ascending.
-        note: explains the title.
-    """
+    """A column of the list; the first order offered is ascending by its key."""
 
     title: str
     key: Callable[[Row], Any]
@@ -63,39 +56,26 @@ COLUMNS: Final = {
     ),
     "opens": Column(
         "Accepted again",
-        lambda row: (row.status.state != LimitState.LIMITED, _NEVER if row.opens_in is None else row.opens_in),
+        lambda row: (row.status.state != LimitState.LIMITED, math.inf if row.opens_in is None else row.opens_in),
         "one message, if the client sends nothing before",
     ),
     "seen": Column("Last message", lambda row: -row.seen_at),
 }
 STATUS: Final = "status"
 """The default order of the list: the clients that an administrator should see first."""
-SHOWN: Final = {
-    "all": "All",
-    "limited": "Limited now",
-    "near": "Near the limit",
-    "deferred": "Deferred",
-}
+SHOWN: Final = {"all": "All", "limited": "Limited now", "near": "Near the limit", "deferred": "Deferred"}
 """Parts of the list, by their names in the address of the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The wanted part of the list, as the page's address says.
+    """The wanted part of the list, as the page's address says."""
 
-    Args:
-        show: a key of `SHOWN`.
-        sort: `STATUS` or a key of `COLUMNS`.
-        reverse: whether the order is reversed.
-        filter: see `monitoring.clients.matching`.
-        whole: whether to list all rows, not the first `ROWS`.
-    """
-
-    show: str = "all"
-    sort: str = STATUS
+    show: str = "all"  # a key of `SHOWN`
+    sort: str = STATUS  # or a key of `COLUMNS`
     reverse: bool = False
-    filter: str = ""
-    whole: bool = False
+    filter: str = ""  # see `monitoring.clients.matching`
+    whole: bool = False  # list all rows, not the first `ROWS`
 
     def link(self, **changes: Any) -> str:
         """The address of the page with some things changed."""
@@ -124,14 +104,12 @@ def view(query: Mapping[str, str]) -> View:
 
 
 def selected(row: Row, show: str) -> bool:
-    """Whether a row belongs to a part of the list."""
     if show == "deferred":
         return row.status.deferred > 0
     return show in {"all", row.status.state}
 
 
 def ordered(rows: Sequence[Row], wanted: View) -> list[Row]:
-    """The wanted part of the rows, in the wanted order."""
     found = [row for row in rows if selected(row, wanted.show)]
     key = COLUMNS[wanted.sort].key if wanted.sort in COLUMNS else _nearest
     return sorted(sorted(found, key=_nearest), key=key, reverse=wanted.reverse)
@@ -153,14 +131,7 @@ CONTENT_SECURITY_POLICY: Final = "; ".join(
 
 
 def render(status: Status, wanted: View, rows: Sequence[Row], clients: int) -> str:
-    """The status page.
-
-    Args:
-        status: of the daemon.
-        wanted: the part of the list.
-        rows: the listed clients, from `StatusCollector.clients`.
-        clients: the number of clients that the filter selects, listed or not.
-    """
+    """The status page; rows and the number of clients, listed or not, are from `StatusCollector.clients`."""
     found = ordered(rows, wanted)
     return html.render(
         "status.html",
@@ -180,5 +151,4 @@ def render(status: Status, wanted: View, rows: Sequence[Row], clients: int) -> s
 
 
 def render_client(status: Status, details: ClientDetails) -> str:
-    """The page of one client."""
     return html.render("client.html", status=status, host=socket.gethostname(), details=details)

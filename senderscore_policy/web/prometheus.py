@@ -12,12 +12,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from senderscore_policy import __version__
 from senderscore_policy.monitoring.statistics import Histogram
@@ -27,8 +22,6 @@ from senderscore_policy.reputation.guard import ZoneState
 from senderscore_policy.web.status import StatusCollector
 
 PREFIX: Final = "senderscore_policy_"
-OUTCOMES: Final = ("scored", "unknown", "refused", "unavailable")
-CACHE_RESULTS: Final = ("hit", "stale", "shared", "miss")
 
 
 def _family(
@@ -64,11 +57,7 @@ LIFE: Final = 1.0
 
 
 class Exposition:
-    """Collects the numbers at each scrape (a prometheus_client collector).
-
-    Args:
-        collector: has the numbers.
-    """
+    """Collects the numbers at each scrape (a prometheus_client collector)."""
 
     def __init__(self, collector: StatusCollector) -> None:
         self._collector = collector
@@ -88,11 +77,7 @@ class Exposition:
         return self._families
 
     async def page(self, accept: str) -> tuple[bytes, str]:
-        """The page, at most `LIFE` old, and its content type.
-
-        Args:
-            accept: the scraper's Accept header.
-        """
+        """The page, at most `LIFE` old, and its content type, for a scraper's Accept header."""
         encode: Callable[[CollectorRegistry], bytes]
         encode, content_type = choose_encoder(FORMATS[0 if "application/openmetrics-text" in accept else 1])
         loop = asyncio.get_running_loop()
@@ -101,12 +86,11 @@ class Exposition:
             if loop.time() >= until:
                 self._families = list(self._collect())
                 # In a thread: the text takes longer than a request may wait for its decision.
-                body = await loop.run_in_executor(None, encode, self._registry)
+                body = await asyncio.to_thread(encode, self._registry)
                 self._pages[content_type] = loop.time() + LIFE, body
             return body, content_type
 
     def _collect(self) -> Iterator[Metric]:
-        """All families of metrics."""
         yield from self._requests()
         yield from self._scores()
         yield from self._counters()
@@ -129,10 +113,10 @@ class Exposition:
 
     def _scores(self) -> Iterator[Metric]:
         metrics, scores = self._collector.metrics, self._collector.scores()
-        outcomes = {word: metrics.lookups[word] for word in OUTCOMES}
+        outcomes = {word: metrics.lookups[word] for word in ("scored", "unknown", "refused", "unavailable")}
         yield _counter("lookups", "Score lookups over DNS.", outcomes, "outcome")
         yield _histogram("lookup_duration_seconds", "Duration of a score lookup over DNS.", metrics.lookup_latency)
-        results = {word: metrics.score_cache[word] for word in CACHE_RESULTS}
+        results = {word: metrics.score_cache[word] for word in ("hit", "stale", "shared", "miss")}
         yield _counter("score_cache", "Reads of the score cache.", results, "result")
         used = {"month": scores.used, "day": scores.used_today}
         yield _gauge("query_budget_used", "Queries sent in the last 30 days and 24 hours.", used, "period")

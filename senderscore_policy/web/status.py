@@ -3,8 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any, Final
 
@@ -22,20 +21,13 @@ from senderscore_policy.reputation.source import ScoreSource
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One client.
-
-    Args:
-        status: its counter against its limit.
-        opens_in: seconds until one more message is within its limit, if the client sends nothing before;
-            None: never, or no limit holds for it.
-        name: its host name as Postfix knows it; empty if it does not. The owner of the address chose it.
-        seen_at: time of its last counted message, in seconds since the epoch; 0: this daemon has not seen any.
-    """
+    """One client."""
 
     status: ClientStatus
+    # Seconds until one more message is within its limit, if it sends nothing before; None: never, or without a limit.
     opens_in: float | None
-    name: str
-    seen_at: float
+    name: str  # as Postfix knows the host, or empty; the owner of the address chose it
+    seen_at: float  # its last counted message, in seconds since the epoch; 0: this daemon has not seen any
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json`, and more."""
@@ -151,51 +143,30 @@ MOST_DECISIONS: Final = 10
 """Decisions on the page of a client."""
 
 
+@dataclass(eq=False, slots=True)
 class StatusCollector:
-    """Collects what the status page, `top` and the metrics show.
+    """Collects what the status page, `top` and the metrics show; each part reports its own status."""
 
-    Args:
-        admin: knows the clients and the policy.
-        metrics: the numbers that the daemon counts.
-        traffic: decisions of the last hour.
-        source: the reputations.
-        backend: the counters.
-        evictions: items that memcached evicted.
-        history: the last decisions.
-        service: reports about the daemon itself.
-    """
-
-    def __init__(  # noqa: PLR0917 - each part reports its own status
-        self,
-        admin: ClientAdmin,
-        metrics: Metrics,
-        traffic: RecentTraffic,
-        source: ScoreSource,
-        backend: CounterBackend,
-        evictions: Evictions,
-        history: DecisionHistory,
-        service: Callable[[], ServiceStatus],
-    ) -> None:
-        self.admin = admin
-        self.metrics = metrics
-        self.history = history
-        self.service = service
-        self._traffic = traffic
-        self._source = source
-        self._backend = backend
-        self._evictions = evictions
-        self._status: Status | None = None
-        self._until = 0.0
-        self._collecting = asyncio.Lock()
+    admin: ClientAdmin
+    metrics: Metrics
+    traffic: RecentTraffic
+    source: ScoreSource
+    backend: CounterBackend
+    evictions: Evictions
+    history: DecisionHistory
+    service: Callable[[], ServiceStatus]
+    _last: Status | None = field(default=None, init=False)
+    _until: float = field(default=0.0, init=False)
+    _collecting: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def status(self) -> Status:
         """The status, at most `LIFE` old."""
         async with self._collecting:
             now = self.admin.clock.monotonic()
-            if self._status is None or now >= self._until:
-                self._status = await self._collect()
+            if self._last is None or now >= self._until:
+                self._last = await self._collect()
                 self._until = now + LIFE
-            return self._status
+            return self._last
 
     async def _collect(self) -> Status:
         metrics = self.metrics
@@ -209,14 +180,13 @@ class StatusCollector:
             requests=sum(metrics.decisions.values()),
             median=metrics.latency.quantile(0.5),
             slowest=metrics.latency.quantile(0.99),
-            minutes=tuple(self._traffic.last_hour()),
+            minutes=tuple(self.traffic.last_hour()),
             rows=rows,
             clients=clients,
         )
 
     def scores(self) -> ScoreStatus:
-        """The score zone now."""
-        source, budget = self._source, self._source.budget
+        source, budget = self.source, self.source.budget
         return ScoreStatus(
             zone=source.zone,
             zone_state=source.zone_state,
@@ -230,22 +200,20 @@ class StatusCollector:
         )
 
     def counters(self) -> CounterStatus:
-        """The counters' back end now."""
-        backend, metrics = self._backend, self.metrics
+        backend, metrics = self.backend, self.metrics
         return CounterStatus(
             store="memory" if backend.memcached is None else "memcached",
             state=backend.state,
             servers=backend.servers,
             round_trips=dict(metrics.round_trips),
             round_trip=metrics.round_trip_latency.quantile(0.99),
-            evictions=self._evictions.seen,
+            evictions=self.evictions.seen,
         )
 
     async def clients(self, text: str) -> tuple[tuple[Row, ...], int]:
-        """The clients that a filter selects: those to be listed, and the number of all.
+        """The clients that a filter selects (`monitoring.clients.matching`): those to be listed, and the number of all.
 
-        Args:
-            text: see `monitoring.clients.matching`; an address selects its client, also if that never sent a message.
+        An address selects its client, also if that never sent a message.
         """
         network = network_of(text)
         if network is not None and network.num_addresses == 1:
@@ -259,7 +227,7 @@ class StatusCollector:
             return top_clients(found, MOST_CLIENTS), len(found)
 
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
-        shown, number = await asyncio.get_running_loop().run_in_executor(None, select)
+        shown, number = await asyncio.to_thread(select)
         return tuple(await self._rows(shown)), number
 
     async def _rows(self, shown: Sequence[SeenClient]) -> list[Row]:
@@ -281,11 +249,9 @@ class StatusCollector:
             return seen.client
 
     async def details(self, client: Client) -> ClientDetails:
-        """What is known of a client."""
         (status,) = await self.admin.statuses([client])
         # In a thread: the history is long.
-        of_client = partial(self.history.of_client, client.key)
-        decisions = await asyncio.get_running_loop().run_in_executor(None, of_client)
+        decisions = await asyncio.to_thread(self.history.of_client, client.key)
         return ClientDetails(
             time=self.admin.clock.time(),
             row=_row(*status, self.admin.seen.find(client.key) or SeenClient(client)),

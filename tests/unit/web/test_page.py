@@ -254,7 +254,7 @@ def test_the_policy_allows_this_style_and_script_alone(status: Status) -> None:
 def test_no_limit_is_a_sign(status: Status) -> None:
     """The page shows the missing limit of a client as ∞."""
     assert "30 <small>of ∞</small>" in rendered(status)
-    assert html._FILTERS["limit"](math.inf) == "∞"
+    assert html._ENVIRONMENT.filters["limit"](math.inf) == "∞"
 
 
 @pytest.mark.parametrize(
