@@ -4,6 +4,7 @@ import heapq
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from senderscore_policy.policy.bounded import BoundedCache
@@ -27,28 +28,18 @@ _NETWORK: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
 
 
 class SeenClient:
-    """A client and the facts of its last counted message; the next one overwrites them.
-
-    Attributes:
-        client: the client.
-        count: messages counted in the window.
-        limit: the limit that was applied.
-        tier: the name of that limit.
-        time: of the message, in seconds since the epoch; 0: it has not sent any.
-        name: its host name as Postfix knows it, "unknown" if it does not.
-        deferred: its messages above the limit, by bucket.
-    """
+    """A client and the facts of its last counted message; the next one overwrites them."""
 
     __slots__ = ("client", "count", "deferred", "limit", "name", "tier", "time")
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.count = 0
+        self.count = 0  # messages in the window
         self.limit: float = UNLIMITED if client.limit is None else client.limit.messages
-        self.tier = ""
-        self.time = 0.0
-        self.name = b""
-        self.deferred: dict[int, int] = {}
+        self.tier = ""  # the name of that limit
+        self.time = 0.0  # of the message, in seconds since the epoch; 0: it has not sent any
+        self.name = b""  # as Postfix knows the host, "unknown" if it does not
+        self.deferred: dict[int, int] = {}  # messages above the limit, by bucket
 
 
 def network_of(text: str) -> Network | None:
@@ -65,10 +56,8 @@ def network_of(text: str) -> Network | None:
 def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
     """The clients that a filter selects.
 
-    Args:
-        clients: all of them.
-        text: a network selects the clients in it, another text those with the text in their address, host
-            name or tier. An empty text selects all.
+    A network selects the clients in it, another text those with the text in their address, host name or tier. An
+    empty text selects all.
     """
     wanted = network_of(text)
     lowered = text.casefold()
@@ -82,12 +71,7 @@ def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
 
 
 def top_clients(clients: Iterable[SeenClient], most: int) -> list[SeenClient]:
-    """The clients with the highest counts, and those that are nearest to their limits.
-
-    Args:
-        clients: all of them.
-        most: the number of clients of either kind.
-    """
+    """The clients with the highest counts, and those that are nearest to their limits; at most `most` of each kind."""
     clients = list(clients)
     busiest = heapq.nlargest(most, clients, key=lambda seen: seen.count)
     nearest = heapq.nlargest(most, clients, key=lambda seen: seen.count / max(seen.limit, 0.5))
@@ -128,18 +112,11 @@ class SeenClients:
         return seen
 
     def counted_by_hand(self, client: Client, count: int, time: float) -> None:
-        """Remember a client for which an administrator counted messages.
-
-        Args:
-            client: the client.
-            count: messages in the window now.
-            time: seconds since the epoch.
-        """
+        """Remember a client for which an administrator counted messages: it has `count` in the window now."""
         seen = self._enter(client)
         seen.count, seen.time = count, time
 
     def find(self, key: str) -> SeenClient | None:
-        """The client with this key, if it is remembered."""
         return self._clients.get(key)
 
     def deferred(self, client: str) -> int:
@@ -160,7 +137,6 @@ class SeenClients:
         return [seen for _, seen in self._clients.items() if seen.time > since]
 
     def forget(self, client: str) -> None:
-        """The client's counters were reset."""
         self._clients.pop(client)
 
 
@@ -174,31 +150,22 @@ def _defer(seen: SeenClient, view: View) -> None:
         seen.deferred[view.current] = 1
 
 
+@dataclass(frozen=True, slots=True)
 class ClientAdmin:
-    """Answers questions about single clients, and changes their counters.
+    """Answers questions about single clients, and changes their counters."""
 
-    Args:
-        engine: has the policy and the counters, which a reload replaces.
-        source: the reputations.
-        seen: the clients seen last.
-        clock: measures a score's age.
-        shared: whether other daemons use the same counters.
-    """
-
-    def __init__(self, engine: Engine, source: ScoreSource, seen: SeenClients, clock: Clock, *, shared: bool) -> None:
-        self._engine = engine
-        self._source = source
-        self.seen = seen
-        self.clock = clock
-        self._shared = shared
+    engine: Engine  # has the policy and the counters, which a reload replaces
+    source: ScoreSource
+    seen: SeenClients
+    clock: Clock
+    shared: bool  # whether other daemons use the same counters
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        return self._engine.policy
+        return self.engine.policy
 
     def client(self, address: Address) -> Client:
-        """The client behind an address, by the rules in force."""
         return self.policy.directory.client(address)
 
     def client_named(self, text: str) -> Client:
@@ -214,7 +181,6 @@ class ClientAdmin:
         return self.policy.directory.ruled_network(self._named(client.key)[0])
 
     def _named(self, text: str) -> tuple[Address, Client]:
-        """An address that the text names, and its client."""
         address = parse_address(text)
         if address is not None:
             return address, self.client(address)
@@ -235,7 +201,7 @@ class ClientAdmin:
         The seconds assume that the client sends nothing before. They are 0 if the message is within the limit
         now, and None if it never is, or if no limit holds for the client yet.
         """
-        usages = await self._engine.store.read([client.key for client in clients])
+        usages = await self.engine.store.read([client.key for client in clients])
         return [self._status(client, usage) for client, usage in zip(clients, usages, strict=True)]
 
     def _status(self, client: Client, usage: Usage) -> tuple[ClientStatus, float | None]:
@@ -250,8 +216,7 @@ class ClientAdmin:
         return status, None if opens_at is None else opens_at - now
 
     def score_at_hand(self, client: Client) -> CachedScore | None:
-        """What is known of the client's score without a lookup."""
-        return self._source.peek(client.address) if client.address else None
+        return self.source.peek(client.address) if client.address else None
 
     async def score(self, client: Client) -> dict[str, Any]:
         """The client's score, looked up if it is not at hand; the object of `score --json`."""
@@ -260,24 +225,24 @@ class ClientAdmin:
             source = "override" if client.overridden else "none"
             return status_of(policy, client, None).score_as_json(source, 0)
         now = self.clock.time()
-        known = self._source.known(client.address)
+        known = self.source.known(client.address)
         if known is not None and known.fresh_until > now:
             return status_of(policy, client, known.reputation).score_as_json("cache", now - known.fetched_at)
-        reputation = await self._source.lookup(client.address)
-        known = self._source.known(client.address)
+        reputation = await self.source.lookup(client.address)
+        known = self.source.known(client.address)
         source, fetched_at = (known.source, known.fetched_at) if known else ("dns", now)
         return status_of(policy, client, reputation).score_as_json(source, now - fetched_at)
 
     async def increment(self, client: Client, by: int) -> None:
         """Count `by` messages for the client, which is then among those that are shown."""
         charge = Charge(client.key, by)
-        await self._engine.store.charge([charge], [])
+        await self.engine.store.charge([charge], [])
         if not client.exempt:
             self.seen.counted_by_hand(client, charge.count, self.clock.time())
 
     async def reset(self, client: Client) -> str:
         """Forget the client's messages and deferrals; return what the administrator should know about it."""
-        missed = await self._engine.store.reset([client.key])
+        missed = await self.engine.store.reset([client.key])
         self.seen.forget(client.key)
-        note = "other daemons on the same memcached follow within 60 s" if self._shared else ""
+        note = "other daemons on the same memcached follow within 60 s" if self.shared else ""
         return f"{note}; not reached: {', '.join(missed)}" if missed else note

@@ -38,9 +38,6 @@ class DecisionHistory:
     Their fields lie in a row, decision after decision: objects that outlive their batch would cost
     the garbage collector a microsecond for each message, several times what remembering takes.
     Any thread may search.
-
-    Args:
-        most: decisions of each of the two kinds.
     """
 
     def __init__(self, most: int = MAX_DECISIONS) -> None:
@@ -48,13 +45,11 @@ class DecisionHistory:
         self._others: deque[Any] = deque(maxlen=most * _FIELDS)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        """Remember a batch."""
         over_limit, others = self._over_limit.extend, self._others.extend
         for request, *rest in decisions:
-            raw = request.raw
-            if len(raw) <= LARGEST_REQUEST:
+            if len(request.raw) <= LARGEST_REQUEST:
                 remember = over_limit if rest[1] is Reason.OVER_LIMIT else others
-                remember((raw, *rest))
+                remember((request.raw, *rest))
 
     def of_client(self, key: str) -> list[Decision]:
         """The decisions about a client (`Client.key`), oldest first."""
@@ -71,14 +66,7 @@ class DecisionHistory:
         return [Decision(Request(row[0]), *row[1:]) for row in merge(*kinds, key=lambda row: row[-1])]
 
     def since(self, *, over_limit: bool) -> float | None:
-        """The time since which all decisions of a kind are remembered (seconds since the epoch).
-
-        Args:
-            over_limit: selects decisions about messages above their limit, else all others.
-
-        Returns:
-            None: since the start, nothing was forgotten.
-        """
+        """The time since which all decisions of a kind are remembered (seconds since the epoch); None: the start."""
         kind = self._over_limit if over_limit else self._others
         return kind[_FIELDS - 1] if len(kind) == kind.maxlen else None
 
@@ -91,16 +79,13 @@ class DecisionHistory:
 
 
 def _rows(fields: Iterator[Any]) -> Iterator[_Row]:
-    """The fields, grouped by decision."""
     return zip(*[fields] * _FIELDS, strict=True)
 
 
 def as_json(decision: Decision, known: CachedScore | None) -> dict[str, Any]:
     """A decision with the attributes of its request that help an administrator; it names sender and user.
 
-    Args:
-        decision: one of the history.
-        known: what is known of its client's score now.
+    `known` is what is known of its client's score now.
     """
     client, reputation = decision.client, decision.reputation
     name = "not-asked" if reputation is None else reputation.name

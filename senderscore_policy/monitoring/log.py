@@ -18,7 +18,7 @@ from typing import Final
 
 from senderscore_policy.config.model import Log
 from senderscore_policy.policy.decision import Decision, Reason
-from senderscore_policy.policy.protocol import Request, printable
+from senderscore_policy.policy.protocol import printable
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Scored
 from senderscore_policy.policy.tiers import UNLIMITED
@@ -79,9 +79,9 @@ def syslog_sink(address: str = "/dev/log") -> Sink:
     def write(level: int, lines: Sequence[str]) -> None:
         lost = 0
         for line in lines:
-            record = {"levelno": level, "levelname": logging.getLevelName(level), "msg": line}
+            record = logging.makeLogRecord({"levelno": level, "levelname": logging.getLevelName(level), "msg": line})
             try:
-                handler.emit(logging.makeLogRecord(record))
+                handler.emit(record)
             except OSError:  # no syslog daemon, or a line too long for a datagram
                 lost += 1
         if lost:
@@ -91,11 +91,7 @@ def syslog_sink(address: str = "/dev/log") -> Sink:
 
 
 class LogWriter(logging.Handler):
-    """Writes lines in a thread; as a logging handler it receives the records of the whole program.
-
-    Attributes:
-        dropped: lines not written since the start.
-    """
+    """Writes lines in a thread; as a logging handler it receives the records of the whole program."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
@@ -105,7 +101,7 @@ class LogWriter(logging.Handler):
         self._reported = 0
         self._waiting = 0
         self._counting = threading.Lock()
-        self.dropped = 0
+        self.dropped = 0  # lines since the start
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
@@ -204,21 +200,17 @@ _PREFIXES: Final = [b"\n%b=" % name for name in _ATTRIBUTES.values()]
 _FIELDS: Final = b" ".join(b"%b=%%b" % field.encode() for field in _ATTRIBUTES)
 
 
-def _attributes(request: Request) -> str:
-    """Return the fields with attributes of the request."""
-    return (_FIELDS % tuple([_shown(request.after(prefix)) for prefix in _PREFIXES])).decode()
-
-
 def decision_line(decision: Decision) -> str:
     """Return the canonical log line of a decision: `name=value` fields in a fixed order."""
-    request, client, reputation = decision.request, decision.client, decision.reputation
+    client, reputation = decision.client, decision.reputation
+    attributes = _FIELDS % tuple([_shown(decision.request.after(prefix)) for prefix in _PREFIXES])
     return (
         f"decision reason={decision.reason} client={'unknown' if client is None else client.key}"
         f" score={reputation.score if isinstance(reputation, Scored) else 'none'}"
         f" reputation={'not-asked' if reputation is None else reputation.name}"
         f" tier={decision.tier} count={decision.count}"
         f" limit={'unlimited' if decision.limit == UNLIMITED else int(decision.limit)}"
-        f" {_attributes(request)}"
+        f" {attributes.decode()}"
         f" action={decision.action if decision.action == PERMIT else _quoted(decision.action)}"
     )
 

@@ -30,7 +30,6 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count one observation."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
@@ -72,22 +71,18 @@ class Metrics:
             counts[word, decision.reason, decision.tier] += 1
 
     def looked_up(self, outcome: str, seconds: float) -> None:
-        """Count a lookup over DNS."""
         self.lookups[outcome] += 1
         self.lookup_latency.observe(seconds)
 
     def cache(self, result: str) -> None:
-        """Count a look into the score cache."""
         self.score_cache[result] += 1
 
     def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
-        """Count an exchange with a memcached."""
         self.round_trips["ok" if ok else "failed"] += 1
         self.round_trip_latency.observe(seconds)
         self.store_commands += commands
 
     def invalid_key(self) -> None:
-        """Count a key that did not hold a number."""
         self.invalid_keys += 1
 
 
@@ -98,17 +93,11 @@ Counts = Mapping[tuple[str, str, str], int]
 
 
 class Minute(NamedTuple):
-    """The decisions of one minute.
+    """The decisions of one minute, by tier."""
 
-    Args:
-        start: seconds since the epoch.
-        passed: accepted messages by tier; "none": not counted.
-        deferred: messages above the limit by tier.
-    """
-
-    start: int
-    passed: dict[str, int]
-    deferred: dict[str, int]
+    start: int  # seconds since the epoch
+    passed: dict[str, int]  # accepted messages; "none": not counted
+    deferred: dict[str, int]  # messages above the limit
 
 
 class RecentTraffic:
@@ -161,13 +150,10 @@ class Evictions:
     """Adds up what memcached evicts while the daemon runs.
 
     A server that comes back brings its own past along, so a poll adds nothing if the servers have changed.
-
-    Attributes:
-        seen: items evicted since the daemon started.
     """
 
     def __init__(self, counting: CounterBackend) -> None:
-        self.seen = 0
+        self.seen = 0  # items
         self._counting = counting
         self._servers: dict[str, bool] = {}
         self._before: int | None = None
@@ -179,7 +165,6 @@ class Evictions:
             await asyncio.sleep(POLL_INTERVAL)
 
     async def poll(self) -> None:
-        """Read the statistics once."""
         memcached = self._counting.memcached
         evicted = None if memcached is None else await memcached.evictions()
         servers = self._counting.servers
