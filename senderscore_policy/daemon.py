@@ -60,10 +60,7 @@ log = logging.getLogger(__name__)
 class Service:
     """One running daemon.
 
-    Args:
-        config: the configuration to start with.
-        path: its file, which SIGHUP loads again; None: the defaults, until the system's file exists.
-        writer: the log.
+    SIGHUP loads the configuration from `path` again; None: the defaults, until the system's file exists.
     """
 
     def __init__(self, config: Config, path: Path | None, writer: LogWriter) -> None:
@@ -158,8 +155,7 @@ class Service:
 
     async def _serve_http(self, passed: list[tuple[str, socket.socket]]) -> None:
         """Open the control socket and the HTTP listeners; mail does not depend on any of them."""
-        loop = asyncio.get_running_loop()
-        api = await loop.run_in_executor(None, importlib.import_module, "senderscore_policy.web.api")
+        api = await asyncio.to_thread(importlib.import_module, "senderscore_policy.web.api")
         handlers = api.Api(self._collector, self._facts)
         runners = []
         for kind, endpoint, mode in (
@@ -283,14 +279,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run(config: Config, path: Path | None) -> int:
-    """Serve in the foreground (the command `serve`).
-
-    Args:
-        config: the content of `path`.
-        path: the file that SIGHUP loads again.
-
-    Returns:
-        The exit status.
+    """Serve in the foreground (the command `serve`) and return the exit status; see `Service`.
 
     Raises:
         BackendError: see `Service.run`.

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ConnectionCounts:
-    """What the metrics say of connections; each only ever grows."""
+    """What the metrics say of connections since the start."""
 
     accepted: int = 0
     closed_idle: int = 0
@@ -78,7 +78,6 @@ class PolicyConnection(asyncio.Protocol):
         return not self.in_hand
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place among the connections."""
         # Not asserted: uvloop's transports do not inherit from asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
         address = transport.get_extra_info("peername")
@@ -122,14 +121,12 @@ class PolicyConnection(asyncio.Protocol):
         self._pause()
 
     def resume_writing(self) -> None:
-        """The peer reads again."""
         self._writable = True
         self._resume()
 
     def flush(self, now: float) -> None:
         """Send the replies that are due, in one write."""
-        replies = b""
-        in_hand = self.in_hand
+        replies, in_hand = b"", self.in_hand
         while in_hand and (reply := in_hand[0].reply) is not None:
             replies += reply
             self.server.latency.observe(now - in_hand.popleft().arrived_at)
@@ -187,13 +184,10 @@ class PolicyServer:
     """All policy connections, within their bounds.
 
     Args:
-        submit: takes a question into the engine's next batch.
+        submit: adds a request to the engine's next batch.
         latency: observes the seconds from each request's last byte to its reply.
         max_connections: at this many an idle one is closed for a newcomer, see `enter`.
         idle_timeout: seconds after which an idle connection is closed.
-
-    Attributes:
-        due: connections whose next reply is known.
     """
 
     def __init__(
@@ -210,11 +204,10 @@ class PolicyServer:
         self._leaving: set[PolicyConnection] = set()
         # Not the event loop's time: uvloop's changes once a round and has whole milliseconds.
         self.now = time.monotonic
-        self.due: list[PolicyConnection] = []
+        self.due: list[PolicyConnection] = []  # their next reply is known
 
     @property
     def connections(self) -> int:
-        """Connections open now."""
         return len(self._connections)
 
     def enter(self, connection: PolicyConnection) -> None:
@@ -241,7 +234,6 @@ class PolicyServer:
             connection.flush(now)
 
     def leave(self, connection: PolicyConnection) -> None:
-        """A connection is gone."""
         self._connections.pop(connection, None)
         self._leaving.discard(connection)
 
@@ -256,9 +248,8 @@ class PolicyServer:
                         connection.abort()
                 elif connection.begun_at is not None and now - connection.begun_at > REQUEST_TIME:
                     self.counts.malformed += 1
-                    log.warning(
-                        "request from %s not complete after %.0f s; disconnected", connection.peer, REQUEST_TIME
-                    )
+                    peer = connection.peer
+                    log.warning("request from %s not complete after %.0f s; disconnected", peer, REQUEST_TIME)
                     connection.close()
                 elif connection.idle and now - connection.active_at > self._idle_timeout:
                     self.counts.closed_idle += 1
@@ -266,8 +257,9 @@ class PolicyServer:
 
     def fail(self, error: Exception) -> None:
         """Drop every connection that has a request in hand: a whole batch could not be decided."""
-        for connection in [connection for connection in self._connections if not connection.idle]:
-            connection.fail(error)
+        for connection in list(self._connections):
+            if not connection.idle:
+                connection.fail(error)
 
     def close(self) -> None:
         """Close every connection once its requests in hand are answered."""

@@ -31,11 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def bind(endpoint: Endpoint, mode: int = POLICY_MODE) -> socket.socket:
-    """Open a listening socket.
-
-    Args:
-        endpoint: a unix socket, or an IP address with a port.
-        mode: permissions of a unix socket's file.
+    """Open a listening socket; `mode` are the permissions of a unix socket's file.
 
     Raises:
         BackendError: the address cannot be used; the text has the reason and the remedy.
@@ -118,14 +114,8 @@ def listeners(
 ) -> list[socket.socket]:
     """Return the sockets of one kind: those that systemd passed, and the other wanted ones, bound here.
 
-    A host name means all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1.
-
-    Args:
-        passed: sockets with their names; those of this kind are removed from the list. A socket whose name
-            is not a kind is a policy socket.
-        kind: "policy", "status", "metrics" or "control".
-        wanted: what the configuration names.
-        mode: permissions of a unix socket that is bound here.
+    A host name means all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1. The sockets of the kind are
+    removed from `passed`; one whose name is not among `KINDS` is a policy socket.
 
     Raises:
         BackendError: a socket cannot be bound.
@@ -211,9 +201,6 @@ def connections_possible(wanted: int) -> int:
     return possible
 
 
-FIRST_FD: Final = 3
-
-
 def notify(*assignments: str) -> None:
     """Send lines such as "READY=1" to the service manager, if there is one (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
@@ -234,8 +221,7 @@ def listen_sockets() -> list[tuple[str, socket.socket]]:
     if pid != str(os.getpid()) or not count.isdigit():
         return []
     sockets = []
-    for index in range(int(count)):
-        descriptor = FIRST_FD + index
+    for index, descriptor in enumerate(range(3, 3 + int(count))):
         os.set_inheritable(descriptor, False)
         passed = socket.socket(fileno=descriptor)
         passed.setblocking(False)

@@ -56,24 +56,15 @@ def _open_file(path: Path) -> TextIO:
 
 
 class StateDirectory:
-    """Saves parts of the daemon and restores them at the next start.
-
-    Args:
-        directory: created if it is missing, mode 0700.
-        parts: each has a file of its name.
-
-    Attributes:
-        problem: why the last save failed; empty: it succeeded.
-        saved_at: the time of the last successful save, in seconds since the epoch; None: none so far.
-    """
+    """Saves parts of the daemon and restores them at the next start; each has a file of its name."""
 
     def __init__(self, directory: Path, parts: dict[str, Persistent]) -> None:
         self._directory = directory
         self._parts = parts
         self._saving = asyncio.Lock()
         self._locked: int | None = None
-        self.problem = ""
-        self.saved_at: float | None = None
+        self.problem = ""  # why the last save failed
+        self.saved_at: float | None = None  # the last successful save, in seconds since the epoch
 
     @property
     def state(self) -> str:
@@ -113,7 +104,10 @@ class StateDirectory:
         for name, part in self._parts.items():
             path = self._directory / name
             try:
-                self._remove_unfinished(name)
+                if self._locked is not None:
+                    # A daemon may have been killed while it saved. Without the lock, one may be saving now.
+                    for unfinished in self._directory.glob(f".{name}.*"):
+                        unfinished.unlink()
                 with _open_file(path) as file:
                     part.restore(line.rstrip("\n") for line in file)
             except FileNotFoundError:
@@ -128,7 +122,7 @@ class StateDirectory:
         """Save every part; a thread writes the files."""
         async with self._saving:
             snapshots = {name: part.snapshot() for name, part in self._parts.items()}
-            problem = await asyncio.get_running_loop().run_in_executor(None, self._write, snapshots)
+            problem = await asyncio.to_thread(self._write, snapshots)
         if problem and not self.problem:
             log.warning("state not saved, a restart would lose it: %s", problem)
         elif self.problem and not problem:
@@ -151,12 +145,6 @@ class StateDirectory:
         except OSError as error:
             return str(error)
         return ""
-
-    def _remove_unfinished(self, name: str) -> None:
-        """Remove the temporary files of a daemon that was killed while it saved; only the lock's holder may."""
-        if self._locked is not None:
-            for path in self._directory.glob(f".{name}.*"):
-                path.unlink()
 
     @staticmethod
     def _set_aside(path: Path) -> None:
