@@ -120,7 +120,6 @@ class HttpListener:
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, logger=log)
 
     async def open(self, listeners: list[Any]) -> None:
-        """Answer on these listening sockets until `cleanup`."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._servers = [await loop.create_server(self._connection, sock=listener) for listener in listeners]

@@ -104,9 +104,7 @@ def view(query: Mapping[str, str]) -> View:
 
 
 def selected(row: Row, show: str) -> bool:
-    if show == "deferred":
-        return row.status.deferred > 0
-    return show in {"all", row.status.state}
+    return row.status.deferred > 0 if show == "deferred" else show in {"all", row.status.state}
 
 
 def ordered(rows: Sequence[Row], wanted: View) -> list[Row]:

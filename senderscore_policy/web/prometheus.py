@@ -135,9 +135,8 @@ class Exposition:
             yield _counter("memcached_evictions", "Items that memcached evicted.", counters.evictions)
         trips = {result: metrics.round_trips[result] for result in ("ok", "failed")}
         yield _counter("store_round_trips", "Round trips to a memcached.", trips, "result")
-        yield _histogram(
-            "store_round_trip_duration_seconds", "Duration of a round trip to a memcached.", metrics.round_trip_latency
-        )
+        latency = metrics.round_trip_latency
+        yield _histogram("store_round_trip_duration_seconds", "Duration of a round trip to a memcached.", latency)
         yield _counter("store_commands", "Commands sent to memcached.", metrics.store_commands)
         yield _counter("store_invalid_keys", "Keys deleted because they did not hold a number.", metrics.invalid_keys)
 
@@ -158,9 +157,8 @@ class Exposition:
         if service.saved_at is not None:
             yield _gauge("state_saved_timestamp_seconds", "When the state was saved last.", service.saved_at)
         yield _counter("log_lines_dropped", "Log lines that were not written.", service.log_dropped)
-        yield _gauge(
-            "config_generation", "The start, and reloads that changed the configuration in force.", service.generation
-        )
+        text = "The start, and reloads that changed the configuration in force."
+        yield _gauge("config_generation", text, service.generation)
         yield _gauge("config_last_reload_successful", "0 after a refused reload.", float(not service.reload_failed))
         yield _gauge("observe_mode", "Whether the daemon only observes.", float(service.mode == "observe"))
         info = GaugeMetricFamily(PREFIX + "build_info", "Versions; always 1.", labels=["version", "python"])

@@ -4,7 +4,6 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 from senderscore_policy.counters.backend import CounterBackend
@@ -188,7 +187,7 @@ class StatusCollector:
     def scores(self) -> ScoreStatus:
         source, budget = self.source, self.source.budget
         return ScoreStatus(
-            zone=source.zone,
+            zone=source.settings.zone,
             zone_state=source.zone_state,
             state=source.state,
             used=budget.used,
@@ -257,7 +256,7 @@ class StatusCollector:
             row=_row(*status, self.admin.seen.find(client.key) or SeenClient(client)),
             score=self.admin.score_at_hand(client),
             network=self.admin.ruled_network(client),
-            decisions=tuple(islice(reversed(decisions), MOST_DECISIONS)),
+            decisions=tuple(reversed(decisions[-MOST_DECISIONS:])),
         )
 
 
