@@ -92,7 +92,6 @@ class SeenClients:
         self._clients: BoundedCache[str, SeenClient] = BoundedCache(MAX_CLIENTS)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        """Remember a batch (`ports.Observer`)."""
         known = self._clients.young.get
         view = None
         for request, client, reason, _action, count, tier, limit, _reputation, time in decisions:
@@ -162,7 +161,6 @@ class ClientAdmin:
 
     @property
     def policy(self) -> Policy:
-        """The policy in force."""
         return self.engine.policy
 
     def client(self, address: Address) -> Client:

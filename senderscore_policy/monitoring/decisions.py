@@ -66,7 +66,7 @@ class DecisionHistory:
         return [Decision(Request(row[0]), *row[1:]) for row in merge(*kinds, key=lambda row: row[-1])]
 
     def since(self, *, over_limit: bool) -> float | None:
-        """The time since which all decisions of a kind are remembered (seconds since the epoch); None: the start."""
+        """The seconds since the epoch from which on all decisions of a kind are remembered; None: since the start."""
         kind = self._over_limit if over_limit else self._others
         return kind[_FIELDS - 1] if len(kind) == kind.maxlen else None
 

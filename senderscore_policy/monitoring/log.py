@@ -222,11 +222,8 @@ class DecisionLog:
         self._writer = writer
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        """Log a batch (`ports.Observer`)."""
-        over = [decision_line(decision) for decision in decisions if decision.reason is Reason.OVER_LIMIT]
-        if over and logging.root.isEnabledFor(logging.INFO):
-            self._writer.put(logging.INFO, over)
-        if logging.root.isEnabledFor(logging.DEBUG):
-            rest = [decision_line(decision) for decision in decisions if decision.reason is not Reason.OVER_LIMIT]
-            if rest:
-                self._writer.put(logging.DEBUG, rest)
+        for level, over in ((logging.INFO, True), (logging.DEBUG, False)):
+            if logging.root.isEnabledFor(level):
+                lines = [decision_line(each) for each in decisions if (each.reason is Reason.OVER_LIMIT) is over]
+                if lines:
+                    self._writer.put(level, lines)

@@ -38,10 +38,8 @@ class Histogram:
         wanted = share * sum(self.counts)
         if not wanted:
             return None
-        up_to = accumulate(self.counts)
-        return next(
-            (bound for bound, count in zip(self.bounds, up_to, strict=False) if count >= wanted), self.bounds[-1]
-        )
+        pairs = zip(self.bounds, accumulate(self.counts), strict=False)
+        return next((bound for bound, count in pairs if count >= wanted), self.bounds[-1])
 
 
 class Metrics:
@@ -159,7 +157,6 @@ class Evictions:
         self._before: int | None = None
 
     async def watch(self) -> None:
-        """Poll, until cancelled."""
         while True:
             await self.poll()
             await asyncio.sleep(POLL_INTERVAL)
