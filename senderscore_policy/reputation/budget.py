@@ -104,11 +104,7 @@ class QueryBudget:
         return [[round(now - slot.first, 3), round(now - slot.last, 3), slot.count] for slot in self._slots]
 
     def restore(self, saved: Sequence[Any], away: float) -> None:
-        """Add the questions that an earlier process sent.
-
-        Args:
-            saved: the value of `snapshot`.
-            away: seconds since then, at least 0.
+        """Add the questions that an earlier process sent, from its `snapshot` and the seconds since then (0 or more).
 
         Raises:
             ValueError: the value is damaged; nothing is restored.
@@ -136,9 +132,8 @@ class QueryBudget:
             self._used -= self._slots.popleft().count
 
     def _today(self, now: float) -> list[_Slot]:
-        """Return the slots of the last 24 hours, oldest first."""
-        recent = takewhile(lambda slot: now - slot.last <= _DAY, reversed(self._slots))
-        return list(recent)[::-1]
+        """Return the slots of the last 24 hours, newest first."""
+        return list(takewhile(lambda slot: now - slot.last <= _DAY, reversed(self._slots)))
 
     def _find_spent_until(self, now: float) -> None:
         """If no question fits into both windows, set the earliest time at which one may."""
@@ -148,4 +143,4 @@ class QueryBudget:
         if self.limit and self._used >= self.limit:
             self._spent_until = self._slots[0].last + _MONTH
         elif self.limit and sum(slot.count for slot in today) >= self.daily_limit:
-            self._spent_until = today[0].last + _DAY
+            self._spent_until = today[-1].last + _DAY

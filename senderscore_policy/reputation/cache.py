@@ -56,7 +56,6 @@ class ScoreCache:
     def keep(
         self, address: str, reputation: Scored | Unknown, fetched_at: float, source: Literal["dns", "cache"]
     ) -> CachedScore:
-        """Keep what the zone said at `fetched_at`."""
         entry = CachedScore(reputation, fetched_at, fetched_at + self.lifetime(reputation), source)
         self._scores.put(address, entry)
         self._failures.pop(address)
@@ -81,10 +80,7 @@ class ScoreCache:
         return self.settings.scored_ttl if isinstance(reputation, Scored) else self.settings.unknown_ttl
 
     def scores(self) -> Iterator[SavedScore]:
-        """Return all that outlives a restart.
-
-        The call copies the entries; another thread may use the iterator.
-        """
+        """Return all that outlives a restart. The call copies the entries; another thread may use the iterator."""
         return (
             (address, entry.reputation.score if isinstance(entry.reputation, Scored) else None, entry.fetched_at)
             for address, entry in self._scores.items()
@@ -99,7 +95,6 @@ class ScoreCache:
                 self.keep(address, by_score[score], fetched_at, "cache")
 
     def clear(self) -> None:
-        """Forget everything."""
         self._scores.clear()
         self._failures.clear()
 

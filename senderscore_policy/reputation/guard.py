@@ -67,26 +67,18 @@ class Breaker:
 
     Failures of one client count once until another client's lookup fails too: they say nothing about the zone.
     A probe goes to a client whose lookup has not failed during the outage; if none comes for `failure_ttl`, to any.
-
-    Args:
-        failure_ttl: shortest time between two probes, in seconds.
-
-    Attributes:
-        failures: lookups that failed in a row.
-        detail: reason of the last failure.
-        answered: whether the zone has answered since the start, or since `reset`.
     """
 
     def __init__(self, failure_ttl: float) -> None:
-        self.failure_ttl = failure_ttl
+        self.failure_ttl = failure_ttl  # shortest time between two probes, in seconds
         self.reset()
 
     def reset(self) -> None:
         """Forget what the lookups so far said about the zone."""
         self.state: BreakerState = None
-        self.failures = 0
-        self.detail = ""
-        self.answered = False
+        self.failures = 0  # in a row
+        self.detail = ""  # reason of the last failure
+        self.answered = False  # whether the zone has answered since
         self._failed: set[str] = set()
         self._probe = ""
 
@@ -107,7 +99,6 @@ class Breaker:
         return True
 
     def record(self, address: str, outcome: Reputation, now: float) -> None:
-        """Learn from the outcome of a question about an address."""
         is_probe = address == self._probe
         if isinstance(outcome, Refused):
             self._record_refusal(outcome.detail, now, is_probe=is_probe)
@@ -159,19 +150,13 @@ class Breaker:
 
 
 def parse_refusal(saved: Mapping[str, Any], away: float, now: float) -> Refusing:
-    """Read the refusal that an earlier process saved.
-
-    Args:
-        saved: the value of `Breaker.snapshot`.
-        away: seconds since then, at least 0.
-        now: the time by this process's monotonic clock.
+    """Read what `Breaker.snapshot` of an earlier process returned, `away` seconds (0 or more) before.
 
     Raises:
         ValueError: the value is damaged.
     """
     try:
-        period, remaining = float(saved["period"]), float(saved["remaining"])
-        detail = str(saved["detail"])
+        period, remaining, detail = float(saved["period"]), float(saved["remaining"]), str(saved["detail"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"refusal: {error!r}") from error
     if not FIRST_PERIOD <= period <= LONGEST_PERIOD or not 0 <= remaining <= LONGEST_PERIOD:
@@ -180,14 +165,10 @@ def parse_refusal(saved: Mapping[str, Any], away: float, now: float) -> Refusing
 
 
 class QueryGuard:
-    """Allows the questions that the breaker and the query budget allow; the log reports each change of the state.
-
-    Attributes:
-        open: whether a first question about a client is allowed. The hot path reads only this.
-    """
+    """Allows the questions that the breaker and the query budget allow; the log reports each change of the state."""
 
     def __init__(self, settings: ReputationSettings, budget: QueryBudget, clock: Clock) -> None:
-        self.open = True
+        self.open = True  # whether a first question about a client is allowed; the hot path reads only this
         self._zone = settings.zone
         self._budget = budget
         self._clock = clock
@@ -208,11 +189,9 @@ class QueryGuard:
         return affordable and self._breaker.admits(address, self._clock.monotonic())
 
     def enter(self, address: str, *, refresh: bool) -> Refused | Unavailable | None:
-        """Allow a question, whose result goes to `record`, or return why it must not be asked.
+        """Allow a question about a client, whose result goes to `record`, or return why it must not be asked.
 
-        Args:
-            address: the client that the question is about.
-            refresh: the client's score is known but stale; such questions stop first.
+        If the client's score is known but stale (`refresh`), such questions stop first.
         """
         if self._budget.spent or (refresh and not self._budget.refresh_allowed):
             return Refused(f"query budget spent: {self._budget}")
@@ -244,7 +223,6 @@ class QueryGuard:
 
     @property
     def zone_state(self) -> ZoneState:
-        """The state of the zone for people."""
         breaker = self._breaker
         if isinstance(breaker.state, Refusing):
             return ZoneState.REFUSES
@@ -266,7 +244,6 @@ class QueryGuard:
         return f"degraded: {'; '.join(reasons)}" if reasons else "ok"
 
     def snapshot(self) -> dict[str, object] | None:
-        """Return the refusal that must outlive a restart, if the zone refuses."""
         return self._breaker.snapshot(self._clock.monotonic())
 
     def restore(self, refusal: Refusing | None) -> None:
@@ -278,15 +255,13 @@ class QueryGuard:
     def _trouble(self) -> str:
         """Say how the zone fails or refuses, and when it is asked next if not for each new client."""
         state = self._breaker.state
-        what = (
-            f"refuses to answer ({state.detail})"
-            if isinstance(state, Refusing)
-            else f"is failing ({self._breaker.detail})"
-        )
-        when = ""
-        if state is not None:
-            when = f", next attempt in {span(max(1.0, state.until - self._clock.monotonic()))}"
-        return f"{self._zone} {what}{when}"
+        if isinstance(state, Refusing):
+            text = f"{self._zone} refuses to answer ({state.detail})"
+        else:
+            text = f"{self._zone} is failing ({self._breaker.detail})"
+        if state is None:
+            return text
+        return f"{text}, next attempt in {span(max(1.0, state.until - self._clock.monotonic()))}"
 
     def _update(self) -> None:
         """Set what the hot path reads, and log a change of the state once."""

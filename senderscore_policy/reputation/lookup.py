@@ -23,23 +23,14 @@ RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What the zone said about one client.
-
-    Args:
-        outcome: the reputation that follows.
-        addresses: the A records of the answer; empty without an answer.
-        rcode: "NOERROR", "NXDOMAIN", "SERVFAIL" …; None: no readable response.
-        elapsed: seconds.
-        nameserver: the last one asked, "192.0.2.53:53"; None: none was asked.
-        questions: how many were sent, retries and TCP included.
-    """
+    """What the zone said about one client."""
 
     outcome: Reputation
-    addresses: tuple[str, ...]
-    rcode: str | None
-    elapsed: float
-    nameserver: str | None
-    questions: int
+    addresses: tuple[str, ...]  # the A records of the answer
+    rcode: str | None  # "NOERROR", "NXDOMAIN", "SERVFAIL" …; None: no readable response
+    elapsed: float  # seconds
+    nameserver: str | None  # the last one asked, "192.0.2.53:53"; None: none was asked
+    questions: int  # sent, retries and TCP included
 
     @property
     def refused_by_zone(self) -> bool:
@@ -52,11 +43,8 @@ def reputation_of(addresses: Sequence[str]) -> Reputation:
 
     Only 127.0.4.0 to 127.0.4.100 is a score: a resolver that rewrites NXDOMAIN and an expired zone with a wildcard
     answer for every client. The zone refuses with an address in 127.255.255.0/24.
-
-    Args:
-        addresses: IPv4 addresses; none means that the name exists without an A record.
     """
-    if not addresses:
+    if not addresses:  # the name exists without an A record
         return UNKNOWN
     answer = [IPv4Address(address) for address in addresses]
     if any(address in _REFUSALS for address in answer):
@@ -84,12 +72,10 @@ class LazyResolver:
         self._resolver: ScoreResolver | None = None
 
     async def query_raw(self, address: str) -> LookupResult:
-        """Ask the zone for an IPv4 address."""
         resolver = self._resolver or await self._load()
         return await resolver.query_raw(address)
 
     def reconfigure(self, settings: ReputationSettings) -> None:
-        """Apply other settings from the next lookup on."""
         self._settings = settings
         if self._resolver is not None:
             self._resolver.reconfigure(settings)
@@ -97,8 +83,7 @@ class LazyResolver:
     def changed(self, now: float) -> bool:
         """Whether the system has other nameservers than at the last call; the next lookup asks them.
 
-        Args:
-            now: the time by the monotonic clock; the file is looked at once a second.
+        The file is looked at once a second by the monotonic clock (`now`).
         """
         if self._settings.nameservers or now - self._looked_at < 1:
             return False

@@ -29,13 +29,8 @@ class ScoreResolver:
     """Looks scores up: an A record of the absolute reversed name, nothing else.
 
     Every nameserver is asked once, in order, a single one twice. Each question sent is taken from the budget, a
-    repeated one and the one over TCP after a truncated answer included.
-
-    Args:
-        settings: the zone and its nameservers.
-        budget: allows each question.
-        file: names the system's nameservers (resolv.conf(5)).
-        patience: seconds for a whole lookup.
+    repeated one and the one over TCP after a truncated answer included. `file` names the system's nameservers
+    (resolv.conf(5)).
     """
 
     def __init__(
@@ -172,23 +167,16 @@ class _BudgetSpentError(OSError):
 
 
 class _MeteredBackend(dns.asyncbackend.Backend):  # type: ignore[name-defined,misc]  # its types hide a public name
-    """Opens the sockets of one lookup, each for one question that the budget allows.
-
-    Attributes:
-        questions: how many were sent.
-        refused: whether the budget refused one.
-        nameserver: the one asked last.
-    """
+    """Opens the sockets of one lookup, each for one question that the budget allows."""
 
     def __init__(self, budget: QueryBudget) -> None:
-        self.questions = 0
-        self.refused = False
-        self.nameserver: str | None = None
+        self.questions = 0  # sent
+        self.refused = False  # whether the budget refused one
+        self.nameserver: str | None = None  # the one asked last
         self._budget = budget
         self._asyncio = dns.asyncbackend.get_backend("asyncio")
 
     def name(self) -> str:
-        """Return the event loop's name for dnspython."""
         return self._asyncio.name()
 
     def datagram_connection_required(self) -> bool:
@@ -196,7 +184,6 @@ class _MeteredBackend(dns.asyncbackend.Backend):  # type: ignore[name-defined,mi
         return True
 
     async def sleep(self, interval: float) -> None:
-        """Wait between two tries."""
         await asyncio.sleep(interval)
 
     async def make_socket(  # noqa: PLR0917 - dnspython's signature

@@ -84,7 +84,7 @@ class ScoreSource:
         shared: SharedCache | None,
     ) -> None:
         self.budget = budget
-        self._settings = settings
+        self.settings = settings
         self._resolver = resolver
         self._clock = clock
         self._observer = observer
@@ -97,18 +97,11 @@ class ScoreSource:
         self._throttle = StartThrottle()
 
     @property
-    def zone(self) -> str:
-        """The name of the zone."""
-        return self._settings.zone
-
-    @property
     def state(self) -> str:
-        """The word "ok", or "degraded: " and why the zone gives no new scores."""
         return self._guard.state
 
     @property
     def zone_state(self) -> ZoneState:
-        """The state of the zone for people."""
         return self._guard.zone_state
 
     def known(self, address: str) -> CachedScore | None:
@@ -147,7 +140,7 @@ class ScoreSource:
         lookup = self._begin(address)
         reason = self._guard.reason()
         if reason is None and lookup is not None:
-            deadline = self._settings.deadline
+            deadline = self.settings.deadline
             await asyncio.wait([lookup], timeout=deadline)
             outcome = lookup.result() if lookup.done() else Unavailable(f"no answer within {deadline:g} s")
         else:
@@ -161,7 +154,7 @@ class ScoreSource:
 
         Scores of another zone are forgotten; the query budget counts on.
         """
-        old, self._settings = self._settings, settings
+        old, self.settings = self.settings, settings
         self._resolver.reconfigure(settings)
         self._cache.settings = settings
         self._cache.forget_failures()
@@ -180,8 +173,8 @@ class ScoreSource:
     def snapshot(self) -> Iterator[str]:
         """Return the lines that `restore` reads; another thread may consume them."""
         header = Header(
-            zone=self._settings.zone,
-            nameservers=[str(server) for server in self._settings.nameservers],
+            zone=self.settings.zone,
+            nameservers=[str(server) for server in self.settings.nameservers],
             saved_at=self._clock.time(),
             budget=self.budget.snapshot(),
             refusal=self._guard.snapshot(),
@@ -199,9 +192,9 @@ class ScoreSource:
         away = max(0.0, now - header.saved_at)
         refusal = parse_refusal(header.refusal, away, self._clock.monotonic()) if header.refusal else None
         self.budget.restore(header.budget, away)
-        if header.zone != self._settings.zone:
+        if header.zone != self.settings.zone:
             refusal, scores = None, []
-        if header.nameservers != [str(server) for server in self._settings.nameservers]:
+        if header.nameservers != [str(server) for server in self.settings.nameservers]:
             refusal = None
         self._guard.restore(refusal)
         self._cache.restore(scores, now)
@@ -289,7 +282,7 @@ class ScoreSource:
                 text = await self._shared.get(address)
         except TimeoutError:
             return None
-        found = None if text is None else from_text(text, self._settings.zone)
+        found = None if text is None else from_text(text, self.settings.zone)
         if found is None:
             return None
         reputation, fetched_at = found
@@ -297,12 +290,11 @@ class ScoreSource:
         return self._cache.keep(address, reputation, fetched_at, "cache") if fresh else None
 
     async def _share(self, address: str, entry: CachedScore) -> None:
-        """Give a score to the other daemons."""
         ttl = int(entry.fresh_until - self._clock.time())
         if self._shared is not None and ttl > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SHARED_CACHE_PATIENCE):
-                    await self._shared.put(address, as_text(entry, self._settings.zone), ttl)
+                    await self._shared.put(address, as_text(entry, self.settings.zone), ttl)
 
 
 def open_source(
