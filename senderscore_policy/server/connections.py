@@ -72,11 +72,6 @@ class PolicyConnection(asyncio.Protocol):
         self.served = False
         self.begun_at: float | None = None
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request is in hand."""
-        return not self.in_hand
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not asserted: uvloop's transports do not inherit from asyncio's classes.
         self._transport = cast(asyncio.Transport, transport)
@@ -156,7 +151,7 @@ class PolicyConnection(asyncio.Protocol):
     def _end(self) -> None:
         """Read no more; close when everything in hand is answered."""
         self.ending = True
-        if self.idle:
+        if not self.in_hand:
             self._transport.close()
         else:
             self._pause()
@@ -215,7 +210,7 @@ class PolicyServer:
         self.counts.accepted += 1
         self._connections[connection] = None
         if len(self._connections) > self._max_connections:
-            idle = (other for other in self._connections if other.idle and other is not connection)
+            idle = (other for other in self._connections if not other.in_hand and other is not connection)
             longest = min(idle, key=lambda other: (other.served, other.active_at), default=connection)
             self.counts.closed_for_newcomer += 1
             self._connections.pop(longest, None)
@@ -244,21 +239,21 @@ class PolicyServer:
             now = self.now()
             for connection in [*self._connections, *self._leaving]:
                 if connection.ending:
-                    if connection.idle and now - connection.active_at > REQUEST_TIME:
+                    if not connection.in_hand and now - connection.active_at > REQUEST_TIME:
                         connection.abort()
                 elif connection.begun_at is not None and now - connection.begun_at > REQUEST_TIME:
                     self.counts.malformed += 1
                     peer = connection.peer
                     log.warning("request from %s not complete after %.0f s; disconnected", peer, REQUEST_TIME)
                     connection.close()
-                elif connection.idle and now - connection.active_at > self._idle_timeout:
+                elif not connection.in_hand and now - connection.active_at > self._idle_timeout:
                     self.counts.closed_idle += 1
                     connection.close()
 
     def fail(self, error: Exception) -> None:
         """Drop every connection that has a request in hand: a whole batch could not be decided."""
         for connection in list(self._connections):
-            if not connection.idle:
+            if connection.in_hand:
                 connection.fail(error)
 
     def close(self) -> None:

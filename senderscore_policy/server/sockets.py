@@ -238,7 +238,6 @@ def watchdog_interval() -> float | None:
 
 
 async def feed_watchdog(interval: float) -> None:
-    """Show the manager that the event loop runs, until cancelled."""
     while True:
         notify("WATCHDOG=1")
         await asyncio.sleep(interval)

@@ -132,7 +132,6 @@ class StateDirectory:
             self.saved_at = time.time()
 
     async def save_regularly(self) -> None:
-        """Save every `SAVE_INTERVAL`, until cancelled."""
         while True:
             await asyncio.sleep(SAVE_INTERVAL)
             await self.save()
