@@ -186,7 +186,6 @@ class Service:
         return f"degraded: {'; '.join(degraded)}" if degraded else "ready"
 
     def report(self) -> ServiceStatus:
-        """Return the status of the daemon itself, for the status page and the metrics."""
         counts, policy = self._server.counts, self._engine.policy
         return ServiceStatus(
             version=__version__,
