@@ -41,18 +41,14 @@ class BadRequestError(Exception):
     """The caller's mistake; its text goes back with status 400."""
 
 
-def _json(data: object, status: int = 200) -> web.Response:
-    return web.json_response(data, status=status, dumps=lambda value: json.dumps(value, ensure_ascii=True))
-
-
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except (BadRequestError, web.RequestPayloadError) as error:
-        return _json({"error": str(error)}, 400)
+        return web.json_response({"error": str(error)}, status=400)
     except web.HTTPException as error:
-        return _json({"error": f"{error.reason}: {request.method} {request.path}"}, error.status)
+        return web.json_response({"error": f"{error.reason}: {request.method} {request.path}"}, status=error.status)
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -128,22 +124,22 @@ class Api:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _status(self, _: web.Request) -> web.Response:
-        return _json((await self._collector.status()).as_json())
+        return web.json_response((await self._collector.status()).as_json())
 
     async def _clients(self, _: web.Request) -> web.Response:
         statuses = [row.status for row in (await self._collector.status()).rows]
         statuses.sort(key=lambda status: status.count, reverse=True)
-        return _json({"clients": [status.as_json() for status in statuses]})
+        return web.json_response({"clients": [status.as_json() for status in statuses]})
 
     async def _client(self, request: web.Request) -> web.Response:
         return await self._show(self._client_of(request))
 
     async def _show(self, client: Client, **extra: Any) -> web.Response:
         ((status, _),) = await self._admin.statuses([client])
-        return _json(status.as_json() | extra)
+        return web.json_response(status.as_json() | extra)
 
     async def _score(self, request: web.Request) -> web.Response:
-        return _json(await self._admin.score(self._client_of(request)))
+        return web.json_response(await self._admin.score(self._client_of(request)))
 
     async def _decisions(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
@@ -165,7 +161,7 @@ class Api:
             as_json(each, None if each.client is None else self._admin.score_at_hand(each.client))
             for each in decisions[-MOST_SHOWN:]
         ]
-        return _json(
+        return web.json_response(
             {
                 "decisions": shown,
                 "found": len(decisions),
@@ -183,7 +179,7 @@ class Api:
         )
 
     async def _daemon(self, _: web.Request) -> web.Response:
-        return _json({**await self._facts(), "last_request_at": self._history.last_request})
+        return web.json_response({**await self._facts(), "last_request_at": self._history.last_request})
 
     async def _increment(self, request: web.Request) -> web.Response:
         client = self._client_of(request)

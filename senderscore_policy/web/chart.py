@@ -19,8 +19,6 @@ OTHERS: Final = ("not-asked", "unscored", "unavailable", "override", UNCOUNTED)
 """The tiers without a range of scores, in the order of the legend."""
 BAR: Final = 0.78
 """The part of a step's width that its bar takes."""
-TICKS: Final = 5
-"""The approximate number of lines of the scale."""
 
 
 class Bar(NamedTuple):
@@ -107,18 +105,13 @@ def day_and_clock(time: float) -> str:
 def chart(
     columns: Sequence[Column], step: float, slots: int, labels: int, label: Callable[[float], str] = clock
 ) -> Chart:
-    """The chart of at least one column, oldest first; the last one ends at the right edge.
+    """The chart of at least one column, each `step` seconds after the one before; the last ends at the right edge.
 
-    Args:
-        columns: each is `step` seconds after the one before.
-        step: seconds.
-        slots: columns for which the chart has room.
-        labels: parts into which the labels divide the time axis.
-        label: writes a time.
+    The chart has room for `slots` columns. Labels divide the time axis into `labels` parts.
     """
     highest = max(sum(passed.values()) for _, passed, _ in columns)
     lowest = max(sum(deferred.values()) for _, _, deferred in columns)
-    high = _round_number((highest + lowest) / TICKS)
+    high = _round_number((highest + lowest) / 5)  # about five lines of the scale
     above, below = max(1, math.ceil(highest / high)), math.ceil(lowest / high)
     unit = 100 / ((above + below) * high)
     base = above * high * unit

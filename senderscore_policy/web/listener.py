@@ -28,10 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """Shorten the traceback that aiohttp logs for a request to one escaped line (a logging filter).
-
-    Any peer could fill the log with tracebacks.
-    """
+    """Shorten aiohttp's traceback to one escaped line (a logging filter): any peer could fill the log."""
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
         frame = traceback.extract_tb(error.__traceback__)[-1:]
@@ -103,16 +100,11 @@ class _Connection(asyncio.Protocol):
 
 
 class HttpListener:
-    """Serves an application on listening sockets, to a bounded number of connections.
-
-    Args:
-        app: answers the requests.
-        names: the names by which the daemon may be addressed; None: any.
-        in_turns: handle requests one after the other, so that a crowd of visitors waits and mail does not.
-    """
+    """Serves an application on listening sockets, to a bounded number of connections."""
 
     def __init__(self, app: web.Application, names: Collection[str] | None, *, in_turns: bool) -> None:
-        self._names = names
+        self._names = names  # by which the daemon may be addressed; None: any
+        # Requests that are handled one after the other make a crowd of visitors wait, and not mail.
         self._turn = asyncio.Semaphore(1 if in_turns else MAX_CONNECTIONS)
         self._servers: list[asyncio.Server] = []
         self._connections: dict[web.RequestHandler, _Connection] = {}
@@ -138,10 +130,7 @@ class HttpListener:
         return _Connection(self, server())
 
     def enter(self, connection: _Connection) -> None:
-        """Make room for a new connection.
-
-        The connection that never asked is closed, else the longest idle one, else the one that asked most often.
-        """
+        """Make room for a connection: close one that never asked, else the longest idle, else the busiest one."""
         self._connections[connection.handler] = connection
         if len(self._connections) > MAX_CONNECTIONS:
             others = [each for each in self._connections.values() if each is not connection]

@@ -17,8 +17,6 @@ from senderscore_policy.web.status import ClientDetails, Row, Status
 
 ROWS: Final = 50
 """Clients that are listed unless all are wanted."""
-LABELLED: Final = 15
-"""Minutes from one time on the axis to the next."""
 LONGEST_QUERY: Final = 100
 """Characters of a filter."""
 _PLACES: Final = {LimitState.LIMITED: 0, LimitState.NEAR: 1, LimitState.WITHIN: 2, LimitState.UNLIMITED: 3}
@@ -135,7 +133,7 @@ def render(status: Status, wanted: View, rows: Sequence[Row], clients: int) -> s
         "status.html",
         status=status,
         host=socket.gethostname(),
-        chart=chart(status.minutes, 60, MINUTES, MINUTES // LABELLED),
+        chart=chart(status.minutes, 60, MINUTES, labels=4),
         limits={state: sum(row.status.state == state for row in status.rows) for state in ("limited", "near")},
         columns=COLUMNS,
         shown={show: sum(selected(row, show) for row in rows) for show in SHOWN},

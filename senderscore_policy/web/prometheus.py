@@ -50,8 +50,6 @@ def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     return HistogramMetricFamily(PREFIX + name, text, buckets, histogram.total)
 
 
-FORMATS: Final = ("application/openmetrics-text; version=1.0.0", "")
-"""The values of Accept for the two formats that are served; "" is Prometheus' own text format."""
 LIFE: Final = 1.0
 """Seconds for which a page is served to every scraper: many scrapers cost no more than one."""
 
@@ -79,7 +77,9 @@ class Exposition:
     async def page(self, accept: str) -> tuple[bytes, str]:
         """The page, at most `LIFE` old, and its content type, for a scraper's Accept header."""
         encode: Callable[[CollectorRegistry], bytes]
-        encode, content_type = choose_encoder(FORMATS[0 if "application/openmetrics-text" in accept else 1])
+        open_metrics = "application/openmetrics-text" in accept
+        # The default is Prometheus' own text format.
+        encode, content_type = choose_encoder("application/openmetrics-text; version=1.0.0" if open_metrics else "")
         loop = asyncio.get_running_loop()
         async with self._encoding:
             until, body = self._pages.get(content_type, (0.0, b""))
