@@ -70,25 +70,19 @@ def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
             yield seen
 
 
-def top_clients(clients: Iterable[SeenClient], most: int) -> list[SeenClient]:
+def top_clients(clients: Sequence[SeenClient], most: int) -> list[SeenClient]:
     """The clients with the highest counts, and those that are nearest to their limits; at most `most` of each kind."""
-    clients = list(clients)
     busiest = heapq.nlargest(most, clients, key=lambda seen: seen.count)
     nearest = heapq.nlargest(most, clients, key=lambda seen: seen.count / max(seen.limit, 0.5))
     return list(dict.fromkeys(busiest + nearest))
 
 
 class SeenClients:
-    """Remembers each client's last counted message and how often it was above its limit.
-
-    Args:
-        window: the window of the counters; deferred messages are counted in the same one.
-        now: returns the time by which the counters number their buckets.
-    """
+    """Remembers each client's last counted message and how often it was above its limit in the counters' window."""
 
     def __init__(self, window: Window, now: Callable[[], float]) -> None:
         self.window = window
-        self.now = now
+        self.now = now  # the time by which the counters number their buckets
         self._clients: BoundedCache[str, SeenClient] = BoundedCache(MAX_CLIENTS)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
@@ -127,9 +121,8 @@ class SeenClients:
         """Whether messages of the client were above its limit in the running bucket or the one before it."""
         view = self.window.view(self.now())
         seen = self._clients.get(client)
-        return seen is not None and any(
-            index in seen.deferred for index in (view.current, *view.open, *view.closed[:1])
-        )
+        latest = (view.current, *view.open, *view.closed[:1])
+        return seen is not None and any(index in seen.deferred for index in latest)
 
     def recent(self, since: float) -> list[SeenClient]:
         """Each client that was seen since that time (seconds since the epoch)."""
@@ -167,11 +160,7 @@ class ClientAdmin:
         return self.policy.directory.client(address)
 
     def client_named(self, text: str) -> Client:
-        """The client that is counted under this address, or under exactly this network.
-
-        Raises:
-            ValueError: the text is neither, with the reason.
-        """
+        """The client that is counted under this address, or under exactly this network; ValueError has the reason."""
         return self._named(text)[1]
 
     def ruled_network(self, client: Client) -> Network | None:

@@ -21,9 +21,9 @@ TRIAL: Final = "ask."
 _TRIAL: Final = f"\ninstance={TRIAL}".encode()
 _FIELDS: Final = len(Decision._fields)
 _ATTRIBUTES: Final = (
-    *("queue_id", "instance", "client_address", "client_name", "sender", "recipient_count", "sasl_username"),
+    "queue_id", "instance", "client_address", "client_name", "sender", "recipient_count", "sasl_username",
     "protocol_state",
-)
+)  # fmt: skip
 _LONGEST_TEXT: Final = 512
 _WAIT: Final = 60.0
 """Seconds after a decision in which its score may have arrived: longer than `deadline` can be."""
@@ -83,10 +83,7 @@ def _rows(fields: Iterator[Any]) -> Iterator[_Row]:
 
 
 def as_json(decision: Decision, known: CachedScore | None) -> dict[str, Any]:
-    """A decision with the attributes of its request that help an administrator; it names sender and user.
-
-    `known` is what is known of its client's score now.
-    """
+    """A decision with attributes of its request, sender and user among them; `known`: its client's score now."""
     client, reputation = decision.client, decision.reputation
     name = "not-asked" if reputation is None else reputation.name
     source, age = _source(decision, known)
