@@ -143,11 +143,7 @@ def to_lines(header: Header, scores: Iterable[SavedScore]) -> Iterator[str]:
 
 
 def from_lines(lines: Iterable[str]) -> tuple[Header, list[SavedScore]]:
-    """Read what `to_lines` returned.
-
-    Raises:
-        ValueError: the lines are damaged, or of another program.
-    """
+    """Read what `to_lines` returned; ValueError: the lines are damaged, or of another program."""
     rest = iter(lines)
     header = _read_header(_parse(next(rest, "")))
     scores: list[SavedScore] = []

@@ -150,11 +150,7 @@ class Breaker:
 
 
 def parse_refusal(saved: Mapping[str, Any], away: float, now: float) -> Refusing:
-    """Read what `Breaker.snapshot` of an earlier process returned, `away` seconds (0 or more) before.
-
-    Raises:
-        ValueError: the value is damaged.
-    """
+    """Read what `Breaker.snapshot` returned `away` seconds ago (0 or more); ValueError: the value is damaged."""
     try:
         period, remaining, detail = float(saved["period"]), float(saved["remaining"]), str(saved["detail"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -189,10 +185,7 @@ class QueryGuard:
         return affordable and self._breaker.admits(address, self._clock.monotonic())
 
     def enter(self, address: str, *, refresh: bool) -> Refused | Unavailable | None:
-        """Allow a question about a client, whose result goes to `record`, or return why it must not be asked.
-
-        If the client's score is known but stale (`refresh`), such questions stop first.
-        """
+        """Allow a question, whose result goes to `record`, or return why not; `refresh`: of a known but stale score."""
         if self._budget.spent or (refresh and not self._budget.refresh_allowed):
             return Refused(f"query budget spent: {self._budget}")
         return None if self._breaker.enter(address, self._clock.monotonic()) else self._reason

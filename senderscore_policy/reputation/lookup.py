@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _SCORES: Final = IPv4Network("127.0.4.0/24")
 _REFUSALS: Final = IPv4Network("127.255.255.0/24")
-_BEST_SCORE: Final = 100
 RESOLV_CONF: Final = Path("/etc/resolv.conf")
 
 
@@ -49,7 +48,7 @@ def reputation_of(addresses: Sequence[str]) -> Reputation:
     answer = [IPv4Address(address) for address in addresses]
     if any(address in _REFUSALS for address in answer):
         return Refused(", ".join(addresses))
-    scores = [address.packed[3] for address in answer if address in _SCORES and address.packed[3] <= _BEST_SCORE]
+    scores = [address.packed[3] for address in answer if address in _SCORES and address.packed[3] <= 100]
     if scores:
         return Scored(min(scores))
     return Unavailable(f"{', '.join(addresses)} is not a score")
@@ -81,10 +80,7 @@ class LazyResolver:
             self._resolver.reconfigure(settings)
 
     def changed(self, now: float) -> bool:
-        """Whether the system has other nameservers than at the last call; the next lookup asks them.
-
-        The file is looked at once a second by the monotonic clock (`now`).
-        """
+        """Whether the system has other nameservers than before; checked once a second of monotonic time (`now`)."""
         if self._settings.nameservers or now - self._looked_at < 1:
             return False
         self._looked_at = now

@@ -197,12 +197,7 @@ class _MeteredBackend(dns.asyncbackend.Backend):  # type: ignore[name-defined,mi
         ssl_context: Any = None,
         server_hostname: str | None = None,
     ) -> Any:
-        """Open a socket for one question.
-
-        Raises:
-            _BudgetSpentError: the question must not be sent.
-            OSError: the nameserver cannot be reached.
-        """
+        """Open a socket for one question, or raise `_BudgetSpentError`; other OSErrors: the server is unreachable."""
         if not self._budget.spend():
             self.refused = True
             raise _BudgetSpentError("query budget spent")

@@ -69,10 +69,7 @@ class Resolver(Protocol):
 
 
 class ScoreSource:
-    """Scores by client address (`ports.ReputationSource`), kept over restarts (`ports.Persistent`).
-
-    `shared` has scores that other daemons looked up; None: this daemon is alone.
-    """
+    """Scores by client address (`ports.ReputationSource`), kept over restarts (`ports.Persistent`)."""
 
     def __init__(  # noqa: PLR0917 - the parts in the order in which a lookup uses them
         self,
@@ -88,7 +85,7 @@ class ScoreSource:
         self._resolver = resolver
         self._clock = clock
         self._observer = observer
-        self._shared = shared
+        self._shared = shared  # scores that other daemons looked up; None: this daemon is alone
         self._cache = ScoreCache(settings)
         self._guard = QueryGuard(settings, budget, clock)
         self._epoch = 0
@@ -150,10 +147,7 @@ class ScoreSource:
         return outcome
 
     def reconfigure(self, settings: ReputationSettings) -> None:
-        """Apply other settings, and ask again for every client whose lookup failed.
-
-        Scores of another zone are forgotten; the query budget counts on.
-        """
+        """Apply other settings, forget scores of another zone, and ask again for every client whose lookup failed."""
         old, self.settings = self.settings, settings
         self._resolver.reconfigure(settings)
         self._cache.settings = settings
@@ -182,11 +176,7 @@ class ScoreSource:
         return to_lines(header, self._cache.scores())
 
     def restore(self, lines: Iterable[str]) -> None:
-        """Restore the use of the budget; of the same zone the scores; of the same nameservers also a refusal.
-
-        Raises:
-            ValueError: the lines are malformed; nothing is restored.
-        """
+        """Restore the use of the budget; of the same zone the scores; of the same nameservers also a refusal."""
         header, scores = from_lines(lines)
         now = self._clock.time()
         away = max(0.0, now - header.saved_at)
