@@ -176,20 +176,13 @@ class PolicyConnection(asyncio.Protocol):
 
 
 class PolicyServer:
-    """All policy connections, within their bounds.
-
-    Args:
-        submit: adds a request to the engine's next batch.
-        latency: observes the seconds from each request's last byte to its reply.
-        max_connections: at this many an idle one is closed for a newcomer, see `enter`.
-        idle_timeout: seconds after which an idle connection is closed.
-    """
+    """All policy connections: at most `max_connections`, none idle for longer than `idle_timeout` seconds."""
 
     def __init__(
         self, submit: Callable[[ConnectionRequest], None], latency: Histogram, max_connections: int, idle_timeout: float
     ) -> None:
-        self.submit = submit
-        self.latency = latency
+        self.submit = submit  # to the engine's next batch
+        self.latency = latency  # seconds from each request's last byte to its reply
         self.counts = ConnectionCounts()
         self._max_connections = max_connections
         self._idle_timeout = idle_timeout

@@ -31,11 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def bind(endpoint: Endpoint, mode: int = POLICY_MODE) -> socket.socket:
-    """Open a listening socket; `mode` are the permissions of a unix socket's file.
-
-    Raises:
-        BackendError: the address cannot be used; the text has the reason and the remedy.
-    """
+    """Open a listening socket, a unix socket's file with this mode; BackendError has the reason and the remedy."""
     try:
         return _bind_unix(Path(endpoint.path), mode) if isinstance(endpoint, Unix) else _bind_inet(endpoint)
     except OSError as error:
@@ -73,9 +69,7 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
 def _remove_stale(path: Path) -> None:
     """Remove a socket that an ended process left behind; if a process still accepts on it, bind() fails.
 
-    Raises:
-        BackendError: something else has this name.
-        OSError: the socket cannot be reached or removed.
+    BackendError: something else has this name. OSError: the socket cannot be reached or removed.
     """
     try:
         mode = path.lstat().st_mode
@@ -134,11 +128,7 @@ def listeners(
 
 
 def _addresses(endpoint: Endpoint) -> list[Endpoint]:
-    """Return the addresses of a host name, or the endpoint itself.
-
-    Raises:
-        BackendError: the name has no address.
-    """
+    """Return the addresses of a host name, or the endpoint itself; BackendError: the name has no address."""
     if isinstance(endpoint, Unix):
         return [endpoint]
     try:

@@ -22,11 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def write_atomically(path: Path, lines: Iterator[str]) -> None:
-    """Replace a file by these lines, with mode 0600; a reader sees the old file or the new one, never a part.
-
-    Raises:
-        OSError: the lines could not be written; the old file is unchanged.
-    """
+    """Replace a file by these lines, with mode 0600; a reader, also after an OSError, sees the old file or the new."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -40,12 +36,7 @@ def write_atomically(path: Path, lines: Iterator[str]) -> None:
 
 
 def _open_file(path: Path) -> TextIO:
-    """Open a regular file to read text.
-
-    Raises:
-        OSError: the file cannot be opened.
-        ValueError: something else has this name; to open a FIFO, for one, would wait for a writer.
-    """
+    """Open a regular file to read text; ValueError: something else, such as a FIFO, which would wait for a writer."""
     # O_NONBLOCK: opening a FIFO returns at once, and a regular file ignores the flag (open(2)).
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     mode = os.fstat(descriptor).st_mode
