@@ -27,20 +27,8 @@ from senderscore_policy.monitoring.statistics import Evictions, Metrics, RecentT
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.policy import Policy
 from senderscore_policy.reputation.source import open_source
+from senderscore_policy.server import sockets
 from senderscore_policy.server.connections import PolicyConnection, PolicyServer
-from senderscore_policy.server.sockets import (
-    ACCEPT_AT_ONCE,
-    BACKLOG,
-    CONTROL_MODE,
-    address_of,
-    connections_possible,
-    feed_watchdog,
-    listen_sockets,
-    listeners,
-    notify,
-    refusals_logged,
-    watchdog_interval,
-)
 from senderscore_policy.server.state import StateDirectory
 from senderscore_policy.web.status import ServiceStatus, StatusCollector
 
@@ -58,10 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """One running daemon.
-
-    SIGHUP loads the configuration from `path` again; None: the defaults, until the system's file exists.
-    """
+    """One running daemon. SIGHUP loads `path` again; None: the defaults, until the system's file exists."""
 
     def __init__(self, config: Config, path: Path | None, writer: LogWriter) -> None:
         self._config, self._path, self._writer = config, path, writer
@@ -77,7 +62,7 @@ class Service:
         observers = (DecisionLog(writer), metrics, self._seen, history)
         self._engine = Engine(policy_of(config), self._backend.store, self._source, time, observers)
         self._state = StateDirectory(state_directory(config), {"counters": self._backend, "scores": self._source})
-        connections = connections_possible(config.listen.max_connections)
+        connections = sockets.connections_possible(config.listen.max_connections)
         self._server = PolicyServer(self._engine.submit, metrics.latency, connections, config.listen.idle_timeout)
         self._engine.answered = self._server.send_replies
         self._traffic, self._evictions = RecentTraffic(metrics, time), Evictions(self._backend)
@@ -88,34 +73,30 @@ class Service:
         )
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT.
-
-        Raises:
-            BackendError: a policy socket cannot be opened, or another daemon uses the state directory.
-        """
+        """Serve until SIGTERM or SIGINT; BackendError: a policy socket or the state directory cannot be used."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
-        loop.set_exception_handler(refusals_logged())
+        loop.set_exception_handler(sockets.refusals_logged())
         self._state.lock()
         self._state.restore()
-        passed = listen_sockets()
-        sockets = listeners(passed, "policy", self._config.listen.policy)
-        self._addresses = [str(address_of(each)) for each in sockets]
-        servers = [await self._listen(each) for each in sockets]
+        passed = sockets.listen_sockets()
+        opened = sockets.listeners(passed, "policy", self._config.listen.policy)
+        self._addresses = [str(sockets.address_of(each)) for each in opened]
+        servers = [await self._listen(each) for each in opened]
         deciding = asyncio.create_task(self._decide())
         background = [self._reload_on_hangup(), self._server.sweep(), self._state.save_regularly()]
         background += [self._serve_http(passed), self._traffic.keep(), self._evictions.watch()]
-        if (interval := watchdog_interval()) is not None:
-            background.append(feed_watchdog(interval))
+        if (interval := sockets.watchdog_interval()) is not None:
+            background.append(sockets.feed_watchdog(interval))
         tasks = [asyncio.create_task(work) for work in background]
         addresses = ", ".join(self._addresses)
         log.info("serving on %s, mode %s, counters in %s", addresses, self._config.mode, self._config.counters.store)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        notify("READY=1", f"STATUS=serving on {addresses}")
+        sockets.notify("READY=1", f"STATUS=serving on {addresses}")
         await self._stop.wait()
-        notify("STOPPING=1")
+        sockets.notify("STOPPING=1")
         log.info("stopping")
         for server in servers:
             server.close()
@@ -139,9 +120,9 @@ class Service:
     async def _listen(self, listener: socket.socket) -> asyncio.Server:
         # Not create_unix_server: from Python 3.13 on that removes the file at the end, even of systemd's socket.
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: PolicyConnection(self._server), sock=listener, backlog=ACCEPT_AT_ONCE)
-        # For asyncio `backlog` is also how many it accepts at once.
-        listener.listen(BACKLOG)
+        at_once = sockets.ACCEPT_AT_ONCE  # for asyncio `backlog` is also how many it accepts at once
+        server = await loop.create_server(lambda: PolicyConnection(self._server), sock=listener, backlog=at_once)
+        listener.listen(sockets.BACKLOG)
         return server
 
     async def _decide(self) -> None:
@@ -159,14 +140,14 @@ class Service:
         handlers = api.Api(self._collector, self._facts)
         runners = []
         for kind, endpoint, mode in (
-            ("control", Unix(str(control_path(self._config))), CONTROL_MODE),
+            ("control", Unix(str(control_path(self._config))), sockets.CONTROL_MODE),
             ("status", self._config.listen.status, 0),
             ("metrics", self._config.listen.metrics, 0),
         ):
             try:
                 if isinstance(endpoint, Unix):
                     Path(endpoint.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                opened = listeners(passed, kind, (endpoint,) if endpoint else (), mode)
+                opened = sockets.listeners(passed, kind, (endpoint,) if endpoint else (), mode)
                 host = "" if isinstance(endpoint, Unix) or endpoint is None else endpoint.host
                 runners.append(await api.serve(handlers, kind, opened, host))
             except (BackendError, OSError) as error:
@@ -221,9 +202,9 @@ class Service:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
-            notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            sockets.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
             await self.reload()
-            notify("READY=1")
+            sockets.notify("READY=1")
 
     async def reload(self) -> None:
         """Load the configuration file again; a file with a mistake changes nothing."""
@@ -278,11 +259,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def run(config: Config, path: Path | None) -> int:
-    """Serve in the foreground (the command `serve`) and return the exit status; see `Service`.
-
-    Raises:
-        BackendError: see `Service.run`.
-    """
+    """Serve in the foreground (the command `serve`), see `Service.run`, and return the exit status."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
     writer = set_up(config.log)
