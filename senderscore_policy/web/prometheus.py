@@ -22,15 +22,10 @@ from senderscore_policy.reputation.guard import ZoneState
 from senderscore_policy.web.status import StatusCollector
 
 PREFIX: Final = "senderscore_policy_"
+_Kind = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 
-def _family(
-    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
-    name: str,
-    text: str,
-    value: float | Mapping[str, float],
-    label: str = "",
-) -> Metric:
+def _family(kind: _Kind, name: str, text: str, value: float | Mapping[str, float], label: str = "") -> Metric:
     """Make a metric with one value, or with a value for each word of a label."""
     if not isinstance(value, Mapping):
         return kind(PREFIX + name, text, value)
