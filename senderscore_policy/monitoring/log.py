@@ -66,9 +66,7 @@ def stderr_sink() -> Sink:
 class _Syslog(logging.handlers.SysLogHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's
         """Raise the error, where logging would print a traceback for each line."""
-        _, error, _ = sys.exc_info()
-        assert error is not None
-        raise error
+        raise  # noqa: PLE0704 - logging calls this in its except clause
 
 
 def syslog_sink(address: str = "/dev/log") -> Sink:
