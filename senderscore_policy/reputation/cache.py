@@ -88,8 +88,7 @@ class ScoreCache:
 
     def restore(self, scores: Iterable[SavedScore], now: float) -> None:
         """Keep what an earlier process had, unless it is too old to be served."""
-        by_score: dict[int | None, Scored | Unknown] = {score: Scored(score) for score in range(101)}
-        by_score[None] = UNKNOWN
+        by_score: dict[int | None, Scored | Unknown] = {None: UNKNOWN} | {score: Scored(score) for score in range(101)}
         for address, score, fetched_at in scores:
             if now - fetched_at < LONGEST_STALE:
                 self.keep(address, by_score[score], fetched_at, "cache")
