@@ -109,10 +109,7 @@ def listeners(
     """Return the sockets of one kind: those that systemd passed, and the other wanted ones, bound here.
 
     A host name means all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1. The sockets of the kind are
-    removed from `passed`; one whose name is not among `KINDS` is a policy socket.
-
-    Raises:
-        BackendError: a socket cannot be bound.
+    removed from `passed`; one whose name is not among `KINDS` is a policy socket. BackendError: one cannot be bound.
     """
     mine = [item for item in passed if item[0] == kind or (kind == "policy" and item[0] not in KINDS)]
     for item in mine:

@@ -63,13 +63,10 @@ class StateDirectory:
         return f"degraded: state not saved: {self.problem}" if self.problem else "ok"
 
     def lock(self) -> None:
-        """Keep other daemons out of the directory until this process ends.
+        """Keep other daemons out of the directory until this process ends; BackendError: another one uses it.
 
         A directory that cannot be created or locked (a read-only disk) does not stop the daemon: each save
         reports its own failure.
-
-        Raises:
-            BackendError: another daemon uses the directory.
         """
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
