@@ -213,7 +213,8 @@ class Service:
             # A daemon that was started without a file loads the system's once it exists.
             path = config_file(self._path)
             # In a thread: thousands of networks take longer to load than a request may wait for its decision.
-            config, policy = await asyncio.to_thread(_load, path)
+            config = await asyncio.to_thread(load, path)
+            policy = await asyncio.to_thread(policy_of, config)
         except ConfigError as error:
             self.reload_failed = True
             for problem in error.problems:
@@ -241,11 +242,6 @@ class Service:
         self._engine.policy = policy
         self.generation += 1
         log.info("configuration reloaded, generation %d", self.generation)
-
-
-def _load(path: Path | None) -> tuple[Config, Policy]:
-    config = load(path)
-    return config, policy_of(config)
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:
