@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.ports import Clock, LookupObserver, SharedCache
@@ -15,7 +15,7 @@ from senderscore_policy.policy.window import CLOCK_SKEW
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.cache import Header, ScoreCache, as_text, from_lines, from_text, to_lines
 from senderscore_policy.reputation.guard import QueryGuard, ZoneState, parse_refusal
-from senderscore_policy.reputation.lookup import LazyResolver, LookupResult
+from senderscore_policy.reputation.lookup import LazyResolver
 
 ROUNDS: Final = 50
 """One of 50 waiting lookups may begin in a round of the event loop, and one more."""
@@ -55,26 +55,13 @@ class StartThrottle:
             asyncio.get_running_loop().call_soon(self._next_round)
 
 
-class Resolver(Protocol):
-    """Asks the zone."""
-
-    async def query_raw(self, address: str) -> LookupResult:
-        """Ask for an IPv4 address; a failure is an outcome, never an exception."""
-
-    def reconfigure(self, settings: ReputationSettings) -> None:
-        """Apply other settings from the next lookup on."""
-
-    def changed(self, now: float) -> bool:
-        """Whether the system has other nameservers than at the last call; cheap."""
-
-
 class ScoreSource:
     """Scores by client address (`ports.ReputationSource`), kept over restarts (`ports.Persistent`)."""
 
     def __init__(  # noqa: PLR0917 - the parts in the order in which a lookup uses them
         self,
         settings: ReputationSettings,
-        resolver: Resolver,
+        resolver: LazyResolver,
         budget: QueryBudget,
         clock: Clock,
         observer: LookupObserver,
