@@ -27,7 +27,7 @@ class _Slot:
 class QueryBudget:
     """Counts the questions sent over rolling windows.
 
-    `limit` is the most in any 30 days, and a tenth of it, at least one, in any 24 hours. 0: questions are only counted.
+    At most `limit` in any 30 days, and a tenth of that, at least one, in any 24 hours. 0: questions are only counted.
 
     Hourly slots keep the memory small. A slot leaves a window with its last question, so a limit is never exceeded,
     and at worst an hour's questions become available an hour late. The monotonic clock counts: a step of the wall
@@ -101,7 +101,7 @@ class QueryBudget:
         return [[round(now - slot.first, 3), round(now - slot.last, 3), slot.count] for slot in self._slots]
 
     def restore(self, saved: Sequence[Any], away: float) -> None:
-        """Add the questions of a `snapshot`, `away` seconds old (0 or more); ValueError: damaged, nothing is added."""
+        """Add the questions of a `snapshot`, `away` seconds old (0 or more); ValueError: it is damaged."""
         now = self._clock.monotonic()
         try:
             slots = [_Slot(now - away - age, now - away - age_of_last, int(n)) for age, age_of_last, n in saved]

@@ -185,7 +185,7 @@ class QueryGuard:
         return affordable and self._breaker.admits(address, self._clock.monotonic())
 
     def enter(self, address: str, *, refresh: bool) -> Refused | Unavailable | None:
-        """Allow a question, whose result goes to `record`, or return why not; `refresh`: of a known but stale score."""
+        """Allow a question, whose result goes to `record`, or return why not; `refresh`: the known score is stale."""
         if self._budget.spent or (refresh and not self._budget.refresh_allowed):
             return Refused(f"query budget spent: {self._budget}")
         return None if self._breaker.enter(address, self._clock.monotonic()) else self._reason
