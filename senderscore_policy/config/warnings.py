@@ -36,12 +36,7 @@ class Warned(NamedTuple):
 
 def warnings_of(config: Config) -> list[Warned]:
     """The choices of a configuration that have consequences an administrator should know."""
-    return [
-        *_about_limits(config),
-        *_about_replies(config),
-        *_about_scores(config.reputation),
-        *_about_network(config),
-    ]
+    return [*_about_limits(config), *_about_replies(config), *_about_scores(config.reputation), *_about_network(config)]
 
 
 def _about_limits(config: Config) -> Iterator[Warned]:
