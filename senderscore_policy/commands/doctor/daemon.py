@@ -9,7 +9,7 @@ from typing import Any, Final
 from senderscore_policy import __version__
 from senderscore_policy.commands.ask import ask
 from senderscore_policy.commands.control import find_daemon
-from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.commands.doctor.finding import Finding, fail, ok, warn
 from senderscore_policy.commands.doctor.sockets import notation
 from senderscore_policy.config.endpoints import Endpoint, endpoint
 from senderscore_policy.config.model import Config
@@ -45,9 +45,9 @@ def daemon_of(config: Config) -> Running | Finding:
         with find_daemon(control_paths(config)) as control:
             return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon"))
     except PermissionError as error:
-        return Finding("daemon", Status.WARN, f"not looked at: {error}", "run doctor as root")
+        return warn("daemon", f"not looked at: {error}", "run doctor as root")
     except BackendError as error:
-        return Finding("daemon", Status.FAIL, str(error), _START)
+        return fail("daemon", str(error), _START)
 
 
 def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
@@ -56,18 +56,16 @@ def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
     yield _in_force(running, file)
     scores = running.status["scores"]
     if scores["state"] == "ok":
-        yield Finding("scores", Status.OK, f"the score zone as the daemon sees it: {scores['zone_state']}")
+        yield ok("scores", f"the score zone as the daemon sees it: {scores['zone_state']}")
     else:
         detail = f"{scores['zone_state']}: {scores['state'].removeprefix('degraded: ')}"
-        yield Finding(
-            "scores", Status.WARN, detail, f"see the check zone; {_RELOAD} makes the daemon ask again at once"
-        )
+        yield warn("scores", detail, f"see the check zone; {_RELOAD} makes the daemon ask again at once")
     state = running.own["state"]
     if state == "ok":
-        yield Finding("state", Status.OK, "scores, counters and the query budget are saved for the next start")
+        yield ok("state", "scores, counters and the query budget are saved for the next start")
     else:
         remedy = "allow the daemon's user to write there, or set [state] directory; check that the disk is not full"
-        yield Finding("state", Status.WARN, state.removeprefix("degraded: "), remedy)
+        yield warn("state", state.removeprefix("degraded: "), remedy)
     yield _budget(running.status["scores"])
 
 
@@ -76,11 +74,11 @@ def _service(running: Running) -> Finding:
     version = service["version"]
     if version != __version__:
         detail = f"the daemon still runs version {version}, and {__version__} is installed"
-        return Finding("daemon", Status.WARN, detail, _RESTART)
+        return warn("daemon", detail, _RESTART)
     if health != "ready":
-        return Finding("daemon", Status.WARN, health, "see the checks below")
+        return warn("daemon", health, "see the checks below")
     up = span(time.time() - service["started_at"])
-    return Finding("daemon", Status.OK, f"version {version}, up for {up}, mode {service['mode']}, {health}")
+    return ok("daemon", f"version {version}, up for {up}, mode {service['mode']}, {health}")
 
 
 def _in_force(running: Running, file: Path | None) -> Finding:
@@ -88,36 +86,34 @@ def _in_force(running: Running, file: Path | None) -> Finding:
     theirs, ours = running.own["file"], None if file is None else str(file.absolute())
     if theirs != ours:
         detail = f"the daemon reads {theirs or 'no file'}, and this command reads {ours or 'none'}"
-        return Finding("configuration", Status.WARN, detail, "leave -c out, and doctor reads the file of the daemon")
+        return warn("configuration", detail, "leave -c out, and doctor reads the file of the daemon")
     try:
         changed = file is not None and file.stat().st_mtime > running.own["read_at"]
     except OSError as error:
         remedy = "run doctor as root" if isinstance(error, PermissionError) else "restore it before the next start"
-        return Finding("configuration", Status.WARN, f"{file}: {error.strerror}", remedy)
+        return warn("configuration", f"{file}: {error.strerror}", remedy)
     if changed:
         detail = f"{file} was changed, and the daemon has not read it since"
-        return Finding("configuration", Status.WARN, detail, _RELOAD)
-    return Finding("configuration", Status.OK, f"the daemon uses {ours or 'the built-in defaults'}")
+        return warn("configuration", detail, _RELOAD)
+    return ok("configuration", f"the daemon uses {ours or 'the built-in defaults'}")
 
 
 def _budget(scores: dict[str, Any]) -> Finding:
     """How much of the query budget is left."""
     day, month = (scores["used_today"], scores["daily_limit"]), (scores["used"], scores["limit"])
     if not scores["limit"]:
-        return Finding("budget", Status.OK, f"{day[0]} queries in 24 hours, {month[0]} in 30 days; there is no budget")
+        return ok("budget", f"{day[0]} queries in 24 hours, {month[0]} in 30 days; there is no budget")
     detail = f"{day[0]} of {day[1]} queries in 24 hours, {month[0]} of {month[1]} in 30 days"
     share = max(used / limit for used, limit in (day, month))
     if share < NEARLY:
-        return Finding("budget", Status.OK, detail)
+        return ok("budget", detail)
     remedy = (
         'use lookup = "lazy" and raise the smallest limit, so that fewer clients need a score; raise query_budget if '
         "your resolver is registered with the zone; or ask a local copy of the zone"
     )
     if share < 1:
-        return Finding("budget", Status.WARN, f"nearly spent: {detail}", remedy)
-    return Finding(
-        "budget", Status.FAIL, f"spent, clients without a known score fall under [unavailable]: {detail}", remedy
-    )
+        return warn("budget", f"nearly spent: {detail}", remedy)
+    return fail("budget", f"spent, clients without a known score fall under [unavailable]: {detail}", remedy)
 
 
 def policy_findings(served: Sequence[Endpoint]) -> Iterator[Finding]:
@@ -127,9 +123,9 @@ def policy_findings(served: Sequence[Endpoint]) -> Iterator[Finding]:
         try:
             action = ask(where, {"client_address": ""}, PATIENCE)
         except PermissionError as error:
-            yield Finding("policy", Status.WARN, f"not asked: {error}", "run doctor as root")
+            yield warn("policy", f"not asked: {error}", "run doctor as root")
         except BackendError as error:
-            yield Finding("policy", Status.FAIL, str(error), _RESTART)
+            yield fail("policy", str(error), _RESTART)
         else:
             milliseconds = (time.perf_counter() - started) * 1000
-            yield Finding("policy", Status.OK, f"{notation(where)} answers action={action} in {milliseconds:.0f} ms")
+            yield ok("policy", f"{notation(where)} answers action={action} in {milliseconds:.0f} ms")

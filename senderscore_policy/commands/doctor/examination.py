@@ -9,7 +9,7 @@ from pathlib import Path
 
 from senderscore_policy.commands.arguments import add_config, add_json, checked, client, given_file
 from senderscore_policy.commands.doctor.daemon import Running, daemon_findings, daemon_of, policy_findings
-from senderscore_policy.commands.doctor.finding import Finding, Status, show, summary
+from senderscore_policy.commands.doctor.finding import Finding, Status, fail, show, summary, warn
 from senderscore_policy.commands.doctor.memcached import memcached_findings
 from senderscore_policy.commands.doctor.postconf import BrokenPostfixError, read_postfix
 from senderscore_policy.commands.doctor.postfix import permitted_networks, postfix_findings
@@ -38,7 +38,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
     yield from daemon_findings(running, path) if isinstance(running, Running) else [running]
     yield from problems
     for key, text in warnings_of(config):
-        yield Finding("configuration", Status.WARN, f"{key}: {text}", "see senderscore-policy.toml(5)")
+        yield warn("configuration", f"{key}: {text}", "see senderscore-policy.toml(5)")
     daemon = running if isinstance(running, Running) else None
     served = daemon.served if daemon else list(config.listen.policy)
     yield from policy_findings(served)
@@ -78,10 +78,10 @@ def _postfix(
 def _unread(error: BackendError) -> Finding:
     """The finding about an instance of Postfix that could not be read."""
     if isinstance(error, BrokenPostfixError):
-        return Finding("postfix", Status.FAIL, f"Postfix cannot read its configuration: {error}", "correct that line")
+        return fail("postfix", f"Postfix cannot read its configuration: {error}", "correct that line")
     denied = "Permission denied" in str(error)
     remedy = "run doctor as root" if denied else "name the directory of its configuration with --postfix-config"
-    return Finding("postfix", Status.WARN, f"not looked at: {error}", remedy)
+    return warn("postfix", f"not looked at: {error}", remedy)
 
 
 def register(parser: argparse.ArgumentParser) -> None:

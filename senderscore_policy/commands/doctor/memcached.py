@@ -7,7 +7,7 @@ from typing import Final
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError  # type: ignore[import-untyped]
 
-from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.commands.doctor.finding import Finding, fail, ok, warn
 from senderscore_policy.config.endpoints import Endpoint
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.connection import client, description, evictions
@@ -24,7 +24,7 @@ _MORE_MEMORY: Final = "an evicted counter starts at zero: give memcached more me
 def memcached_findings(settings: CounterSettings) -> Iterator[Finding]:
     """Count a message on every server as the daemon does, and ask for its evictions."""
     if settings.store == "memory":
-        yield Finding("counters", Status.OK, "the daemon keeps them itself, for one host")
+        yield ok("counters", "the daemon keeps them itself, for one host")
         return
     for endpoint in settings.servers:
         yield _examine(endpoint, settings)
@@ -43,8 +43,8 @@ def _examine(endpoint: Endpoint, settings: CounterSettings) -> Finding:
     except (OSError, MemcacheError) as error:
         full = isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError)
         remedy = _MORE_MEMORY if full else _UNREACHABLE
-        return Finding("memcached", Status.FAIL, f"{endpoint}: {description(error, settings)}", remedy)
+        return fail("memcached", f"{endpoint}: {description(error, settings)}", remedy)
     if evicted:
         detail = f"{endpoint} has evicted {evicted} items since it started"
-        return Finding("memcached", Status.WARN, detail, _MORE_MEMORY)
-    return Finding("memcached", Status.OK, f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")
+        return warn("memcached", detail, _MORE_MEMORY)
+    return ok("memcached", f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")

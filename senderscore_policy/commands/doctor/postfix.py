@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor import restrictions as lists
-from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.commands.doctor.finding import Finding, Status, fail, ok, warn
 from senderscore_policy.commands.doctor.postconf import Network, Postfix, Smtpd, networks_in
 from senderscore_policy.commands.doctor.restrictions import CHECK, DATA, END_OF_DATA, OWN_NETWORKS, Fault, Hook
 from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, listens, notation, obstacle
@@ -73,9 +73,8 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
     checks = _checks([smtpd for smtpd in postfix.smtpd if smtpd not in broken], served)
     hidden = [each for each in checks if _is_hidden(each, served)]
     for each in _distinct(hidden):
-        yield Finding(
+        yield fail(
             "chroot",
-            Status.FAIL,
             f"{each.place}, but runs in the chroot {each.smtpd.queue_directory}, which has no such path",
             f'set policy = ["{notation(DEFAULT)}"] in [listen], and in {each.hook.parameter} write '
             f"{lists.joined(check(notation(DEFAULT)))}; then: {each.smtpd.instance.reload}",
@@ -101,12 +100,12 @@ def _mistakes(smtpd: Smtpd, served: Sequence[Endpoint]) -> Iterator[Finding]:
             written = [word for word in _written(smtpd, END_OF_DATA) if word.lower() != CHECK]
             remedy = _command(smtpd, {END_OF_DATA: lists.with_check(written, check(recommended(served)))})
         detail = f'master.cf gives it the argument "{smtpd.stray}", as white space ends the value of an -o'
-        yield Finding("postfix", Status.FAIL, f"{smtpd.name}: smtpd does not start: {detail}", remedy)
+        yield fail("postfix", f"{smtpd.name}: smtpd does not start: {detail}", remedy)
         return
     for fault in smtpd.restrictions.faults:
         effect = "smtpd does not start" if fault.fatal else _DEFERS
         detail = f"{smtpd.name}: {fault.detail}, in {fault.parameter}: {effect}"
-        yield Finding("restriction", Status.FAIL, detail, _correction(smtpd, fault, served))
+        yield fail("restriction", detail, _correction(smtpd, fault, served))
 
 
 def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
@@ -151,12 +150,12 @@ def _entrances(
         others = [s.name for s in postfix.smtpd if s.name not in asking and s not in postfix.entrances]
         aside = f" ({', '.join(others)} not, which is usual for the site's own mail)" if others else ""
         verb = "asks" if len(asking) == 1 else "ask"
-        yield Finding("postfix", Status.OK, f"{', '.join(asking)} {verb} this daemon{aside}")
+        yield ok("postfix", f"{', '.join(asking)} {verb} this daemon{aside}")
     if not postfix.entrances:
         off = ", ".join(smtpd.name for smtpd in postfix.disabled)
         off = f": master_service_disable or multi_instance_enable turns off {off}" if off else ""
         remedy = "enable an smtpd for port 25 in master.cf, or name the instance that takes mail with --postfix-config"
-        yield Finding("postfix", Status.FAIL, f"no smtpd takes mail from outside{off}", remedy)
+        yield fail("postfix", f"no smtpd takes mail from outside{off}", remedy)
 
 
 def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint]) -> tuple[Status, str, str]:
@@ -217,7 +216,7 @@ def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator
     if problems:
         yield Finding("restriction", status, f"{each.place}, {', and '.join(problems)}", remedy)
     else:
-        yield Finding("restriction", Status.OK, f"asked in {END_OF_DATA}, when the whole message is there")
+        yield ok("restriction", f"asked in {END_OF_DATA}, when the whole message is there")
 
 
 def _terms(each: _Check, config: Config) -> Iterator[Finding]:
@@ -230,10 +229,10 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
         f"write {lists.joined(check(each.hook.endpoint, options))}",
     )
     if given["default_action"].upper() == "DUNNO":
-        yield Finding("default_action", Status.OK, "mail passes while the daemon is down (default_action=DUNNO)")
+        yield ok("default_action", "mail passes while the daemon is down (default_action=DUNNO)")
     else:
         detail = f"while the daemon is down, every message gets default_action={given['default_action']}"
-        yield Finding("default_action", Status.WARN, f"{each.place}: {detail}", remedy)
+        yield warn("default_action", f"{each.place}: {detail}", remedy)
     timeout, pause = lists.seconds(given["timeout"]) or 0, lists.seconds(given["retry_delay"]) or 0
     tries = int(given["try_limit"]) if given["try_limit"].isdigit() else 1
     down, hung = pause * (tries - 1), timeout * tries + pause * (tries - 1)
@@ -242,11 +241,11 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
     longest = config.reputation.deadline + config.counters.timeout
     if timeout <= longest:
         why = f"the daemon may need {longest:g} s (reputation.deadline and counters.timeout)"
-        yield Finding("timeout", Status.WARN, f"{each.place} with {terms}: {why}", remedy)
+        yield warn("timeout", f"{each.place} with {terms}: {why}", remedy)
     elif hung > LONGEST_WAIT:
-        yield Finding("timeout", Status.WARN, f"{each.place} with {terms}: {cost}", remedy)
+        yield warn("timeout", f"{each.place} with {terms}: {cost}", remedy)
     else:
-        yield Finding("timeout", Status.OK, f"{cost} ({terms})")
+        yield ok("timeout", f"{cost} ({terms})")
 
 
 def _socket(each: _Check) -> Iterator[Finding]:
@@ -254,7 +253,7 @@ def _socket(each: _Check) -> Iterator[Finding]:
     endpoint, owner = _endpoint(each.smtpd, each.hook.endpoint), each.smtpd.parameters["mail_owner"]
     if isinstance(endpoint, Unix) and (closed := obstacle(Path(endpoint.path), owner)):
         remedy = f"chmod o+x {closed} (o+rw for the socket itself), or use TCP"
-        yield Finding("socket", Status.FAIL, f"{each.place}, but the user {owner} may not pass {closed}", remedy)
+        yield fail("socket", f"{each.place}, but the user {owner} may not pass {closed}", remedy)
 
 
 def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding]:
@@ -270,11 +269,11 @@ def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding
                 lambda before, found, behind: [*before, OWN_NETWORKS, *found, *behind],
                 f"put {OWN_NETWORKS} before the check",
             )
-            yield Finding("mynetworks", Status.WARN, f"{detail}comes before the check: these hosts are limited", remedy)
+            yield warn("mynetworks", f"{detail}comes before the check: these hosts are limited", remedy)
             return
     if reached:
         how = "is exempt" if exposed else f"passes by {OWN_NETWORKS} before the check"
-        yield Finding("mynetworks", Status.OK, f"mail from mynetworks {how}")
+        yield ok("mynetworks", f"mail from mynetworks {how}")
 
 
 def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
@@ -309,7 +308,7 @@ def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
                     f"{smtpd.service} -o {name}".strip()
                 )
     detail = "; ".join(f"{file}: {', '.join(names)}" for file, names in found.items())
-    return Finding("references", Status.OK, detail or "none")
+    return ok("references", detail or "none")
 
 
 def _names(value: str, queue: Path, served: Sequence[Endpoint]) -> bool:

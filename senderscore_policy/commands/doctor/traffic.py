@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor.daemon import Running
-from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.commands.doctor.finding import Finding, Status, fail, ok, warn
 from senderscore_policy.commands.doctor.postconf import Network, Postfix
 from senderscore_policy.errors import BackendError, InputError
 from senderscore_policy.maillog.files import chunks_of
@@ -97,7 +97,7 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
         remedy = "see where maillog_file or syslog sends the log, and look for fatal and warning of smtpd there"
         if isinstance(error, PermissionError):
             remedy = "run doctor as root or as a member of the group adm"
-        yield Finding("log", Status.WARN, f"not looked at: {error}", remedy)
+        yield warn("log", f"not looked at: {error}", remedy)
     if log is not None:
         yield _fault(log, postfix)
     if running is not None:
@@ -107,15 +107,13 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
 def _fault(log: MailLog, postfix: Postfix) -> Finding:
     """Check for a fault that smtpd reported, and whether Postfix has taken messages since."""
     if log.fault is None:
-        return Finding(
-            "log", Status.OK, f"smtpd has not reported a fault of its configuration, according to {log.name}"
-        )
+        return ok("log", f"smtpd has not reported a fault of its configuration, according to {log.name}")
     at, words = log.fault
     detail = f'"{words}" at {as_text(at)}, according to {log.name}'
     remedy = f"correct main.cf or master.cf; then: {postfix.instances[0].reload}"
     if any(taken > at for taken in log.taken):
-        return Finding("log", Status.WARN, f"{detail}; Postfix has taken messages since", remedy)
-    return Finding("log", Status.FAIL, f"{detail}; Postfix has taken no message since", remedy)
+        return warn("log", f"{detail}; Postfix has taken messages since", remedy)
+    return fail("log", f"{detail}; Postfix has taken no message since", remedy)
 
 
 def _since(running: Running, postfix: Postfix | None) -> int:
@@ -142,22 +140,18 @@ def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | N
     if not last or last < since:
         messages = sum(at >= since for at in log.outside)
         if not messages:
-            return Finding(
-                "requests", Status.OK, f"{asked}, and Postfix took no mail from outside, according to {log.name}"
-            )
+            return ok("requests", f"{asked}, and Postfix took no mail from outside, according to {log.name}")
         detail = f"{asked}, but Postfix took {messages} messages from outside since {as_text(since)}"
         detail += f", according to {log.name}"
-        return Finding("requests", Status.FAIL, detail, remedy)
+        return fail("requests", detail, remedy)
     minutes = [minute for minute in running.status["minutes"] if minute["start"] >= since]
     requests = sum(sum(minute[kind].values()) for minute in minutes for kind in ("passed", "deferred"))
     messages = sum(at >= minutes[0]["start"] for at in log.outside) if minutes else 0
     if messages >= FEW and messages > 2 * requests:
         detail = f"{asked}, but only {requests} requests for {messages} messages from outside since "
         remedy = "see what comes before the check in its restriction list: it lets most mail through without asking"
-        return Finding(
-            "requests", Status.WARN, f"{detail}{as_text(minutes[0]['start'])}, according to {log.name}", remedy
-        )
-    return Finding("requests", Status.OK, asked)
+        return warn("requests", f"{detail}{as_text(minutes[0]['start'])}, according to {log.name}", remedy)
+    return ok("requests", asked)
 
 
 def _log_files(postfix: Postfix, since: float) -> list[Path]:
@@ -241,9 +235,7 @@ def clock_finding(*, shared: bool) -> Finding:
         shared: the counters use the wall clock, as other hosts' daemons share them.
     """
     if not shared:
-        return Finding(
-            "clock", Status.OK, "counters in memory use the monotonic clock and do not depend on the time of day"
-        )
+        return ok("clock", "counters in memory use the monotonic clock and do not depend on the time of day")
     command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)  # noqa: S603
@@ -251,11 +243,10 @@ def clock_finding(*, shared: bool) -> Finding:
     except (OSError, subprocess.TimeoutExpired):
         answer = ""
     if answer == "yes":
-        return Finding("clock", Status.OK, "synchronized")
+        return ok("clock", "synchronized")
     known = "is not synchronized" if answer == "no" else "may not be synchronized: timedatectl does not say"
-    return Finding(
+    return warn(
         "clock",
-        Status.WARN,
         f"the clock {known}; hosts that share counters must agree to within 5 s",
         "run chrony or systemd-timesyncd on every host",
     )

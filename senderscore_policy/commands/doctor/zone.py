@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from senderscore_policy.commands.doctor.finding import Finding, Status
+from senderscore_policy.commands.doctor.finding import Finding, fail, ok, warn
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.config.warnings import PUBLIC_RESOLVERS, PUBLIC_ZONE
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable, Unknown
@@ -66,18 +66,18 @@ def zone_finding(result: LookupResult, zone: str, address: str, visible: str) ->
                 "set zone and nameservers in [reputation] to a copy of the zone; then: "
                 "systemctl reload senderscore-policy"
             )
-            return Finding("zone", Status.FAIL, f"{question}: the zone refuses your resolver", remedy)
+            return fail("zone", f"{question}: the zone refuses your resolver", remedy)
         case Unavailable(detail) if result.addresses:
-            return Finding("zone", Status.FAIL, f"{question}: {detail}", REWRITES)
+            return fail("zone", f"{question}: {detail}", REWRITES)
         case Unavailable(detail):
             remedy = _BY_RCODE.get(result.rcode or "", _UNREACHABLE)
-            return Finding("zone", Status.FAIL, f"{question}: {detail}", remedy)
+            return fail("zone", f"{question}: {detail}", remedy)
         case Scored(score) if ip_address(address).is_loopback:
             detail = f"{question}: a score, {score}, for an address that sends no mail"
-            return Finding("zone", Status.FAIL, detail, REWRITES)
+            return fail("zone", detail, REWRITES)
         case Scored(score):
-            return Finding("zone", Status.OK, f"{question}: score {score}")
-    return Finding("zone", Status.OK, f"{question}: no score{', as expected' if address == TEST_ADDRESS else ''}")
+            return ok("zone", f"{question}: score {score}")
+    return ok("zone", f"{question}: no score{', as expected' if address == TEST_ADDRESS else ''}")
 
 
 def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
@@ -89,9 +89,9 @@ def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
         detail = (
             f"{finding.detail}; but there is no zone {zone} (NXDOMAIN for its SOA record), so no client has a score"
         )
-        return Finding("zone", Status.FAIL, detail, remedy)
+        return fail("zone", detail, remedy)
     detail = f"{finding.detail}; whether there is a zone {zone} could not be seen ({rcode or 'no response'})"
-    return Finding("zone", Status.WARN, detail, _BY_RCODE.get(rcode or "", _UNREACHABLE))
+    return warn("zone", detail, _BY_RCODE.get(rcode or "", _UNREACHABLE))
 
 
 def resolvers_of(
@@ -110,13 +110,12 @@ def resolver_finding(settings: ReputationSettings, hosts: Sequence[str], source:
     """Check that the resolver is not a public one, and name the address that has to be registered."""
     asks = f"asks {', '.join(hosts) or 'no name server'} ({source})"
     if settings.zone.lower() != PUBLIC_ZONE:
-        return Finding("resolver", Status.OK, asks)
+        return ok("resolver", asks)
     public = [host for host in hosts if ip_address(host) in PUBLIC_RESOLVERS]
     if not public:
-        return Finding("resolver", Status.OK, f"{asks}; to be registered with the zone: {visible_address(hosts)}")
-    return Finding(
+        return ok("resolver", f"{asks}; to be registered with the zone: {visible_address(hosts)}")
+    return warn(
         "resolver",
-        Status.WARN,
         f"{asks}: {', '.join(public)} shares one quota of the zone among all its users",
         "run a resolver of your own (such as unbound) and name it in reputation.nameservers",
     )
