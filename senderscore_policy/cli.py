@@ -66,7 +66,6 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, with the exit status for wrong usage."""
 
     def error(self, message: str) -> NoReturn:
-        """End the program."""
         self.exit(os.EX_USAGE, f"{PROGRAM}: {message}; see {self.prog} --help\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:

@@ -21,7 +21,6 @@ _LABEL: Final = re.compile(r"(?:client|client_address|address|ip)=", re.IGNORECA
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add -c FILE."""
     parser.add_argument(
         "-c",
         "--config",
@@ -56,12 +55,10 @@ def configuration(args: argparse.Namespace) -> Config:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json."""
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def add_clients(parser: argparse.ArgumentParser) -> None:
-    """Add one or more client addresses."""
     parser.add_argument(
         "clients",
         metavar="IP",
@@ -105,7 +102,6 @@ def checked(read: Callable[[str], V]) -> Callable[[str], V]:
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """For argparse: a whole number."""
 
     def read(text: str) -> int:
         if text.isdecimal() and text.isascii() and len(text) <= len(str(high)) and low <= int(text) <= high:

@@ -38,7 +38,6 @@ the defaults, with its tiers, and with warnings about what may surprise."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the configuration, or print the default file."""
     if args.defaults:
         say(DEFAULT_FILE.read_text(encoding="utf-8").rstrip("\n"))
         return 0

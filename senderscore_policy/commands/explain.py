@@ -31,7 +31,6 @@ def verdict(decision: Mapping[str, Any]) -> str:
 
 
 def explanation(decision: Mapping[str, Any], account: Account) -> str:
-    """Why a request got its answer, in a few sentences."""
     return " ".join(_sentences(decision, f"{account['counted']}/{account['window']}"))
 
 

@@ -71,15 +71,12 @@ class DirectAccess:
         return self._runner.run(self._status(self._client(address)))
 
     def score(self, address: str) -> dict[str, Any]:
-        """A client's score: the object of `score --json`."""
         return self._runner.run(self._admin.score(self._client(address)))
 
     def increment(self, address: str, by: int) -> dict[str, Any]:
-        """Count messages for a client; return its status after that."""
         return self._runner.run(self._status(self._client(address), lambda client: self._admin.increment(client, by)))
 
     def reset(self, address: str) -> dict[str, Any]:
-        """Forget a client's messages; return its status after that, with a "note"."""
         notes: list[str] = []
 
         async def reset(client: Client) -> None:

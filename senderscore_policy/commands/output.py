@@ -14,12 +14,10 @@ Part = str | tuple[str, str]
 
 
 def say(text: str) -> None:
-    """Print a line, or several."""
     sys.stdout.write(f"{text}\n")
 
 
 def say_json(value: object) -> None:
-    """Print a value as JSON."""
     say(json.dumps(value, indent=2))
 
 

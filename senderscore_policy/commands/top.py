@@ -73,7 +73,6 @@ A narrow terminal shows fewer columns."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the clients, once or until `q`."""
     paths = control_paths(configuration(args))
     first = _look(paths)
     if args.json:
@@ -162,7 +161,6 @@ def wait(client: dict[str, Any]) -> str:
 
 
 def cells(client: dict[str, Any]) -> list[str]:
-    """A client's row."""
     values = (client["state"], client["client"], client["score"], client["tier"], client["count"], client["limit"],
               client["left"], client["deferred"], wait(client), client["name"])  # fmt: skip
     return [plain(value) for value in values]
@@ -209,7 +207,6 @@ def traffic(status: dict[str, Any]) -> list[int]:
 
 
 def sparkline(numbers: list[int]) -> str:
-    """Numbers as a row of bars."""
     highest = max(numbers, default=0) or 1
     return "".join(_BLOCKS[math.ceil(number / highest * (len(_BLOCKS) - 1))] for number in numbers)
 

@@ -130,7 +130,6 @@ class _Reader:
 
     @property
     def error(self) -> ConfigError | None:
-        """All problems, in the order of the file."""
         problems = [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
         if self._more:
             problems.append(f"{self._name}: {self._more} more problems like these")
@@ -154,7 +153,6 @@ class _Reader:
         return self._wrong.isdisjoint(paths)
 
     def config(self, document: Mapping[str, object]) -> Config:
-        """The whole file."""
         sections: dict[str, Any] = {
             key: self.section(cls, self._table(document, key), key) for key, cls in _SECTIONS.items()
         }
@@ -212,7 +210,6 @@ class _Reader:
         return found
 
     def _overrides(self, document: Mapping[str, object]) -> tuple[Override, ...]:
-        """All [[override]]."""
         given: dict[Network, str] = {}
         overrides = []
         for path, table in self._tables(document, "override") or []:
@@ -285,7 +282,6 @@ class _Reader:
         self._unknown += [(prefix, key) for key in table if key not in known]
 
     def report_unknown(self) -> None:
-        """Report the unknown keys, each with the key that may have been meant."""
         for section, key in self._unknown:
             siblings = [path.removeprefix(section) for path in self._known if path.startswith(section)]
             close = difflib.get_close_matches(key, [name for name in siblings if "." not in name], 1)

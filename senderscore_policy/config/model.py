@@ -99,7 +99,6 @@ class CounterSettings:
     buckets: int = option(12, whole(2, 60, "parts of a sliding window"))
 
     def window_of_time(self) -> Window:
-        """The window that counters are kept for."""
         return Window(self.window, self.buckets if self.algorithm == "sliding" else 1)
 
     def conflicts(self) -> Iterator[Conflict]:
@@ -151,7 +150,6 @@ class TierSettings:
 
     @property
     def tier(self) -> Tier:
-        """The tier of the policy."""
         low, high = self.scores
         return Tier(low, high, Limit(f"{low}-{high}", self.limit, self.reply))
 
@@ -233,7 +231,6 @@ def reply_problem(template: str, cases: Iterable[tuple[int | None, Limit]]) -> s
 
 
 def policy_of(config: Config) -> Policy:
-    """The site's policy."""
     templates = {limit.reply for limit in config.tiers.limits if limit.reply is not None}
     settings = config.reputation
     return Policy(

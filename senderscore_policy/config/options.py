@@ -49,7 +49,6 @@ def shown(value: object) -> str:
 
 
 def refuse(value: object, allowed: str) -> NoReturn:
-    """Raise the ValueError for an invalid value."""
     raise ValueError(f"{allowed}, not {shown(value)}")
 
 
@@ -61,7 +60,6 @@ def absolute_path(text: str, allowed: str) -> str:
 
 
 def boolean(value: object) -> bool:
-    """True or false."""
     return value if isinstance(value, bool) else refuse(value, "must be true or false")
 
 
@@ -85,7 +83,6 @@ def number(low: float, high: float, reason: str) -> Check[float]:
 
 
 def one_of(*words: V) -> Check[V]:
-    """One of a few words."""
     allowed = " or ".join(f'"{word}"' for word in words)
 
     def check(value: object) -> V:

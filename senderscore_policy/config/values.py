@@ -69,7 +69,6 @@ def zone(text: str) -> str:
 
 
 def key_prefix(text: str) -> str:
-    """The beginning of every key in memcached."""
     if not _KEY_PREFIX.fullmatch(text) or len(text) > LONGEST_KEY_PREFIX:
         refuse(text, f"must be at most {LONGEST_KEY_PREFIX} printable ASCII characters without spaces")
     return text
@@ -92,7 +91,6 @@ def network(text: str) -> Network:
 
 
 def _refuse_network(text: str) -> NoReturn:
-    """Say what is wrong with a network."""
     address = text.partition("/")[0]
     try:
         found = ip_network(text, strict=False)
@@ -145,7 +143,6 @@ def networks_file(text: str) -> NetworksFile | None:
 
 
 def _table_entry(word: str) -> Network:
-    """The network that begins a line."""
     if word.lower() in {"if", "endif"} or word.startswith("!"):
         raise ValueError(f"{word[:5]}: conditions and negations of a cidr table are not supported: list the networks")
     return network(word)

@@ -86,7 +86,6 @@ def _about_replies(config: Config) -> Iterator[Warned]:
 
 
 def _coverage(settings: ReputationSettings) -> str:
-    """How many clients the budget covers."""
     if not settings.query_budget:
         return "one DNS query for each client"
     return (

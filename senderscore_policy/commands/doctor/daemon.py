@@ -35,7 +35,6 @@ class Running:
 
     @property
     def served(self) -> list[Endpoint]:
-        """Where it answers Postfix."""
         return [endpoint(text if text.startswith("unix:") else f"inet:{text}") for text in self.own["policy"]]
 
 
@@ -99,7 +98,6 @@ def _in_force(running: Running, file: Path | None) -> Finding:
 
 
 def _budget(scores: dict[str, Any]) -> Finding:
-    """How much of the query budget is left."""
     day, month = (scores["used_today"], scores["daily_limit"]), (scores["used"], scores["limit"])
     if not scores["limit"]:
         return ok("budget", f"{day[0]} queries in 24 hours, {month[0]} in 30 days; there is no budget")

@@ -62,7 +62,6 @@ def _configuration(path: Path | None) -> tuple[Config, list[Finding]]:
 def _postfix(
     directory: Path | None, running: Running | None, served: Sequence[Endpoint], config: Config
 ) -> Iterator[Finding]:
-    """What there is to find about Postfix and its log."""
     try:
         postfix = read_postfix(directory)
     except BackendError as error:
@@ -76,7 +75,6 @@ def _postfix(
 
 
 def _unread(error: BackendError) -> Finding:
-    """The finding about an instance of Postfix that could not be read."""
     if isinstance(error, BrokenPostfixError):
         return fail("postfix", f"Postfix cannot read its configuration: {error}", "correct that line")
     denied = "Permission denied" in str(error)
@@ -85,7 +83,6 @@ def _unread(error: BackendError) -> Finding:
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Check everything that limiting mail by SenderScore depends on, one line for each check.
 
 OK    nothing to do
@@ -128,7 +125,6 @@ def _address(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check."""
     findings = []
     for finding in examine(args):
         findings.append(finding)

@@ -48,7 +48,6 @@ class Instance:
 
     @property
     def reload(self) -> str:
-        """Return the command that applies a change."""
         return f"postfix{self.option} reload"
 
 
@@ -74,12 +73,10 @@ class Smtpd:
 
     @property
     def name(self) -> str:
-        """Return the name that findings use."""
         return self.instance.label + self.service
 
     @property
     def restrictions(self) -> Restrictions:
-        """Read the restriction lists."""
         return restrictions_of(self.parameters)
 
     @property

@@ -35,7 +35,6 @@ class _Check:
 
     @property
     def place(self) -> str:
-        """Say in words which service asks which endpoint, and in which list."""
         return f"{self.smtpd.name} asks {self.hook.endpoint} in {self.hook.parameter}"
 
 
@@ -109,7 +108,6 @@ def _mistakes(smtpd: Smtpd, served: Sequence[Endpoint]) -> Iterator[Finding]:
 
 
 def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
-    """Return the remedy for a mistake in a restriction list."""
     written, word = _written(smtpd, fault.parameter), fault.word
     index = written.index(word) if word in written else 0
     before, behind = written[:index], written[index + 1 :]

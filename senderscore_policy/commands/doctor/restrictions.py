@@ -173,7 +173,6 @@ class _Reader:
                 self.faults.append(Fault(_CLASSES, name, f'the class "{name}" has no definition', fatal=True))
 
     def read(self, parameter: str, elements: Sequence[str]) -> None:
-        """Go through a list."""
         self._parameter = parameter
         self._blocked_by, self._own_networks = "", False
         self._before: list[str] = []
@@ -189,7 +188,6 @@ class _Reader:
             only_logged = warned
 
     def _take(self, element: str, words: Iterator[str], depth: int, *, warned: bool) -> None:
-        """Take one restriction with its argument."""
         word = element.lower()
         if ":" in element:
             # A bare access map is allowed where it is clear what it is asked about (smtpd_check_eod, smtpd_check_data).
@@ -313,7 +311,6 @@ def with_check(elements: Sequence[str], check: Sequence[str]) -> list[str]:
 
 
 def joined(elements: Sequence[str]) -> str:
-    """The text of a list."""
     text = "".join(elements[:1])
     for word, element in pairwise(elements):
         text += f"{' ' if word.lower() in _ACCESS | _WITH_ARGUMENT | {CHECK} else ', '}{element}"

@@ -66,7 +66,6 @@ def is_served(asked: Endpoint | None, served: Sequence[Endpoint]) -> bool:
 
 
 def listens(endpoint: Endpoint) -> bool:
-    """Whether something accepts connections at an endpoint."""
     try:
         if isinstance(endpoint, Inet):
             socket.create_connection((endpoint.host, endpoint.port), _PATIENCE).close()
@@ -98,7 +97,6 @@ def obstacle(path: Path, user: str) -> Path | None:
 
 
 def _addresses(endpoint: Inet) -> set[str]:
-    """The addresses of its host."""
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except OSError:

@@ -181,7 +181,6 @@ def _rotated(path: Path, since: float) -> list[Path]:
 
 
 def _end_of(path: Path) -> bytes:
-    """Read the end of a log file, which may be compressed."""
     if path.suffix in {".gz", ".bz2", ".xz"}:
         return b"".join(chunks_of(str(path), lambda _: None))[-TAIL:]
     with path.open("rb") as log:
@@ -190,7 +189,6 @@ def _end_of(path: Path) -> bytes:
 
 
 def _journal(postfix: Postfix, since: float) -> bytes:
-    """Read what Postfix has written to the journal."""
     parameters = [*(each.main for each in postfix.instances), *(smtpd.parameters for smtpd in postfix.smtpd)]
     names = {each.get("syslog_name", "postfix") for each in parameters}
     programs = [f"--identifier={name}/{program}" for name in sorted(names) for program in ("smtpd", "qmgr", "master")]
