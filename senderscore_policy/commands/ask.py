@@ -11,7 +11,7 @@ from typing import Final
 
 from senderscore_policy.commands.arguments import add_config, add_json, checked, client, configuration, seconds
 from senderscore_policy.commands.output import say, say_json
-from senderscore_policy.config.endpoints import Endpoint, Unix, endpoint
+from senderscore_policy.config.endpoints import Endpoint, Unix, endpoint, notation
 from senderscore_policy.errors import BackendError
 from senderscore_policy.monitoring.decisions import TRIAL
 
@@ -54,9 +54,9 @@ def ask(endpoint: Endpoint, attributes: Mapping[str, str], timeout: float) -> st
         PermissionError: the unix socket denies access.
         BackendError: no daemon listens there, or it does not reply.
     """
-    where = str(endpoint) if isinstance(endpoint, Unix) else f"inet:{endpoint}"
+    where = notation(endpoint)
     try:
-        with _connect(endpoint, timeout) as connection:
+        with connect(endpoint, timeout) as connection:
             return _action(_exchange(connection, request(attributes)), where)
     except PermissionError as error:
         raise PermissionError(f"{where}: permission denied; run this as root or as a member of its group") from error
@@ -66,7 +66,7 @@ def ask(endpoint: Endpoint, attributes: Mapping[str, str], timeout: float) -> st
         raise BackendError(f"{where}: {error.strerror or error}; is the daemon running?") from error
 
 
-def _connect(endpoint: Endpoint, timeout: float) -> socket.socket:
+def connect(endpoint: Endpoint, timeout: float) -> socket.socket:
     if not isinstance(endpoint, Unix):
         return socket.create_connection((endpoint.host, endpoint.port), timeout)
     connection = socket.socket(socket.AF_UNIX)

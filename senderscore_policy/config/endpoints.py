@@ -40,6 +40,11 @@ class Unix:
 Endpoint = Inet | Unix
 
 
+def notation(endpoint: Endpoint) -> str:
+    """An endpoint as Postfix writes it."""
+    return str(endpoint) if isinstance(endpoint, Unix) else f"inet:{endpoint}"
+
+
 def _address(text: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(text)

@@ -10,8 +10,7 @@ from senderscore_policy import __version__
 from senderscore_policy.commands.ask import ask
 from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.doctor.finding import Finding, fail, ok, warn
-from senderscore_policy.commands.doctor.sockets import notation
-from senderscore_policy.config.endpoints import Endpoint, endpoint
+from senderscore_policy.config.endpoints import Endpoint, endpoint, notation
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths
 from senderscore_policy.errors import BackendError
@@ -65,15 +64,14 @@ def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
     else:
         remedy = "allow the daemon's user to write there, or set [state] directory; check that the disk is not full"
         yield warn("state", state.removeprefix("degraded: "), remedy)
-    yield _budget(running.status["scores"])
+    yield _budget(scores)
 
 
 def _service(running: Running) -> Finding:
     service, health = running.status["service"], running.status["health"]
     version = service["version"]
     if version != __version__:
-        detail = f"the daemon still runs version {version}, and {__version__} is installed"
-        return warn("daemon", detail, _RESTART)
+        return warn("daemon", f"the daemon still runs version {version}, and {__version__} is installed", _RESTART)
     if health != "ready":
         return warn("daemon", health, "see the checks below")
     up = span(time.time() - service["started_at"])
@@ -92,8 +90,7 @@ def _in_force(running: Running, file: Path | None) -> Finding:
         remedy = "run doctor as root" if isinstance(error, PermissionError) else "restore it before the next start"
         return warn("configuration", f"{file}: {error.strerror}", remedy)
     if changed:
-        detail = f"{file} was changed, and the daemon has not read it since"
-        return warn("configuration", detail, _RELOAD)
+        return warn("configuration", f"{file} was changed, and the daemon has not read it since", _RELOAD)
     return ok("configuration", f"the daemon uses {ours or 'the built-in defaults'}")
 
 

@@ -45,6 +45,5 @@ def _examine(endpoint: Endpoint, settings: CounterSettings) -> Finding:
         remedy = _MORE_MEMORY if full else _UNREACHABLE
         return fail("memcached", f"{endpoint}: {description(error, settings)}", remedy)
     if evicted:
-        detail = f"{endpoint} has evicted {evicted} items since it started"
-        return warn("memcached", detail, _MORE_MEMORY)
+        return warn("memcached", f"{endpoint} has evicted {evicted} items since it started", _MORE_MEMORY)
     return ok("memcached", f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")

@@ -10,8 +10,8 @@ from senderscore_policy.commands.doctor import restrictions as lists
 from senderscore_policy.commands.doctor.finding import Finding, Status, fail, ok, warn
 from senderscore_policy.commands.doctor.postconf import Network, Postfix, Smtpd, networks_in
 from senderscore_policy.commands.doctor.restrictions import CHECK, DATA, END_OF_DATA, OWN_NETWORKS, Fault, Hook
-from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, listens, notation, obstacle
-from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
+from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, listens, obstacle
+from senderscore_policy.config.endpoints import Endpoint, Inet, Unix, notation
 from senderscore_policy.config.model import Config
 from senderscore_policy.policy.tiers import UNLIMITED
 
@@ -80,9 +80,8 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
         )
     blind = [*broken, *(each.smtpd for each in hidden)]
     reached = [each for each in checks if each.ours and not each.hook.blocked_by]
-    yield from _entrances(
-        postfix, [each for each in postfix.entrances if each not in blind], checks, served, asked=asked
-    )
+    entrances = [each for each in postfix.entrances if each not in blind]
+    yield from _entrances(postfix, entrances, checks, served, asked=asked)
     for each in _distinct(reached):
         yield from _place(each, served, config)
         yield from _terms(each, config)
@@ -123,11 +122,8 @@ def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
         endpoint, options, _ = lists.service_of(word)
         for text in (endpoint, f"inet:{endpoint}"):
             if is_served(_endpoint(smtpd, text), served):
-                new = [
-                    *(before[:-1] if before[-1:] == [CHECK] else before),
-                    *check(text, lists.valid(options)),
-                    *behind,
-                ]
+                before = before[:-1] if before[-1:] == [CHECK] else before
+                new = [*before, *check(text, lists.valid(options)), *behind]
     if new and fault.word in written:
         return _command(smtpd, {fault.parameter: new})
     return f"correct it in {smtpd.instance.directory}/main.cf or master.cf; then: {smtpd.instance.reload}"
@@ -168,10 +164,8 @@ def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint])
         what = f"never comes to the check: {hook.blocked_by} before it ends {hook.parameter} for every client"
         return Status.FAIL, what, remedy
     if any(is_served(_endpoint(smtpd, hook.endpoint), served) for hook in smtpd.restrictions.by_map):
-        what = (
-            "may ask: a restriction class has the check, and an access map, which doctor cannot follow, names the class"
-        )
-        return Status.WARN, what, "see the check requests"
+        what = "may ask: a restriction class has the check, and an access map"
+        return Status.WARN, f"{what}, which doctor cannot follow, names the class", "see the check requests"
     found = []
     for each in checks:
         endpoint = _endpoint(smtpd, each.hook.endpoint)
@@ -259,15 +253,14 @@ def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding
     exposed = [each for each in reached if not each.hook.own_networks]
     for each in exposed:
         if limited := _limited_networks(each.smtpd, config):
-            detail = (
-                f"{each.smtpd.name}: mynetworks has {', '.join(limited)}, [exempt] does not, and no {OWN_NETWORKS} "
-            )
+            detail = f"{each.smtpd.name}: mynetworks has {', '.join(limited)}, [exempt] does not, "
+            detail += f"and no {OWN_NETWORKS} comes before the check: these hosts are limited"
             remedy = _change(
                 each,
                 lambda before, found, behind: [*before, OWN_NETWORKS, *found, *behind],
                 f"put {OWN_NETWORKS} before the check",
             )
-            yield warn("mynetworks", f"{detail}comes before the check: these hosts are limited", remedy)
+            yield warn("mynetworks", detail, remedy)
             return
     if reached:
         how = "is exempt" if exposed else f"passes by {OWN_NETWORKS} before the check"
@@ -302,9 +295,8 @@ def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
     for smtpd in (*postfix.smtpd, *postfix.disabled):
         for name, value in {**smtpd.overridden, "": smtpd.stray}.items():
             if _names(value, smtpd.queue_directory, served):
-                found.setdefault(f"{smtpd.instance.directory}/master.cf", []).append(
-                    f"{smtpd.service} -o {name}".strip()
-                )
+                place = f"{smtpd.service} -o {name}".strip()
+                found.setdefault(f"{smtpd.instance.directory}/master.cf", []).append(place)
     detail = "; ".join(f"{file}: {', '.join(names)}" for file, names in found.items())
     return ok("references", detail or "none")
 
@@ -370,7 +362,7 @@ def _written(smtpd: Smtpd, parameter: str) -> list[str]:
 
 
 def _distinct(checks: Iterable[_Check]) -> list[_Check]:
-    """Return one check for each way of asking; several services may share it."""
+    """Return the first check of each way of asking."""
     return list({str(each.hook): each for each in reversed(list(checks))}.values())[::-1]
 
 
@@ -382,10 +374,5 @@ def _endpoint(smtpd: Smtpd, text: str) -> Endpoint | None:
 def _is_hidden(each: _Check, served: Sequence[Endpoint]) -> bool:
     """Return whether a check names the daemon's socket, and a chroot hides it."""
     kind, _, path = each.hook.endpoint.partition(":")
-    return (
-        not each.ours
-        and kind == "unix"
-        and path.startswith("/")
-        and each.smtpd.chroot
-        and is_served(Unix(path), served)
-    )
+    absolute = kind == "unix" and path.startswith("/")
+    return absolute and not each.ours and each.smtpd.chroot and is_served(Unix(path), served)

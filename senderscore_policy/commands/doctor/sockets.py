@@ -8,36 +8,22 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from senderscore_policy.commands.ask import connect
 from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 
 _PATIENCE: Final = 2.0
 """Seconds for a connection."""
 
 
-def notation(endpoint: Endpoint) -> str:
-    """An endpoint as Postfix writes it."""
-    return str(endpoint) if isinstance(endpoint, Unix) else f"inet:{endpoint}"
-
-
 def inside_endpoint(text: str, *, chroot: bool, queue_directory: Path) -> Endpoint | None:
-    """Where an endpoint leads to.
+    """Where an endpoint in main.cf leads to; None: it is not an endpoint.
 
     A unix socket is looked for below the queue directory, unless its name begins with a slash and smtpd is not
     chrooted (SMTPD_POLICY_README, "Client side configuration").
-
-    Args:
-        text: the value in main.cf.
-        chroot: whether the smtpd that asks has the queue directory as its root.
-        queue_directory: of Postfix.
-
-    Returns:
-        None: it is not an endpoint.
     """
     kind, _, rest = text.partition(":")
     if kind == "unix" and rest:
-        if rest.startswith("/") and not chroot:
-            return Unix(rest)
-        return Unix(str(queue_directory / rest.lstrip("/")))
+        return Unix(rest if rest.startswith("/") and not chroot else str(queue_directory / rest.lstrip("/")))
     host, _, service = rest.rpartition(":")
     if kind != "inet" or not service:
         return None
@@ -67,12 +53,7 @@ def is_served(asked: Endpoint | None, served: Sequence[Endpoint]) -> bool:
 
 def listens(endpoint: Endpoint) -> bool:
     try:
-        if isinstance(endpoint, Inet):
-            socket.create_connection((endpoint.host, endpoint.port), _PATIENCE).close()
-            return True
-        with socket.socket(socket.AF_UNIX) as probe:
-            probe.settimeout(_PATIENCE)
-            probe.connect(endpoint.path)
+        connect(endpoint, _PATIENCE).close()
     except OSError:
         return False
     return True

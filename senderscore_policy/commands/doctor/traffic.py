@@ -22,7 +22,6 @@ from senderscore_policy.maillog.timestamps import as_text
 from senderscore_policy.policy.durations import span
 
 HOUR: Final = 3600.0
-DAY: Final = 24 * HOUR
 TAIL: Final = 16 * 1024 * 1024
 """Bytes at the end of a mail log that are read, about 100,000 lines."""
 MAIL_LOGS: Final = (Path("/var/log/mail.log"), Path("/var/log/maillog"))
@@ -45,7 +44,6 @@ class MailLog:
     """What the end of the mail log says.
 
     Args:
-        name: of the log.
         taken: when Postfix took the messages that came by SMTP, seconds since the epoch.
         outside: when it took those of clients that are neither local nor authenticated.
         fault: the last fault of smtpd: when, and its words; None: there was none.
@@ -67,7 +65,7 @@ def read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
         InputError: it is not a mail log.
         OSError: it cannot be read.
     """
-    since = int(max(postfix.changed_at, time.time() - DAY))
+    since = int(max(postfix.changed_at, time.time() - 24 * HOUR))
     files = _log_files(postfix, since)
     name, text = (str(files[-1]), b"".join(map(_end_of, files))) if files else ("the journal", _journal(postfix, since))
     faults = ((_time_of(found[1]), found[2]) for found in _FAULT.finditer(text))
@@ -93,13 +91,12 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
     log = None
     try:
         log = read_mail_log(postfix, permitted)
+        yield _fault(log, postfix)
     except (BackendError, InputError, OSError) as error:
         remedy = "see where maillog_file or syslog sends the log, and look for fatal and warning of smtpd there"
         if isinstance(error, PermissionError):
             remedy = "run doctor as root or as a member of the group adm"
         yield warn("log", f"not looked at: {error}", remedy)
-    if log is not None:
-        yield _fault(log, postfix)
     if running is not None:
         yield requests_finding(running, postfix, log)
 
@@ -118,9 +115,9 @@ def _fault(log: MailLog, postfix: Postfix) -> Finding:
 
 def _since(running: Running, postfix: Postfix | None) -> int:
     """Return when the comparison begins: with the present configuration, a running daemon, and within the hour."""
-    started_at, changed_at = running.status["service"]["started_at"], postfix.changed_at if postfix else 0
     # Logs have whole seconds.
-    return int(max(time.time() - HOUR, started_at, changed_at))
+    changed_at = postfix.changed_at if postfix else 0
+    return int(max(time.time() - HOUR, running.status["service"]["started_at"], changed_at))
 
 
 def was_asked(running: Running | None, postfix: Postfix) -> bool:
@@ -141,9 +138,8 @@ def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | N
         messages = sum(at >= since for at in log.outside)
         if not messages:
             return ok("requests", f"{asked}, and Postfix took no mail from outside, according to {log.name}")
-        detail = f"{asked}, but Postfix took {messages} messages from outside since {as_text(since)}"
-        detail += f", according to {log.name}"
-        return fail("requests", detail, remedy)
+        seen = f"Postfix took {messages} messages from outside since {as_text(since)}, according to {log.name}"
+        return fail("requests", f"{asked}, but {seen}", remedy)
     minutes = [minute for minute in running.status["minutes"] if minute["start"] >= since]
     requests = sum(sum(minute[kind].values()) for minute in minutes for kind in ("passed", "deferred"))
     messages = sum(at >= minutes[0]["start"] for at in log.outside) if minutes else 0
@@ -194,9 +190,7 @@ def _journal(postfix: Postfix, since: float) -> bytes:
     programs = [f"--identifier={name}/{program}" for name in sorted(names) for program in ("smtpd", "qmgr", "master")]
     command = [*_JOURNAL, *programs, f"--since=@{since:.0f}"]
     try:
-        done = subprocess.run(  # noqa: S603 - a program of the system
-            command, capture_output=True, timeout=_PATIENCE, check=False
-        )
+        done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise BackendError(f"{command[0]} did not end within {_PATIENCE:g} s") from error
     # Notices about messages that it may not show, or about a missing journal.
@@ -227,11 +221,7 @@ def _is_local(address: str, permitted: Sequence[Network]) -> bool:
 
 
 def clock_finding(*, shared: bool) -> Finding:
-    """Whether the hosts of a site agree on the time, as far as this host knows.
-
-    Args:
-        shared: the counters use the wall clock, as other hosts' daemons share them.
-    """
+    """Check the wall clock, which counters use if other hosts' daemons share them."""
     if not shared:
         return ok("clock", "counters in memory use the monotonic clock and do not depend on the time of day")
     command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
@@ -243,8 +233,5 @@ def clock_finding(*, shared: bool) -> Finding:
     if answer == "yes":
         return ok("clock", "synchronized")
     known = "is not synchronized" if answer == "no" else "may not be synchronized: timedatectl does not say"
-    return warn(
-        "clock",
-        f"the clock {known}; hosts that share counters must agree to within 5 s",
-        "run chrony or systemd-timesyncd on every host",
-    )
+    detail = f"the clock {known}; hosts that share counters must agree to within 5 s"
+    return warn("clock", detail, "run chrony or systemd-timesyncd on every host")

@@ -67,14 +67,11 @@ def zone_finding(result: LookupResult, zone: str, address: str, visible: str) ->
                 "systemctl reload senderscore-policy"
             )
             return fail("zone", f"{question}: the zone refuses your resolver", remedy)
-        case Unavailable(detail) if result.addresses:
-            return fail("zone", f"{question}: {detail}", REWRITES)
         case Unavailable(detail):
-            remedy = _BY_RCODE.get(result.rcode or "", _UNREACHABLE)
+            remedy = REWRITES if result.addresses else _BY_RCODE.get(result.rcode or "", _UNREACHABLE)
             return fail("zone", f"{question}: {detail}", remedy)
         case Scored(score) if ip_address(address).is_loopback:
-            detail = f"{question}: a score, {score}, for an address that sends no mail"
-            return fail("zone", detail, REWRITES)
+            return fail("zone", f"{question}: a score, {score}, for an address that sends no mail", REWRITES)
         case Scored(score):
             return ok("zone", f"{question}: score {score}")
     return ok("zone", f"{question}: no score{', as expected' if address == TEST_ADDRESS else ''}")
@@ -86,10 +83,8 @@ def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
         return finding
     if rcode == "NXDOMAIN":
         remedy = "correct zone in [reputation], or ask a name server that knows the zone (nameservers in [reputation])"
-        detail = (
-            f"{finding.detail}; but there is no zone {zone} (NXDOMAIN for its SOA record), so no client has a score"
-        )
-        return fail("zone", detail, remedy)
+        detail = f"there is no zone {zone} (NXDOMAIN for its SOA record), so no client has a score"
+        return fail("zone", f"{finding.detail}; but {detail}", remedy)
     detail = f"{finding.detail}; whether there is a zone {zone} could not be seen ({rcode or 'no response'})"
     return warn("zone", detail, _BY_RCODE.get(rcode or "", _UNREACHABLE))
 
@@ -114,18 +109,12 @@ def resolver_finding(settings: ReputationSettings, hosts: Sequence[str], source:
     public = [host for host in hosts if ip_address(host) in PUBLIC_RESOLVERS]
     if not public:
         return ok("resolver", f"{asks}; to be registered with the zone: {visible_address(hosts)}")
-    return warn(
-        "resolver",
-        f"{asks}: {', '.join(public)} shares one quota of the zone among all its users",
-        "run a resolver of your own (such as unbound) and name it in reputation.nameservers",
-    )
+    remedy = "run a resolver of your own (such as unbound) and name it in reputation.nameservers"
+    return warn("resolver", f"{asks}: {', '.join(public)} shares one quota of the zone among all its users", remedy)
 
 
 def visible_address(hosts: Sequence[str]) -> str:
-    """Return in words which address the zone sees when these name servers are asked.
-
-    The zone does not see a server that forwards questions, but the last one.
-    """
+    """Return in words which address the zone sees: not a server that forwards questions, but the last one."""
     forwarding = "unless it forwards questions to other servers: then theirs"
     remote = [host for host in hosts if not ip_address(host).is_loopback]
     if not remote:
@@ -153,12 +142,9 @@ def nameservers_in(resolv_conf: Path) -> list[str]:
     except OSError:
         return []
     found = []
-    for line in lines:
-        words = line.split()
+    for words in map(str.split, lines):
         if len(words) > 1 and words[0] == "nameserver":
-            try:
+            with contextlib.suppress(ValueError):
                 ip_address(words[1])
-            except ValueError:
-                continue
-            found.append(words[1])
+                found.append(words[1])
     return found
