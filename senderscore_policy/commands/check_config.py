@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from senderscore_policy.commands.arguments import add_config, add_json, given_file
 from senderscore_policy.commands.output import say, say_json, table
-from senderscore_policy.config.load import DEFAULT_FILE, Reading, read
+from senderscore_policy.config.load import DEFAULT_FILE, read
 from senderscore_policy.config.paths import CONFIG_FILE, config_file
 from senderscore_policy.config.warnings import warnings_of
 from senderscore_policy.policy.status import limit_as_json
@@ -55,21 +55,15 @@ def run(args: argparse.Namespace) -> int:
         say_json({"ok": True, "errors": [], "settings": settings, "tiers": tiers, "warnings": warnings})
         return 0
     if not args.quiet:
-        _show(path, settings, reading, limits)
+        say(f"{path}: no mistakes" if path else f"there is no {CONFIG_FILE}: the built-in defaults apply")
+        if settings:
+            say("\ndifferent from the defaults:")
+            say("\n".join(f"  {key} = {as_toml(value)}" for key, value in settings.items()))
+        column = f"messages/{reading.config.counters.window_of_time()}"
+        say("\n" + table(["tier", column], limits, {column}))
     for warning in warnings:
         say(f"{'' if args.quiet else chr(10)}warning: {warning}")
     return 0
-
-
-def _show(
-    path: Path | None, settings: Mapping[str, Any], reading: Reading, limits: list[tuple[str, int | str]]
-) -> None:
-    say(f"{path}: no mistakes" if path else f"there is no {CONFIG_FILE}: the built-in defaults apply")
-    if settings:
-        say("\ndifferent from the defaults:")
-        say("\n".join(f"  {key} = {as_toml(value)}" for key, value in settings.items()))
-    column = f"messages/{reading.config.counters.window_of_time()}"
-    say("\n" + table(["tier", column], limits, {column}))
 
 
 def changed(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -2,12 +2,24 @@
 
 import argparse
 import os
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from senderscore_policy.commands.arguments import add_clients, add_config, add_json, configuration, whole
 from senderscore_policy.commands.control import open_access
-from senderscore_policy.commands.output import say, say_json, say_paragraph, show, table
+from senderscore_policy.commands.output import say, say_json, say_paragraph, table
 from senderscore_policy.policy.durations import span
+
+STATUS: Final = ("client", "count", "deferred", "score", "reputation", "tier", "limit", "left")
+SCORE: Final = ("client", "score", "reputation", "tier", "limit", "source", "age")
+_NUMBERS: Final = frozenset({"count", "deferred", "score", "limit", "left", "age"})
+
+
+def _print(columns: Sequence[str], clients: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        say_json([{name: client[name] for name in columns} for client in clients])
+    else:
+        say(table(columns, [[client[name] for name in columns] for client in clients], _NUMBERS))
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +47,7 @@ left        messages until the limit"""
 
 def run_get(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
-        show([access.client(address) for address in args.clients], as_json=args.json)
+        _print(STATUS, [access.client(address) for address in args.clients], as_json=args.json)
     return 0
 
 
@@ -53,7 +65,7 @@ This shows what happens above a limit; "reset" undoes it."""
 
 def run_increment(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
-        show([access.increment(address, args.by) for address in args.clients], as_json=args.json)
+        _print(STATUS, [access.increment(address, args.by) for address in args.clients], as_json=args.json)
     return 0
 
 
@@ -72,16 +84,10 @@ as "top" shows it."""
 def run_reset(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
         clients = [access.reset(address) for address in args.clients]
-    show(clients, as_json=args.json)
-    notes = dict.fromkeys(client["note"] for client in clients if client.get("note"))
-    if not args.json:
-        for note in notes:
-            say(f"\n{note}")
+    _print(STATUS, clients, as_json=args.json)
+    for note in dict.fromkeys(client["note"] for client in clients if client.get("note") and not args.json):
+        say(f"\n{note}")
     return 0
-
-
-COLUMNS: Final = ("client", "score", "reputation", "tier", "limit", "source", "age")
-NUMBERS: Final = frozenset({"score", "limit", "age"})
 
 
 def register_score(parser: argparse.ArgumentParser) -> None:
@@ -109,10 +115,10 @@ def run_score(args: argparse.Namespace) -> int:
     scores = [each if each["source"] in {"cache", "dns"} else each | {"age": None} for each in answers]
     failed = [score for score in scores if score["detail"]]
     if args.json:
-        say_json([{name: score[name] for name in (*COLUMNS, "detail")} for score in scores])
+        _print((*SCORE, "detail"), scores, as_json=True)
     else:
         shown = [score | {"age": None if score["age"] is None else span(score["age"])} for score in scores]
-        say(table(COLUMNS, [[score[name] for name in COLUMNS] for score in shown], NUMBERS))
+        _print(SCORE, shown, as_json=False)
         for score in failed:
             say_paragraph(f"{score['client']} {score['reputation']}: {score['detail']}")
         if failed:

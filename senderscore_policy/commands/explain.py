@@ -101,27 +101,23 @@ def standing_now(client: Mapping[str, Any], account: Account, now: float) -> str
         return f"{text}; it is not limited"
     if client["limit"] == 0:
         return f"{text}; with this limit it can never send"
-    opens_in = client["opens_in"]
-    if opens_in:
-        at = as_text(now + opens_in)
-        return (
-            f"{text}; the daemon accepts one message again in {span(opens_in)} (at {at}) if the client sends nothing "
-            "before"
-        )
+    if opens_in := client["opens_in"]:
+        when = f"in {span(opens_in)} (at {as_text(now + opens_in)})"
+        return f"{text}; the daemon accepts one message again {when} if the client sends nothing before"
     score = ", then its score decides" if client["reputation"] == "not-asked" else ""
     return f"{text}; {client['left']} more will be accepted{score}"
 
 
-def nothing_found(subject: str, account: Account) -> Iterator[str]:
-    """The possible reasons why the daemon remembers no decision."""
-    since = account["remembered_since"]
-    yield f"Nothing is remembered about {subject}. The possible reasons:"
-    yield (
-        f"- The decision is older than the daemon's memory, which begins at {as_text(since['over_limit'])} for "
-        f"messages above their limit, at {as_text(since['others'])} for all others. A restart empties it."
-    )
-    yield "- Postfix did not ask, since it had rejected the message before, or is not set up to ask (see doctor)."
-    yield "- Postfix asked the daemon of another host."
+def _say_nothing_found(subject: str, since: Mapping[str, float]) -> None:
+    say_paragraph(f"Nothing is remembered about {subject}. The possible reasons:")
+    over_limit, others = as_text(since["over_limit"]), as_text(since["others"])
+    begins = f"which begins at {over_limit} for messages above their limit, at {others} for all others"
+    for reason in (
+        f"The decision is older than the daemon's memory, {begins}. A restart empties it.",
+        "Postfix did not ask, since it had rejected the message before, or is not set up to ask (see doctor).",
+        "Postfix asked the daemon of another host.",
+    ):
+        say_paragraph(reason, head=["- "], indent=2)
 
 
 EFFECTS: Final = {"accepted": "green", "deferred": "bold red", "rejected": "bold red"}
@@ -171,9 +167,7 @@ def run(args: argparse.Namespace) -> int:
         say_json([decision | {"explanation": explanation(decision, account)} for decision in decisions])
         return 0
     if not decisions:
-        for line in nothing_found(unquote(args.subject.split("/")[3]), account):
-            bullet = "- " if line.startswith("- ") else ""
-            say_paragraph(line.removeprefix(bullet), head=[bullet], indent=len(bullet))
+        _say_nothing_found(unquote(args.subject.split("/")[3]), account["remembered_since"])
     elif account["found"] > MOST_PRINTED:
         say(f"The last {MOST_PRINTED} of {account['found']} decisions:\n")
     for decision in decisions[-MOST_PRINTED:]:
@@ -187,7 +181,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _headline(decision: dict[str, Any]) -> list[str]:
-    """Time, effect and the particulars of a message."""
     sender = f"from <{decision['sender']}>"
     parts = [as_text(decision["time"]), verdict(decision), sender, f"client {decision['client_address'] or 'unknown'}"]
     if decision["client"] not in {None, decision["client_address"]}:

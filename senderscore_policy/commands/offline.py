@@ -28,7 +28,7 @@ class _Unobserved:
 
 
 class DirectAccess:
-    """The calls of `ControlClient` while no daemon runs; a context manager.
+    """The calls of `ControlClient` with their errors, while no daemon runs; a context manager.
 
     Its queries are not charged to the daemon's budget, and their scores are kept in memcached only. With the memory
     store only `score` is useful, as only a daemon has its counters.
@@ -62,12 +62,6 @@ class DirectAccess:
                 runner.run(self._counters.close())
 
     def client(self, address: str) -> dict[str, Any]:
-        """A client's status: the object of `get --json`.
-
-        Raises:
-            BackendError: no memcached server is up (also of `increment` and `reset`).
-            InputError: the address, or the network, is not counted as one client (all methods).
-        """
         return self._runner.run(self._status(self._client(address)))
 
     def score(self, address: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Container, Iterable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,10 +23,7 @@ def say_json(value: object) -> None:
 
 def plain(value: object) -> str:
     """A value as text without control characters, by which its sender could control the terminal."""
-    if value is None:
-        return "-"
-    text = str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+    return "-" if value is None else "".join(sign if sign.isprintable() else "?" for sign in str(value))
 
 
 def in_terminal() -> bool:
@@ -84,15 +81,3 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: Contai
         ).rstrip()
         for line in lines
     )
-
-
-COLUMNS: Final = ("client", "count", "deferred", "score", "reputation", "tier", "limit", "left")
-NUMBERS: Final = frozenset({"count", "deferred", "score", "limit", "left"})
-
-
-def show(clients: Sequence[dict[str, Any]], *, as_json: bool) -> None:
-    """Print clients as a table, or as JSON."""
-    if as_json:
-        say_json([{name: client[name] for name in COLUMNS} for client in clients])
-    else:
-        say(table(COLUMNS, [[client[name] for name in COLUMNS] for client in clients], NUMBERS))

@@ -8,12 +8,11 @@ import select
 import signal
 import sys
 import termios
-import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from senderscore_policy.commands.arguments import add_config, add_json, configuration, seconds, whole
 from senderscore_policy.commands.control import find_daemon
@@ -102,7 +101,7 @@ def _watch(shown: dict[str, Any], look: Callable[[], dict[str, Any]], args: argp
     from rich.live import Live  # noqa: PLC0415
 
     # The terminal gets its state back, also when a signal ends the command.
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with (
         contextlib.suppress(KeyboardInterrupt),
         _keys() as key_pressed,
@@ -118,30 +117,22 @@ def _watch(shown: dict[str, Any], look: Callable[[], dict[str, Any]], args: argp
                 shown |= {"health": str(error)}
 
 
-def _end(*_: object) -> NoReturn:
-    raise SystemExit(0)
-
-
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
     """A function that waits for a key, at most some seconds; empty without one."""
     descriptor = sys.stdin.fileno()
-    if not os.isatty(descriptor):
-
-        def pause(length: float) -> str:
-            time.sleep(length)
-            return ""
-
-        yield pause
-        return
+    keyboard = [descriptor] if os.isatty(descriptor) else []
 
     def key(length: float) -> str:
-        ready, _, _ = select.select([descriptor], [], [], length)
+        ready, _, _ = select.select(keyboard, [], [], length)
         if ready and not (pressed := os.read(descriptor, 1)):
             # The terminal is gone.
             raise KeyboardInterrupt
         return pressed.decode("ascii", "replace") if ready else ""
 
+    if not keyboard:
+        yield key
+        return
     before = termios.tcgetattr(descriptor)
     tty.setcbreak(descriptor)
     try:
@@ -154,10 +145,9 @@ def wait(client: dict[str, Any]) -> str:
     """When a limited client may send again: "now", "12 min", "never"; empty for every other client."""
     if client["state"] != LimitState.LIMITED:
         return ""
-    rest = client["opens_in"]
-    if rest is None:
+    if client["opens_in"] is None:
         return "never"
-    return span(rest) if rest > 0 else "now"
+    return span(client["opens_in"]) if client["opens_in"] > 0 else "now"
 
 
 def cells(client: dict[str, Any]) -> list[str]:
@@ -177,8 +167,7 @@ def rows(clients: Sequence[dict[str, Any]], width: int | None) -> list[str]:
             if sum(widths[each] + 2 for each in kept) <= width + 2:
                 break
             kept.remove(name)
-        rest = width - sum(widths[each] + 2 for each in kept)
-        if rest >= _SHORTEST_NAME:
+        if (rest := width - sum(widths[each] + 2 for each in kept)) >= _SHORTEST_NAME:
             kept.append("name")
             for row in cut:
                 row["name"] = row["name"] if len(row["name"]) <= rest else f"{row['name'][: rest - 1]}…"

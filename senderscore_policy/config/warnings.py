@@ -43,33 +43,21 @@ def _about_limits(config: Config) -> Iterator[Warned]:
     if config.mode == "observe":
         yield Warned("mode", 'with "observe" everything is decided and logged, and every message passes')
     tiers = config.tiers
-    nothing = [limit.name for limit in tiers.limits if limit.messages == 0]
-    if nothing:
-        yield Warned(
-            nothing[0],
-            f"the limit of {', '.join(nothing)} is 0: the first message of every client waits for its score, "
-            f"{_coverage(config.reputation)}",
-        )
+    if nothing := [limit.name for limit in tiers.limits if limit.messages == 0]:
+        effect = f"the first message of every client waits for its score, {_coverage(config.reputation)}"
+        yield Warned(nothing[0], f"the limit of {', '.join(nothing)} is 0: {effect}")
     if tiers.unavailable.messages != UNLIMITED:
-        yield Warned(
-            "unavailable.limit",
-            "[unavailable] does not fail open: while scores cannot be read, every client is limited to "
-            f"{limit_as_json(tiers.unavailable.messages)} messages/{config.counters.window_of_time()}",
-        )
+        limit = f"{limit_as_json(tiers.unavailable.messages)} messages/{config.counters.window_of_time()}"
+        effect = f"while scores cannot be read, every client is limited to {limit}"
+        yield Warned("unavailable.limit", f"[unavailable] does not fail open: {effect}")
     for worse, better in pairwise(tier.limit for tier in tiers.tiers):
         if better.messages < worse.messages:
-            yield Warned(
-                better.name,
-                f"the limits do not rise with the score: {limit_as_json(worse.messages)} for {worse.name}, "
-                f"{limit_as_json(better.messages)} for {better.name}",
-            )
+            found = ", ".join(f"{limit_as_json(limit.messages)} for {limit.name}" for limit in (worse, better))
+            yield Warned(better.name, f"the limits do not rise with the score: {found}")
     exempt = config.exempt.networks
     if missing := [str(address) for address in LOOPBACK if not any(address in network for network in exempt)]:
-        yield Warned(
-            "exempt.networks",
-            f"without {' and '.join(missing)} mail that a content filter sends back from this host is counted and "
-            "limited",
-        )
+        effect = "mail that a content filter sends back from this host is counted and limited"
+        yield Warned("exempt.networks", f"without {' and '.join(missing)} {effect}")
     if everything := [str(network) for network in exempt if network.prefixlen == 0]:
         yield Warned("exempt.networks", f"with {' and '.join(everything)} none of these clients is counted or limited")
 
@@ -80,72 +68,52 @@ def _about_replies(config: Config) -> Iterator[Warned]:
     for path, reply in replies:
         if found := _SINGLE_BRACES.search(reply):
             name = found[0].strip("{ }")
-            yield Warned(
-                path, f"{found[0]} is sent unchanged: a variable needs two braces on each side, {{{{ {name} }}}}"
-            )
+            remedy = f"a variable needs two braces on each side, {{{{ {name} }}}}"
+            yield Warned(path, f"{found[0]} is sent unchanged: {remedy}")
 
 
 def _coverage(settings: ReputationSettings) -> str:
     if not settings.query_budget:
         return "one DNS query for each client"
-    return (
-        f"one DNS query for each client; a query_budget of {settings.query_budget} covers "
-        f"{settings.query_budget // 30} new clients a day"
-    )
+    clients = f"{settings.query_budget // 30} new clients a day"
+    return f"one DNS query for each client; a query_budget of {settings.query_budget} covers {clients}"
 
 
 def _about_scores(settings: ReputationSettings) -> Iterator[Warned]:
     if settings.deadline >= CHECK_TIMEOUT:
-        yield Warned(
-            "reputation.deadline",
-            f"after {settings.deadline:g} s Postfix has given up "
-            f"(timeout={CHECK_TIMEOUT}s in the recommended main.cf line)",
-        )
+        why = f"(timeout={CHECK_TIMEOUT}s in the recommended main.cf line)"
+        yield Warned("reputation.deadline", f"after {settings.deadline:g} s Postfix has given up {why}")
     if settings.zone.lower() != PUBLIC_ZONE:
         return
     if settings.lookup == "eager":
         yield Warned("reputation.lookup", f'"eager" with the public zone: {_coverage(settings)}')
     if not settings.query_budget:
-        yield Warned(
-            "reputation.query_budget",
-            "with 0 the public zone will refuse a resolver that is not registered, sooner or later",
-        )
-    public = [str(server) for server in settings.nameservers if ip_address(server.host) in PUBLIC_RESOLVERS]
-    if public:
-        yield Warned(
-            "reputation.nameservers",
-            f"{', '.join(public)} answers for the whole Internet, and the public zone refuses such resolvers: "
-            "use your own",
-        )
+        effect = "with 0 the public zone will refuse a resolver that is not registered, sooner or later"
+        yield Warned("reputation.query_budget", effect)
+    if public := [str(server) for server in settings.nameservers if ip_address(server.host) in PUBLIC_RESOLVERS]:
+        problem = "answers for the whole Internet, and the public zone refuses such resolvers: use your own"
+        yield Warned("reputation.nameservers", f"{', '.join(public)} {problem}")
 
 
 def _about_network(config: Config) -> Iterator[Warned]:
     listen, counters = config.listen, config.counters
     for endpoint in listen.policy:
         if isinstance(endpoint, Inet) and not _local(endpoint):
-            yield Warned(
-                "listen.policy",
-                f"inet:{endpoint} is not a loopback address: every host that reaches it can count messages "
-                "against any client; a firewall must admit the MX hosts only",
-            )
+            effect = "every host that reaches it can count messages against any client"
+            problem = f"inet:{endpoint} is not a loopback address: {effect}"
+            yield Warned("listen.policy", f"{problem}; a firewall must admit the MX hosts only")
     if listen.status and not _local(listen.status):
-        yield Warned(
-            "listen.status",
-            f"{listen.status} is not a loopback address: every host that reaches it can read who sends how much",
-        )
+        effect = "every host that reaches it can read who sends how much"
+        yield Warned("listen.status", f"{listen.status} is not a loopback address: {effect}")
     if listen.idle_timeout <= POSTFIX_MAX_IDLE:
-        yield Warned(
-            "listen.idle_timeout",
-            f"with {listen.idle_timeout:g} s Postfix, which keeps a connection for {POSTFIX_MAX_IDLE} s "
-            "(smtpd_policy_service_max_idle), will find connections closed and connect again",
-        )
+        keeps = f"keeps a connection for {POSTFIX_MAX_IDLE} s (smtpd_policy_service_max_idle)"
+        effect = f"Postfix, which {keeps}, will find connections closed and connect again"
+        yield Warned("listen.idle_timeout", f"with {listen.idle_timeout:g} s {effect}")
     remote = [str(server) for server in counters.servers if isinstance(server, Inet) and not _local(server)]
     if counters.store == "memcached" and remote and not counters.tls_certificate:
-        yield Warned(
-            "counters.servers",
-            f"{', '.join(remote)}: memcached has no password, and every host that reaches it can change every "
-            "counter; a firewall must admit the MX hosts only (or use TLS with certificates)",
-        )
+        problem = "memcached has no password, and every host that reaches it can change every counter"
+        remedy = "a firewall must admit the MX hosts only (or use TLS with certificates)"
+        yield Warned("counters.servers", f"{', '.join(remote)}: {problem}; {remedy}")
 
 
 def _local(address: Inet) -> bool:

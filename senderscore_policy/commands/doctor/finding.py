@@ -10,7 +10,7 @@ from senderscore_policy.commands.output import Part, console, in_terminal, say_p
 
 
 class Status(StrEnum):
-    """How bad it is; the value is the word that people are shown."""
+    """How bad it is."""
 
     OK = "OK"
     WARN = "WARN"
@@ -63,8 +63,8 @@ def show(finding: Finding) -> None:
     lines = [finding.remedy]
     if finding.remedy.startswith("postconf "):
         # A shell joins these lines again, within double quotes too.
-        width = console().width - _INDENT
-        lines = textwrap.wrap(finding.remedy, width - 2, break_long_words=False, break_on_hyphens=False)
+        width = console().width - _INDENT - 2
+        lines = textwrap.wrap(finding.remedy, width, break_long_words=False, break_on_hyphens=False)
         lines[:-1] = [f"{line} \\" for line in lines[:-1]]
     for number, line in enumerate(lines):
         say_paragraph(line, head=[] if number else ["      Remedy:"], indent=_INDENT)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +57,6 @@ class Smtpd:
     """One smtpd service of master.cf.
 
     Args:
-        instance: to which it belongs.
         service: as master.cf names it, "smtp/inet".
         chroot: whether it runs in the queue directory as its root.
         parameters: as they hold for it, expanded.
@@ -141,10 +141,7 @@ class Postfix:
 
 
 def read_postfix(directory: Path | None) -> Postfix:
-    """Read an instance, and all others that it manages (postmulti(1)).
-
-    Args:
-        directory: of its configuration; None: the default instance.
+    """Read the instance of a directory (None: the default instance), and all others that it manages (postmulti(1)).
 
     Raises:
         BackendError: Postfix is not installed, or the directory has no main.cf.
@@ -167,18 +164,11 @@ def _read_instance(directory: Path | None, label: str) -> Instance:
     option = ["-c", str(directory)] if directory else []
     # It reads main.cf as all of Postfix's programs do, so it knows of values that postconf does not look at.
     _run("postmap", [*option, "-q", "x", "static:x"])
-    main, _ = _run("postconf", [*option, "-x"])
+    main = _assignments(_run("postconf", [*option, "-x"])[0])
     written, warnings = _run("postconf", [*option, "-n"])
-    unused = (line.partition("unused parameter: ")[2] for line in warnings)
-    parameters = _assignments(main)
-    return Instance(
-        directory or Path(parameters["config_directory"]),
-        f" {' '.join(option)}" if option else "",
-        label,
-        parameters,
-        _assignments(written),
-        tuple(filter(None, unused)),
-    )
+    unused = tuple(filter(None, (line.partition("unused parameter: ")[2] for line in warnings)))
+    place, shown = directory or Path(main["config_directory"]), f" -c {directory}" if directory else ""
+    return Instance(place, shown, label, main, _assignments(written), unused)
 
 
 def _services(instance: Instance) -> list[Smtpd]:
@@ -206,13 +196,10 @@ def _services(instance: Instance) -> list[Smtpd]:
 
 def _stray(words: list[str]) -> str:
     """Return the words in the command of a service that are neither options nor their values."""
-    stray = []
-    previous = ""
-    for word in words:
-        if "=" not in word if previous == "-o" else not word.startswith("-"):
-            stray.append(word)
-        previous = word
-    return " ".join(stray)
+    pairs = pairwise(["", *words])
+    return " ".join(
+        word for previous, word in pairs if ("=" not in word if previous == "-o" else not word.startswith("-"))
+    )
 
 
 def _is_loopback(host: str) -> bool:

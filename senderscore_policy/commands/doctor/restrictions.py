@@ -33,15 +33,8 @@ _DEEPEST: Final = 10
 """Restriction classes inside each other; Postfix itself would not end with more."""
 
 _CLIENT_OR_ADDRESS: Final = ("client", "reverse_client_hostname", "helo", "sender", "recipient")
-_ACCESS: Final = frozenset(
-    f"check_{name}_access"
-    for name in (
-        "etrn",
-        "ccert",
-        "sasl",
-        *(who + what for who in _CLIENT_OR_ADDRESS for what in ("", "_a", "_mx", "_ns")),
-    )
-)
+_SUBJECTS: Final = [who + what for who in _CLIENT_OR_ADDRESS for what in ("", "_a", "_mx", "_ns")]
+_ACCESS: Final = frozenset(f"check_{name}_access" for name in ("etrn", "ccert", "sasl", *_SUBJECTS))
 _WITH_ARGUMENT: Final = frozenset(
     """sleep reject_rbl reject_rbl_client reject_rhsbl_client reject_rhsbl_reverse_client reject_rhsbl_helo
     reject_rhsbl_sender reject_rhsbl_recipient permit_dnswl_client permit_rhswl_client""".split()  # noqa: SIM905 - as a list of literals it fills a screen
@@ -72,9 +65,7 @@ class Hook:
     """One `check_policy_service`.
 
     Args:
-        parameter: the restriction list that has it.
         endpoint: as the list has it, "inet:127.0.0.1:10045".
-        options: its own, such as timeout.
         blocked_by: the word before it that ends the list for every client; empty: the check is reached.
         skipped_by: what comes before it and may end the list for outside mail: endpoints of policy services, words.
         guarded: asked only about mail that may be relayed: `reject_unauth_destination` comes before.
@@ -99,7 +90,6 @@ class Fault:
     Args:
         parameter: the restriction list, or the class.
         word: the element at fault.
-        detail: what is wrong.
         fatal: smtpd does not start; otherwise it answers 451 to each message that reaches the word.
     """
 
@@ -115,7 +105,6 @@ class Restrictions:
 
     Args:
         hooks: the policy services that it asks, in the order in which it comes to them.
-        faults: the mistakes.
         by_map: the policy services of restriction classes that no list names: access maps may.
     """
 
@@ -141,10 +130,9 @@ def tokens(text: str, separators: str = ", \t\r\n") -> list[str]:
 def restrictions_of(parameters: Mapping[str, str]) -> Restrictions:
     """Read all restriction lists of one smtpd from its expanded parameters."""
     reader = _Reader(parameters)
-    # Before Postfix 3.6, which brought the parameter, it was this way round.
-    relaying = (RECIPIENT, RELAY)
-    if parameters.get("smtpd_relay_before_recipient_restrictions") == "yes":
-        relaying = (RELAY, RECIPIENT)
+    # Before Postfix 3.6, which brought the parameter, recipient restrictions came first.
+    relay_first = parameters.get("smtpd_relay_before_recipient_restrictions") == "yes"
+    relaying = (RELAY, RECIPIENT) if relay_first else (RECIPIENT, RELAY)
     for parameter in (*EARLY, *relaying, *LATE):
         reader.read(parameter, tokens(parameters.get(parameter, "")))
     hooks, has_maps = tuple(reader.hooks), reader.has_maps
