@@ -54,34 +54,23 @@ def configuration(args: argparse.Namespace) -> Config:
     return reading.config
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add -c FILE and --json."""
+    add_config(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-
-def add_clients(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "clients",
-        metavar="IP",
-        nargs="+",
-        type=checked(client),
-        help="the client's address, also as logs write it: mx.example.net[192.0.2.75]",
-    )
 
 
 def client(text: str) -> str:
     """A client's address, or an IPv6 network that is counted as one client, in its canonical form.
 
-    Args:
-        text: as people write it, or copy it from logs: `[192.0.2.75]`, `client=mx.example.net[192.0.2.75],`.
-
     Raises:
         ValueError: it is neither.
     """
+    # People copy it from logs: "[192.0.2.75]", "client=mx.example.net[192.0.2.75],".
     bare = _LABEL.sub("", text.strip().rstrip(",;"), count=1)
     if found := _IN_BRACKETS.fullmatch(bare):
         bare = found[1]
-    address = parse_address(bare)
-    if address is not None:
+    if address := parse_address(bare):
         return str(address)
     if "/" in bare and "%" not in bare:
         with contextlib.suppress(ValueError):

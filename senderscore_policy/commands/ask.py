@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_config, add_json, checked, client, configuration, seconds
+from senderscore_policy.commands.arguments import add_common, checked, client, configuration, seconds
 from senderscore_policy.commands.output import say, say_json
 from senderscore_policy.config.endpoints import Endpoint, Unix, endpoint, notation
 from senderscore_policy.errors import BackendError
@@ -110,8 +110,7 @@ is given."""
   senderscore-policy ask 192.0.2.75
   senderscore-policy ask 2001:db8::25 recipient_count=50 sasl_username=joe
   senderscore-policy ask --endpoint unix:/run/senderscore-policy/policy.sock"""
-    add_config(parser)
-    add_json(parser)
+    add_common(parser)
     parser.add_argument(
         "--endpoint",
         metavar="E",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from senderscore_policy.commands.arguments import add_config, add_json, given_file
+from senderscore_policy.commands.arguments import add_common, given_file
 from senderscore_policy.commands.output import say, say_json, table
 from senderscore_policy.config.load import DEFAULT_FILE, read
 from senderscore_policy.config.paths import CONFIG_FILE, config_file
@@ -28,8 +28,7 @@ the defaults, with its tiers, and with warnings about what may surprise."""
   senderscore-policy check-config
   senderscore-policy check-config ./policy.toml
   senderscore-policy check-config --defaults > policy.toml"""
-    add_config(parser)
-    add_json(parser)
+    add_common(parser)
     parser.add_argument("--quiet", action="store_true", help="print mistakes and warnings only")
     parser.add_argument(
         "--defaults", action="store_true", help="print the default file instead, which explains every option"

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from senderscore_policy.commands.arguments import add_clients, add_config, add_json, configuration, whole
+from senderscore_policy.commands.arguments import add_common, checked, client, configuration, whole
 from senderscore_policy.commands.control import open_access
 from senderscore_policy.commands.output import say, say_json, say_paragraph, table
 from senderscore_policy.policy.durations import span
@@ -23,9 +23,14 @@ def _print(columns: Sequence[str], clients: Sequence[Mapping[str, Any]], *, as_j
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser)
-    add_json(parser)
-    add_clients(parser)
+    add_common(parser)
+    parser.add_argument(
+        "clients",
+        metavar="IP",
+        nargs="+",
+        type=checked(client),
+        help="the client's address, also as logs write it: mx.example.net[192.0.2.75]",
+    )
 
 
 def register_get(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +90,7 @@ def run_reset(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
         clients = [access.reset(address) for address in args.clients]
     _print(STATUS, clients, as_json=args.json)
-    for note in dict.fromkeys(client["note"] for client in clients if client.get("note") and not args.json):
+    for note in dict.fromkeys(each["note"] for each in clients if each.get("note") and not args.json):
         say(f"\n{note}")
     return 0
 

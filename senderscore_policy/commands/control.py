@@ -116,9 +116,8 @@ def find_daemon(paths: Sequence[Path]) -> ControlClient:
         try:
             return ControlClient(path)
         except PermissionError as error:
-            raise PermissionError(
-                f"{path}: permission denied; run this as root or as a member of {_group(path)}"
-            ) from error
+            remedy = f"run this as root or as a member of {_group(path)}"
+            raise PermissionError(f"{path}: permission denied; {remedy}") from error
         except OSError:
             # Not there, or left behind by a daemon that was killed.
             continue

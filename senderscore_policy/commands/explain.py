@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from senderscore_policy.commands.arguments import add_config, add_json, checked, client, configuration
+from senderscore_policy.commands.arguments import add_common, checked, client, configuration
 from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.output import say, say_json, say_paragraph
 from senderscore_policy.config.paths import control_paths
@@ -19,7 +19,6 @@ Account = Mapping[str, Any]
 
 
 def verdict(decision: Mapping[str, Any]) -> str:
-    """The effect of the answer on the message, in a few words."""
     word = decision["action"].partition(" ")[0].upper()
     if decision["reason"] == "over-limit" and word == "DUNNO":
         return "accepted, would be deferred"
@@ -62,7 +61,6 @@ def _sentences(decision: Mapping[str, Any], unit: str) -> Iterator[str]:
 
 
 def _origin_of_limit(decision: Mapping[str, Any], unit: str) -> str:
-    """The limit of the client and the reason for it."""
     tier, score = decision["tier"], decision["score"]
     limit = "no limit" if decision["limit"] == "unlimited" else f"{decision['limit']} {unit}"
     match decision["reputation"]:
@@ -140,8 +138,7 @@ output lists the possible reasons."""
   senderscore-policy explain 4T9xKk3gZ2z1Rw
   senderscore-policy explain 192.0.2.75
   senderscore-policy explain --json 2001:db8::25"""
-    add_config(parser)
-    add_json(parser)
+    add_common(parser)
     parser.add_argument(
         "subject", metavar="QUEUE_ID|IP", type=checked(_subject), help="the message, or the client, as logs write them"
     )

@@ -41,13 +41,7 @@ def console() -> "Console":
 
 
 def say_paragraph(*body: Part, head: Sequence[Part] = (), indent: int = 0) -> None:
-    """Print a paragraph: on one line, and in a terminal coloured and wrapped at words.
-
-    Args:
-        body: the text; control characters are replaced.
-        head: text before the first line.
-        indent: columns that all lines of the body leave free, for the head.
-    """
+    """Print a paragraph: on one line, and in a terminal coloured, wrapped at words and indented behind its head."""
     left, right = (
         [(plain(each), "") if isinstance(each, str) else (plain(each[0]), each[1]) for each in parts]
         for parts in (head, body)

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from senderscore_policy.commands.arguments import add_config, add_json, configuration, seconds, whole
+from senderscore_policy.commands.arguments import add_common, configuration, seconds, whole
 from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.output import console, in_terminal, plain, say, say_json, table
 from senderscore_policy.config.paths import control_paths
@@ -55,8 +55,7 @@ A narrow terminal shows fewer columns."""
     parser.epilog = """examples:
   senderscore-policy top
   senderscore-policy top --once --clients 10"""
-    add_config(parser)
-    add_json(parser)
+    add_common(parser)
     parser.add_argument(
         "--once", action="store_true", help="print the list once and end, as with --json and without a terminal"
     )
@@ -151,9 +150,8 @@ def wait(client: dict[str, Any]) -> str:
 
 
 def cells(client: dict[str, Any]) -> list[str]:
-    values = (client["state"], client["client"], client["score"], client["tier"], client["count"], client["limit"],
-              client["left"], client["deferred"], wait(client), client["name"])  # fmt: skip
-    return [plain(value) for value in values]
+    shown = client | {"status": client["state"], "again in": wait(client)}
+    return [plain(shown[name]) for name in COLUMNS]
 
 
 def rows(clients: Sequence[dict[str, Any]], width: int | None) -> list[str]:

@@ -167,11 +167,10 @@ class _Reader:
         for key, option in (("reply", "over_limit"), ("state", "directory")):
             self._note_unknown(tables[key], f"{key}.", {option})
         self._note_unknown(document, "", {*_SECTIONS, *tables, "mode", "override", "tier"})
-        if config.over_limit != model.OVER_LIMIT and self.valid("reply.over_limit"):
-            problem = model.reply_problem(config.over_limit, config.reply_cases)
-            if problem:
-                self.wrong("reply.over_limit", problem)
-                config = replace(config, over_limit=model.OVER_LIMIT)
+        own = config.over_limit != model.OVER_LIMIT and self.valid("reply.over_limit")
+        if own and (problem := model.reply_problem(config.over_limit, config.reply_cases)):
+            self.wrong("reply.over_limit", problem)
+            return replace(config, over_limit=model.OVER_LIMIT)
         return config
 
     def section(self, cls: type[T], table: Mapping[str, object], path: str) -> T:
@@ -286,14 +285,13 @@ class _Reader:
             siblings = [path.removeprefix(section) for path in self._known if path.startswith(section)]
             close = difflib.get_close_matches(key, [name for name in siblings if "." not in name], 1)
             elsewhere = [path for path in self._known if path.rpartition(".")[2] == key]
+            hint = ""
             if close:
                 hint = f"; did you mean {close[0]}?"
             elif key == "mode":
                 hint = "; mode belongs at the top of the file, before the first [section]"
             elif elsewhere:
                 hint = f"; did you mean {' or '.join(dict.fromkeys(elsewhere))}?"
-            else:
-                hint = ""
             self.wrong(section + (key if _BARE_KEY.fullmatch(key) else ascii(key)), f"unknown key{hint}")
 
 

@@ -15,11 +15,8 @@ from senderscore_policy.policy.reply import ReplyTemplate
 from senderscore_policy.policy.tiers import UNLIMITED, Limit, Tier, TierTable
 from senderscore_policy.policy.window import CLOCK_SKEW, Window
 
-_SCORE_TTL: Final = number(
-    10, 604_800, "seconds; the zone lets an answer live 10 s, and scores over 7 days are dropped"
-)
+_TTL: Final = number(10, 604_800, "seconds; the zone lets an answer live 10 s, and scores over 7 days are dropped")
 _HTTP_LISTENER: Final[Check[Inet | None]] = text(endpoints.http_listener)
-
 
 Conflict = tuple[tuple[str, ...], str]
 """Options of a section that contradict each other, and the problem. The first one is reported and gets its default,
@@ -44,11 +41,9 @@ class Listen:
 
     def conflicts(self) -> Iterator[Conflict]:
         if self.status and not self.status_public and not ip_address(self.status.host).is_loopback:
-            problem = (
-                f'"{self.status}" is not a loopback address. The status page shows who sends how much; set '
-                "status_public = true to allow this, or publish the numbers alone with metrics"
-            )
-            yield ("status", "status_public"), problem
+            problem = f'"{self.status}" is not a loopback address. The status page shows who sends how much'
+            remedy = "set status_public = true to allow this, or publish the numbers alone with metrics"
+            yield ("status", "status_public"), f"{problem}; {remedy}"
         if self.status in self.policy:
             yield ("status", "policy"), "is also a policy address"
         if self.metrics and self.metrics in {self.status, *self.policy}:
@@ -69,8 +64,8 @@ class ReputationSettings:
         1.0, number(0.05, 30, "seconds that a message may wait; Postfix itself gives up after 100")
     )
     query_budget: int = option(10000, whole(0, 1_000_000_000, "queries in 30 days; 0: no budget"))
-    scored_ttl: float = option(86400.0, _SCORE_TTL)
-    unknown_ttl: float = option(21600.0, _SCORE_TTL)
+    scored_ttl: float = option(86400.0, _TTL)
+    unknown_ttl: float = option(21600.0, _TTL)
     failure_ttl: float = option(
         60.0, number(1, 3600, "seconds; clients go without their score until then, though the zone may be back")
     )
@@ -111,11 +106,9 @@ class CounterSettings:
             yield ("tls_certificate", "tls_ca"), "needs tls_ca, which turns TLS on"
         bucket = self.window_of_time().bucket_seconds
         if bucket < CLOCK_SKEW:
-            problem = (
-                f"{self.buckets} buckets of {bucket:g} s in a window of {self.window} s are too short: "
-                f"at most {self.window // CLOCK_SKEW:g}, so that each has {CLOCK_SKEW:g} s"
-            )
-            yield ("buckets", "window"), problem
+            problem = f"{self.buckets} buckets of {bucket:g} s in a window of {self.window} s are too short"
+            remedy = f"at most {self.window // CLOCK_SKEW:g}, so that each has {CLOCK_SKEW:g} s"
+            yield ("buckets", "window"), f"{problem}: {remedy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,20 +217,19 @@ def reply_problem(template: str, cases: Iterable[tuple[int | None, Limit]]) -> s
     """Why a reply's template gives an invalid action for one of these scores and limits."""
     reply = ReplyTemplate(template)
     for score, limit in cases:
-        problem = None if limit.messages == UNLIMITED else reply.problem(score, limit.name, limit.messages)
-        if problem:
+        if limit.messages != UNLIMITED and (problem := reply.problem(score, limit.name, limit.messages)):
             return f"score {'unknown' if score is None else score}, tier {limit.name}: {problem}"
     return None
 
 
 def policy_of(config: Config) -> Policy:
-    templates = {limit.reply for limit in config.tiers.limits if limit.reply is not None}
+    replies = {limit.reply for limit in config.tiers.limits if limit.reply is not None}
     settings = config.reputation
     return Policy(
         tiers=config.tiers,
         directory=ClientDirectory(config.exempt.networks, config.overrides, config.counters.ipv6_prefix),
         over_limit=ReplyTemplate(config.over_limit),
-        tier_replies={template: ReplyTemplate(template) for template in templates},
+        tier_replies={reply: ReplyTemplate(reply) for reply in replies},
         window=str(config.counters.window_of_time()),
         ask_from=1 if settings.lookup == "eager" else settings.lazy_share * config.tiers.not_asked.messages,
         observe=config.mode == "observe",

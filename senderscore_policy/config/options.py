@@ -29,14 +29,7 @@ class InvalidPartsError(ValueError):
 
 
 def option(default: D, check: Check[V], *, key: str = "", required: str = "") -> D | V:
-    """A field that the file may set.
-
-    Args:
-        default: its value if the file does not set it.
-        check: reads the file's value.
-        key: its path in the file, where that differs from the field's name.
-        required: an example, for an option that the file has to set.
-    """
+    """A field that the file may set, at the path `key`, or that it has to set (`required` is an example then)."""
     return field(default=default, metadata={"check": check, "key": key, "required": required})
 
 

@@ -35,7 +35,6 @@ class Warned(NamedTuple):
 
 
 def warnings_of(config: Config) -> list[Warned]:
-    """The choices of a configuration that have consequences an administrator should know."""
     return [*_about_limits(config), *_about_replies(config), *_about_scores(config.reputation), *_about_network(config)]
 
 

@@ -37,15 +37,15 @@ class Running:
         return [endpoint(text if text.startswith("unix:") else f"inet:{text}") for text in self.own["policy"]]
 
 
-def daemon_of(config: Config) -> Running | Finding:
-    """Find the running daemon; without an answer, return the finding that says why."""
+def daemon_of(config: Config) -> tuple[Running | None, list[Finding]]:
+    """Find the running daemon; without an answer, return a finding that says why."""
     try:
         with find_daemon(control_paths(config)) as control:
-            return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon"))
+            return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon")), []
     except PermissionError as error:
-        return warn("daemon", f"not looked at: {error}", "run doctor as root")
+        return None, [warn("daemon", f"not looked at: {error}", "run doctor as root")]
     except BackendError as error:
-        return fail("daemon", str(error), _START)
+        return None, [fail("daemon", str(error), _START)]
 
 
 def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:

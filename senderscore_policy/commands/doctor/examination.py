@@ -7,7 +7,7 @@ from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from senderscore_policy.commands.arguments import add_config, add_json, checked, client, given_file
+from senderscore_policy.commands.arguments import add_common, checked, client, given_file
 from senderscore_policy.commands.doctor.daemon import Running, daemon_findings, daemon_of, policy_findings
 from senderscore_policy.commands.doctor.finding import Finding, Status, fail, show, summary, warn
 from senderscore_policy.commands.doctor.memcached import memcached_findings
@@ -29,20 +29,19 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
     given = given_file(args)
     path = config_file(given)
     config, problems = _configuration(path)
-    running = daemon_of(config)
-    if isinstance(running, Running) and given is None:
+    running, findings = daemon_of(config)
+    if running and given is None:
         theirs = running.own["file"] and Path(running.own["file"])
         if theirs != path:
             path = theirs
             config, problems = _configuration(path)
-    yield from daemon_findings(running, path) if isinstance(running, Running) else [running]
+    yield from daemon_findings(running, path) if running else findings
     yield from problems
     for key, text in warnings_of(config):
         yield warn("configuration", f"{key}: {text}", "see senderscore-policy.toml(5)")
-    daemon = running if isinstance(running, Running) else None
-    served = daemon.served if daemon else list(config.listen.policy)
+    served = running.served if running else list(config.listen.policy)
     yield from policy_findings(served)
-    yield from _postfix(args.postfix_config, daemon, served, config)
+    yield from _postfix(args.postfix_config, running, served, config)
     yield from memcached_findings(config.counters)
     yield from zone_findings(config.reputation, args.address)
     yield clock_finding(shared=config.counters.store == "memcached")
@@ -51,12 +50,11 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
 def _configuration(path: Path | None) -> tuple[Config, list[Finding]]:
     """What is valid in the configuration, and what is wrong with it."""
     reading = read(path)
-    if reading.error is None:
-        return reading.config, []
-    status, remedy = Status.FAIL, f"correct it; then: senderscore-policy check-config -c {path}"
-    if isinstance(reading.error.__cause__, PermissionError):
-        status, remedy = Status.WARN, "run doctor as root"
-    return reading.config, [Finding("configuration", status, problem, remedy) for problem in reading.error.problems]
+    problems = reading.error.problems if reading.error else []
+    if reading.error and isinstance(reading.error.__cause__, PermissionError):
+        return reading.config, [warn("configuration", problem, "run doctor as root") for problem in problems]
+    remedy = f"correct it; then: senderscore-policy check-config -c {path}"
+    return reading.config, [fail("configuration", problem, remedy) for problem in problems]
 
 
 def _postfix(
@@ -98,8 +96,7 @@ reads the file of the running daemon. Users other than root get the checks that 
   senderscore-policy doctor --json --postfix-config /etc/postfix-in
 
 A healthy zone has no entry for {TEST_ADDRESS}, and a SOA record that tells it from a misspelt one."""
-    add_config(parser)
-    add_json(parser)
+    add_common(parser)
     parser.add_argument(
         "--postfix-config",
         metavar="DIR",

@@ -58,7 +58,6 @@ class Smtpd:
 
     Args:
         service: as master.cf names it, "smtp/inet".
-        chroot: whether it runs in the queue directory as its root.
         parameters: as they hold for it, expanded.
         overridden: those that master.cf sets by -o, not expanded.
         stray: words in master.cf that smtpd takes for arguments, and ends; empty: none.
@@ -116,9 +115,7 @@ class Postfix:
     """The Postfix of this host.
 
     Args:
-        instances: its directories of configuration.
         smtpd: the smtpd services of all instances that run.
-        disabled: those that are turned off.
         unread: why further instances could not be read.
     """
 
@@ -197,9 +194,7 @@ def _services(instance: Instance) -> list[Smtpd]:
 def _stray(words: list[str]) -> str:
     """Return the words in the command of a service that are neither options nor their values."""
     pairs = pairwise(["", *words])
-    return " ".join(
-        word for previous, word in pairs if ("=" not in word if previous == "-o" else not word.startswith("-"))
-    )
+    return " ".join(word for last, word in pairs if ("=" not in word if last == "-o" else not word.startswith("-")))
 
 
 def _is_loopback(host: str) -> bool:

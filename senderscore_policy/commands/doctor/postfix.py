@@ -280,9 +280,7 @@ def permitted_networks(postfix: Postfix, served: Sequence[Endpoint]) -> list[Net
     """Return mynetworks if `permit_mynetworks` comes before each check of this daemon: Postfix does not ask then."""
     if not all(each.hook.own_networks for each in _checks(postfix.entrances, served) if each.ours):
         return []
-    return [
-        network for smtpd in postfix.entrances for network in networks_in(smtpd.parameters.get("mynetworks", ""))[0]
-    ]
+    return [each for smtpd in postfix.entrances for each in networks_in(smtpd.parameters.get("mynetworks", ""))[0]]
 
 
 def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
@@ -313,11 +311,8 @@ def _names(value: str, queue: Path, served: Sequence[Endpoint]) -> bool:
 def _change(each: _Check, arrange: Arrange | None, otherwise: str) -> str:
     """Return the command that changes the list of a check and keeps all other elements.
 
-    Args:
-        each: the check.
-        arrange: puts together what comes before the check, the check, and what comes behind it; None: the check moves
-            to the end of data.
-        otherwise: the remedy where the check is in a class or a variable.
+    `arrange` puts together what comes before the check, the check, and what comes behind it; without it the check moves
+    to the end of data. `otherwise` is the remedy where the check is in a class or a variable.
     """
     smtpd, parameter = each.smtpd, each.hook.parameter
     written = _written(smtpd, parameter)

@@ -242,11 +242,7 @@ class _Reader:
 
 
 def service_of(element: str) -> tuple[str, dict[str, str], str]:
-    """Read the argument of `check_policy_service`: `inet:…`, or `{ inet:…, timeout=5s, … }`.
-
-    Returns:
-        Its endpoint, its options, and what smtpd cannot read in it; empty: nothing.
-    """
+    """Return the endpoint and the options of `inet:…` or `{ inet:…, timeout=5s }`, and what smtpd cannot read in it."""
     text, problem = _inside(element)
     endpoint, *rest = tokens(text) or [""]
     if not re.match(r"(inet|unix|local):.", endpoint):

@@ -33,9 +33,7 @@ _BY_RCODE: Final = {
     "SERVFAIL": "the name server cannot reach the zone, or the zone is broken: look into its log, and check zone in "
     "[reputation]",
 }
-_UNREACHABLE: Final = (
-    "check that the name server runs and that no firewall stops DNS, or set nameservers in [reputation]"
-)
+_SILENT: Final = "check that the name server runs and that no firewall stops DNS, or set nameservers in [reputation]"
 
 
 def zone_findings(settings: ReputationSettings, address: str) -> Iterator[Finding]:
@@ -68,7 +66,7 @@ def zone_finding(result: LookupResult, zone: str, address: str, visible: str) ->
             )
             return fail("zone", f"{question}: the zone refuses your resolver", remedy)
         case Unavailable(detail):
-            remedy = REWRITES if result.addresses else _BY_RCODE.get(result.rcode or "", _UNREACHABLE)
+            remedy = REWRITES if result.addresses else _BY_RCODE.get(result.rcode or "", _SILENT)
             return fail("zone", f"{question}: {detail}", remedy)
         case Scored(score) if ip_address(address).is_loopback:
             return fail("zone", f"{question}: a score, {score}, for an address that sends no mail", REWRITES)
@@ -86,7 +84,7 @@ def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
         detail = f"there is no zone {zone} (NXDOMAIN for its SOA record), so no client has a score"
         return fail("zone", f"{finding.detail}; but {detail}", remedy)
     detail = f"{finding.detail}; whether there is a zone {zone} could not be seen ({rcode or 'no response'})"
-    return warn("zone", detail, _BY_RCODE.get(rcode or "", _UNREACHABLE))
+    return warn("zone", detail, _BY_RCODE.get(rcode or "", _SILENT))
 
 
 def resolvers_of(
