@@ -121,7 +121,6 @@ def command(name: str) -> tuple[Register, Run]:
 
 
 def _general(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options before the command, the command and its arguments."""
     parser = Parser(
         PROGRAM,
         usage=USAGE,

@@ -125,7 +125,6 @@ def find_daemon(paths: Sequence[Path]) -> ControlClient:
 
 
 def _group(path: Path) -> str:
-    """The group that may use the socket, in words."""
     with contextlib.suppress(OSError, KeyError):
         return f"the group {grp.getgrgid(path.stat().st_gid).gr_name}"
     return "the daemon's group"

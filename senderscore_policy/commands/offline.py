@@ -89,7 +89,6 @@ class DirectAccess:
     async def _status(
         self, client: Client, change: Callable[[Client], Coroutine[Any, Any, None]] | None = None
     ) -> dict[str, Any]:
-        """A client's status, after a change of its counter."""
         count = await self._count(client)
         if change is not None:
             await change(client)

@@ -27,7 +27,6 @@ def plain(value: object) -> str:
 
 
 def in_terminal() -> bool:
-    """Whether a person reads the output as it comes."""
     return sys.stdout.isatty()
 
 

@@ -52,14 +52,6 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
-def _host(text: str, allowed: str) -> str:
-    """An IPv4 address or a host name."""
-    looks_numeric = text.rpartition(".")[2].isdigit()
-    if not (_address(text) or (HOST_NAME.fullmatch(text) and len(text) <= 253 and not looks_numeric)):
-        refuse(text, allowed)
-    return text
-
-
 def _inet(text: str, allowed: str, prefix: str = "") -> Inet:
     """Host and port: "192.0.2.1:25", "mx.example.org:25" or "[2001:db8::1]:25"; the file has `prefix` before them."""
     found = _HOST_AND_PORT.fullmatch(text)
@@ -68,8 +60,11 @@ def _inet(text: str, allowed: str, prefix: str = "") -> Inet:
     port = int(found["port"])
     if not 1 <= port <= 65535:
         refuse(prefix + text, "must have a port from 1 to 65535")
-    if found["six"] is None:
-        return Inet(_host(found["host"], allowed), port)
+    if (host := found["host"]) is not None:
+        looks_numeric = host.rpartition(".")[2].isdigit()
+        if not (_address(host) or (HOST_NAME.fullmatch(host) and len(host) <= 253 and not looks_numeric)):
+            refuse(host, allowed)
+        return Inet(host, port)
     six = _address(found["six"])
     if not isinstance(six, IPv6Address):
         refuse(text, "must have an IPv6 address in its brackets")

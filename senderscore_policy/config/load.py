@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from senderscore_policy.config import model
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.options import InvalidPartsError
-from senderscore_policy.config.positions import KeyLines, SyntaxProblem, explained
+from senderscore_policy.config.positions import KeyLines, explained
 from senderscore_policy.config.values import reason
 from senderscore_policy.errors import ConfigError
 from senderscore_policy.policy.clients import Network, Override
@@ -106,9 +106,9 @@ def read_text(text: str, name: str) -> Reading:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         # TOMLDecodeError is a ValueError, and so is an integer of more digits than Python takes.
-        found: SyntaxProblem = explained(text, str(error))
-        place = f"{name}:{found.line}" if found.line else name
-        return Reading(Config(), name, ConfigError([f"{place}: not valid TOML: {found.problem}"], found.excerpt))
+        line, problem, excerpt = explained(text, str(error))
+        place = f"{name}:{line}" if line else name
+        return Reading(Config(), name, ConfigError([f"{place}: not valid TOML: {problem}"], excerpt))
     reader = _Reader(name, text)
     config = reader.config(document)
     reader.report_unknown()

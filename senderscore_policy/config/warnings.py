@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import Config, ReputationSettings
@@ -27,11 +27,8 @@ LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 _SINGLE_BRACES: Final = re.compile(r"(?<!\{)\{\s*\w+\s*\}(?!\})")
 
 
-class Warned(NamedTuple):
-    """The consequences of a choice; the path is the option's, or the name of a limit."""
-
-    path: str
-    text: str
+Warned = tuple[str, str]
+"""The path of an option or the name of a limit, and the consequences of its value."""
 
 
 def warnings_of(config: Config) -> list[Warned]:
@@ -40,25 +37,25 @@ def warnings_of(config: Config) -> list[Warned]:
 
 def _about_limits(config: Config) -> Iterator[Warned]:
     if config.mode == "observe":
-        yield Warned("mode", 'with "observe" everything is decided and logged, and every message passes')
+        yield "mode", 'with "observe" everything is decided and logged, and every message passes'
     tiers = config.tiers
     if nothing := [limit.name for limit in tiers.limits if limit.messages == 0]:
         effect = f"the first message of every client waits for its score, {_coverage(config.reputation)}"
-        yield Warned(nothing[0], f"the limit of {', '.join(nothing)} is 0: {effect}")
+        yield nothing[0], f"the limit of {', '.join(nothing)} is 0: {effect}"
     if tiers.unavailable.messages != UNLIMITED:
         limit = f"{limit_as_json(tiers.unavailable.messages)} messages/{config.counters.window_of_time()}"
         effect = f"while scores cannot be read, every client is limited to {limit}"
-        yield Warned("unavailable.limit", f"[unavailable] does not fail open: {effect}")
+        yield "unavailable.limit", f"[unavailable] does not fail open: {effect}"
     for worse, better in pairwise(tier.limit for tier in tiers.tiers):
         if better.messages < worse.messages:
             found = ", ".join(f"{limit_as_json(limit.messages)} for {limit.name}" for limit in (worse, better))
-            yield Warned(better.name, f"the limits do not rise with the score: {found}")
+            yield better.name, f"the limits do not rise with the score: {found}"
     exempt = config.exempt.networks
     if missing := [str(address) for address in LOOPBACK if not any(address in network for network in exempt)]:
         effect = "mail that a content filter sends back from this host is counted and limited"
-        yield Warned("exempt.networks", f"without {' and '.join(missing)} {effect}")
+        yield "exempt.networks", f"without {' and '.join(missing)} {effect}"
     if everything := [str(network) for network in exempt if network.prefixlen == 0]:
-        yield Warned("exempt.networks", f"with {' and '.join(everything)} none of these clients is counted or limited")
+        yield "exempt.networks", f"with {' and '.join(everything)} none of these clients is counted or limited"
 
 
 def _about_replies(config: Config) -> Iterator[Warned]:
@@ -68,7 +65,7 @@ def _about_replies(config: Config) -> Iterator[Warned]:
         if found := _SINGLE_BRACES.search(reply):
             name = found[0].strip("{ }")
             remedy = f"a variable needs two braces on each side, {{{{ {name} }}}}"
-            yield Warned(path, f"{found[0]} is sent unchanged: {remedy}")
+            yield path, f"{found[0]} is sent unchanged: {remedy}"
 
 
 def _coverage(settings: ReputationSettings) -> str:
@@ -81,17 +78,17 @@ def _coverage(settings: ReputationSettings) -> str:
 def _about_scores(settings: ReputationSettings) -> Iterator[Warned]:
     if settings.deadline >= CHECK_TIMEOUT:
         why = f"(timeout={CHECK_TIMEOUT}s in the recommended main.cf line)"
-        yield Warned("reputation.deadline", f"after {settings.deadline:g} s Postfix has given up {why}")
+        yield "reputation.deadline", f"after {settings.deadline:g} s Postfix has given up {why}"
     if settings.zone.lower() != PUBLIC_ZONE:
         return
     if settings.lookup == "eager":
-        yield Warned("reputation.lookup", f'"eager" with the public zone: {_coverage(settings)}')
+        yield "reputation.lookup", f'"eager" with the public zone: {_coverage(settings)}'
     if not settings.query_budget:
-        effect = "with 0 the public zone will refuse a resolver that is not registered, sooner or later"
-        yield Warned("reputation.query_budget", effect)
+        refuses = "the public zone will refuse a resolver that is not registered, sooner or later"
+        yield "reputation.query_budget", f"with 0 {refuses}"
     if public := [str(server) for server in settings.nameservers if ip_address(server.host) in PUBLIC_RESOLVERS]:
         problem = "answers for the whole Internet, and the public zone refuses such resolvers: use your own"
-        yield Warned("reputation.nameservers", f"{', '.join(public)} {problem}")
+        yield "reputation.nameservers", f"{', '.join(public)} {problem}"
 
 
 def _about_network(config: Config) -> Iterator[Warned]:
@@ -100,19 +97,19 @@ def _about_network(config: Config) -> Iterator[Warned]:
         if isinstance(endpoint, Inet) and not _local(endpoint):
             effect = "every host that reaches it can count messages against any client"
             problem = f"inet:{endpoint} is not a loopback address: {effect}"
-            yield Warned("listen.policy", f"{problem}; a firewall must admit the MX hosts only")
+            yield "listen.policy", f"{problem}; a firewall must admit the MX hosts only"
     if listen.status and not _local(listen.status):
         effect = "every host that reaches it can read who sends how much"
-        yield Warned("listen.status", f"{listen.status} is not a loopback address: {effect}")
+        yield "listen.status", f"{listen.status} is not a loopback address: {effect}"
     if listen.idle_timeout <= POSTFIX_MAX_IDLE:
         keeps = f"keeps a connection for {POSTFIX_MAX_IDLE} s (smtpd_policy_service_max_idle)"
         effect = f"Postfix, which {keeps}, will find connections closed and connect again"
-        yield Warned("listen.idle_timeout", f"with {listen.idle_timeout:g} s {effect}")
+        yield "listen.idle_timeout", f"with {listen.idle_timeout:g} s {effect}"
     remote = [str(server) for server in counters.servers if isinstance(server, Inet) and not _local(server)]
     if counters.store == "memcached" and remote and not counters.tls_certificate:
         problem = "memcached has no password, and every host that reaches it can change every counter"
         remedy = "a firewall must admit the MX hosts only (or use TLS with certificates)"
-        yield Warned("counters.servers", f"{', '.join(remote)}: {problem}; {remedy}")
+        yield "counters.servers", f"{', '.join(remote)}: {problem}; {remedy}"
 
 
 def _local(address: Inet) -> bool:

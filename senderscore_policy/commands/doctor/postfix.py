@@ -200,11 +200,8 @@ def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator
         remedy = remedy or f"remove warn_if_reject before the check; then: {each.smtpd.instance.reload}"
     if before := [word for word in hook.skipped_by if not is_served(_endpoint(each.smtpd, word), served)]:
         problems.append(f"behind {', '.join(before)}: what that lets through with OK skips this check")
-        remedy = remedy or _change(
-            each,
-            lambda before, found, behind: [*_ahead(before, found), *behind],
-            "put the check before it, or let it answer DUNNO in place of OK",
-        )
+        otherwise = "put the check before it, or let it answer DUNNO in place of OK"
+        remedy = remedy or _change(each, lambda before, found, behind: [*_ahead(before, found), *behind], otherwise)
     if problems:
         yield Finding("restriction", status, f"{each.place}, {', and '.join(problems)}", remedy)
     else:
@@ -215,11 +212,8 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
     """Check what Postfix does without an answer, and how long each message waits for one."""
     options, parameters, prefix = each.hook.options, each.smtpd.parameters, "smtpd_policy_service_"
     given = {name: options.get(name) or parameters.get(prefix + name, "") for name in ("retry_delay", *TERMS)}
-    remedy = _change(
-        each,
-        lambda before, _, behind: [*before, *check(each.hook.endpoint, options), *behind],
-        f"write {lists.joined(check(each.hook.endpoint, options))}",
-    )
+    new = check(each.hook.endpoint, options)
+    remedy = _change(each, lambda before, _, behind: [*before, *new, *behind], f"write {lists.joined(new)}")
     if given["default_action"].upper() == "DUNNO":
         yield ok("default_action", "mail passes while the daemon is down (default_action=DUNNO)")
     else:
@@ -255,11 +249,8 @@ def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding
         if limited := _limited_networks(each.smtpd, config):
             detail = f"{each.smtpd.name}: mynetworks has {', '.join(limited)}, [exempt] does not, "
             detail += f"and no {OWN_NETWORKS} comes before the check: these hosts are limited"
-            remedy = _change(
-                each,
-                lambda before, found, behind: [*before, OWN_NETWORKS, *found, *behind],
-                f"put {OWN_NETWORKS} before the check",
-            )
+            otherwise = f"put {OWN_NETWORKS} before the check"
+            remedy = _change(each, lambda before, found, behind: [*before, OWN_NETWORKS, *found, *behind], otherwise)
             yield warn("mynetworks", detail, remedy)
             return
     if reached:

@@ -35,7 +35,6 @@ def inside_endpoint(text: str, *, chroot: bool, queue_directory: Path) -> Endpoi
 
 
 def is_served(asked: Endpoint | None, served: Sequence[Endpoint]) -> bool:
-    """Whether an endpoint is one of those that the daemon serves."""
     if isinstance(asked, Unix):
         path = Path(asked.path).resolve()
         return any(isinstance(each, Unix) and Path(each.path).resolve() == path for each in served)
