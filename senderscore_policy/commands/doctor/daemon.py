@@ -9,7 +9,7 @@ from typing import Any, Final
 from senderscore_policy import __version__
 from senderscore_policy.commands.ask import ask
 from senderscore_policy.commands.control import find_daemon
-from senderscore_policy.commands.doctor.finding import Finding, fail, ok, warn
+from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.config.endpoints import Endpoint, endpoint, notation
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import control_paths
@@ -43,9 +43,9 @@ def daemon_of(config: Config) -> tuple[Running | None, list[Finding]]:
         with find_daemon(control_paths(config)) as control:
             return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon")), []
     except PermissionError as error:
-        return None, [warn("daemon", f"not looked at: {error}", "run doctor as root")]
+        return None, [Finding("daemon", WARN, f"not looked at: {error}", "run doctor as root")]
     except BackendError as error:
-        return None, [fail("daemon", str(error), _START)]
+        return None, [Finding("daemon", FAIL, str(error), _START)]
 
 
 def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
@@ -54,16 +54,16 @@ def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
     yield _in_force(running, file)
     scores = running.status["scores"]
     if scores["state"] == "ok":
-        yield ok("scores", f"the score zone as the daemon sees it: {scores['zone_state']}")
+        yield Finding("scores", OK, f"the score zone as the daemon sees it: {scores['zone_state']}")
     else:
         detail = f"{scores['zone_state']}: {scores['state'].removeprefix('degraded: ')}"
-        yield warn("scores", detail, f"see the check zone; {_RELOAD} makes the daemon ask again at once")
+        yield Finding("scores", WARN, detail, f"see the check zone; {_RELOAD} makes the daemon ask again at once")
     state = running.own["state"]
     if state == "ok":
-        yield ok("state", "scores, counters and the query budget are saved for the next start")
+        yield Finding("state", OK, "scores, counters and the query budget are saved for the next start")
     else:
         remedy = "allow the daemon's user to write there, or set [state] directory; check that the disk is not full"
-        yield warn("state", state.removeprefix("degraded: "), remedy)
+        yield Finding("state", WARN, state.removeprefix("degraded: "), remedy)
     yield _budget(scores)
 
 
@@ -71,11 +71,12 @@ def _service(running: Running) -> Finding:
     service, health = running.status["service"], running.status["health"]
     version = service["version"]
     if version != __version__:
-        return warn("daemon", f"the daemon still runs version {version}, and {__version__} is installed", _RESTART)
+        detail = f"the daemon still runs version {version}, and {__version__} is installed"
+        return Finding("daemon", WARN, detail, _RESTART)
     if health != "ready":
-        return warn("daemon", health, "see the checks below")
+        return Finding("daemon", WARN, health, "see the checks below")
     up = span(time.time() - service["started_at"])
-    return ok("daemon", f"version {version}, up for {up}, mode {service['mode']}, {health}")
+    return Finding("daemon", OK, f"version {version}, up for {up}, mode {service['mode']}, {health}")
 
 
 def _in_force(running: Running, file: Path | None) -> Finding:
@@ -83,32 +84,32 @@ def _in_force(running: Running, file: Path | None) -> Finding:
     theirs, ours = running.own["file"], None if file is None else str(file.absolute())
     if theirs != ours:
         detail = f"the daemon reads {theirs or 'no file'}, and this command reads {ours or 'none'}"
-        return warn("configuration", detail, "leave -c out, and doctor reads the file of the daemon")
+        return Finding("configuration", WARN, detail, "leave -c out, and doctor reads the file of the daemon")
     try:
         changed = file is not None and file.stat().st_mtime > running.own["read_at"]
     except OSError as error:
         remedy = "run doctor as root" if isinstance(error, PermissionError) else "restore it before the next start"
-        return warn("configuration", f"{file}: {error.strerror}", remedy)
+        return Finding("configuration", WARN, f"{file}: {error.strerror}", remedy)
     if changed:
-        return warn("configuration", f"{file} was changed, and the daemon has not read it since", _RELOAD)
-    return ok("configuration", f"the daemon uses {ours or 'the built-in defaults'}")
+        return Finding("configuration", WARN, f"{file} was changed, and the daemon has not read it since", _RELOAD)
+    return Finding("configuration", OK, f"the daemon uses {ours or 'the built-in defaults'}")
 
 
 def _budget(scores: dict[str, Any]) -> Finding:
     day, month = (scores["used_today"], scores["daily_limit"]), (scores["used"], scores["limit"])
     if not scores["limit"]:
-        return ok("budget", f"{day[0]} queries in 24 hours, {month[0]} in 30 days; there is no budget")
+        return Finding("budget", OK, f"{day[0]} queries in 24 hours, {month[0]} in 30 days; there is no budget")
     detail = f"{day[0]} of {day[1]} queries in 24 hours, {month[0]} of {month[1]} in 30 days"
     share = max(used / limit for used, limit in (day, month))
     if share < NEARLY:
-        return ok("budget", detail)
+        return Finding("budget", OK, detail)
     remedy = (
         'use lookup = "lazy" and raise the smallest limit, so that fewer clients need a score; raise query_budget if '
         "your resolver is registered with the zone; or ask a local copy of the zone"
     )
     if share < 1:
-        return warn("budget", f"nearly spent: {detail}", remedy)
-    return fail("budget", f"spent, clients without a known score fall under [unavailable]: {detail}", remedy)
+        return Finding("budget", WARN, f"nearly spent: {detail}", remedy)
+    return Finding("budget", FAIL, f"spent, clients without a known score fall under [unavailable]: {detail}", remedy)
 
 
 def policy_findings(served: Sequence[Endpoint]) -> Iterator[Finding]:
@@ -118,9 +119,9 @@ def policy_findings(served: Sequence[Endpoint]) -> Iterator[Finding]:
         try:
             action = ask(where, {"client_address": ""}, PATIENCE)
         except PermissionError as error:
-            yield warn("policy", f"not asked: {error}", "run doctor as root")
+            yield Finding("policy", WARN, f"not asked: {error}", "run doctor as root")
         except BackendError as error:
-            yield fail("policy", str(error), _RESTART)
+            yield Finding("policy", FAIL, str(error), _RESTART)
         else:
             milliseconds = (time.perf_counter() - started) * 1000
-            yield ok("policy", f"{notation(where)} answers action={action} in {milliseconds:.0f} ms")
+            yield Finding("policy", OK, f"{notation(where)} answers action={action} in {milliseconds:.0f} ms")

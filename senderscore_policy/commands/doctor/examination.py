@@ -9,7 +9,7 @@ from pathlib import Path
 
 from senderscore_policy.commands.arguments import add_common, checked, client, given_file
 from senderscore_policy.commands.doctor.daemon import Running, daemon_findings, daemon_of, policy_findings
-from senderscore_policy.commands.doctor.finding import Finding, Status, fail, show, summary, warn
+from senderscore_policy.commands.doctor.finding import FAIL, WARN, Finding, show, summary
 from senderscore_policy.commands.doctor.memcached import memcached_findings
 from senderscore_policy.commands.doctor.postconf import BrokenPostfixError, read_postfix
 from senderscore_policy.commands.doctor.postfix import permitted_networks, postfix_findings
@@ -38,7 +38,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
     yield from daemon_findings(running, path) if running else findings
     yield from problems
     for key, text in warnings_of(config):
-        yield warn("configuration", f"{key}: {text}", "see senderscore-policy.toml(5)")
+        yield Finding("configuration", WARN, f"{key}: {text}", "see senderscore-policy.toml(5)")
     served = running.served if running else list(config.listen.policy)
     yield from policy_findings(served)
     yield from _postfix(args.postfix_config, running, served, config)
@@ -52,9 +52,9 @@ def _configuration(path: Path | None) -> tuple[Config, list[Finding]]:
     reading = read(path)
     problems = reading.error.problems if reading.error else []
     if reading.error and isinstance(reading.error.__cause__, PermissionError):
-        return reading.config, [warn("configuration", problem, "run doctor as root") for problem in problems]
+        return reading.config, [Finding("configuration", WARN, problem, "run doctor as root") for problem in problems]
     remedy = f"correct it; then: senderscore-policy check-config -c {path}"
-    return reading.config, [fail("configuration", problem, remedy) for problem in problems]
+    return reading.config, [Finding("configuration", FAIL, problem, remedy) for problem in problems]
 
 
 def _postfix(
@@ -74,10 +74,10 @@ def _postfix(
 
 def _unread(error: BackendError) -> Finding:
     if isinstance(error, BrokenPostfixError):
-        return fail("postfix", f"Postfix cannot read its configuration: {error}", "correct that line")
+        return Finding("postfix", FAIL, f"Postfix cannot read its configuration: {error}", "correct that line")
     denied = "Permission denied" in str(error)
     remedy = "run doctor as root" if denied else "name the directory of its configuration with --postfix-config"
-    return warn("postfix", f"not looked at: {error}", remedy)
+    return Finding("postfix", WARN, f"not looked at: {error}", remedy)
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -131,4 +131,4 @@ def run(args: argparse.Namespace) -> int:
         say_json([asdict(finding) for finding in findings])
     elif in_terminal():
         say(summary(findings))
-    return os.EX_UNAVAILABLE if any(finding.status is Status.FAIL for finding in findings) else os.EX_OK
+    return os.EX_UNAVAILABLE if any(finding.status is FAIL for finding in findings) else os.EX_OK

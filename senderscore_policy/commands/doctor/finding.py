@@ -34,19 +34,8 @@ class Finding:
     remedy: str = ""
 
 
-def ok(check: str, detail: str) -> Finding:
-    return Finding(check, Status.OK, detail)
-
-
-def warn(check: str, detail: str, remedy: str = "") -> Finding:
-    return Finding(check, Status.WARN, detail, remedy)
-
-
-def fail(check: str, detail: str, remedy: str) -> Finding:
-    return Finding(check, Status.FAIL, detail, remedy)
-
-
-_STYLES: Final = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "red"}
+OK, WARN, FAIL = Status
+_STYLES: Final = {OK: "green", WARN: "yellow", FAIL: "red"}
 _INDENT: Final = 21
 """Columns for status and check."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError  # type: ignore[import-untyped]
 
-from senderscore_policy.commands.doctor.finding import Finding, fail, ok, warn
+from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.config.endpoints import Endpoint
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.connection import client, description, evictions
@@ -24,7 +24,7 @@ _MORE_MEMORY: Final = "an evicted counter starts at zero: give memcached more me
 def memcached_findings(settings: CounterSettings) -> Iterator[Finding]:
     """Count a message on every server as the daemon does, and ask for its evictions."""
     if settings.store == "memory":
-        yield ok("counters", "the daemon keeps them itself, for one host")
+        yield Finding("counters", OK, "the daemon keeps them itself, for one host")
         return
     for endpoint in settings.servers:
         yield _examine(endpoint, settings)
@@ -43,7 +43,7 @@ def _examine(endpoint: Endpoint, settings: CounterSettings) -> Finding:
     except (OSError, MemcacheError) as error:
         full = isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError)
         remedy = _MORE_MEMORY if full else _UNREACHABLE
-        return fail("memcached", f"{endpoint}: {description(error, settings)}", remedy)
+        return Finding("memcached", FAIL, f"{endpoint}: {description(error, settings)}", remedy)
     if evicted:
-        return warn("memcached", f"{endpoint} has evicted {evicted} items since it started", _MORE_MEMORY)
-    return ok("memcached", f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")
+        return Finding("memcached", WARN, f"{endpoint} has evicted {evicted} items since it started", _MORE_MEMORY)
+    return Finding("memcached", OK, f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")

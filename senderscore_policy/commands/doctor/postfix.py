@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor import restrictions as lists
-from senderscore_policy.commands.doctor.finding import Finding, Status, fail, ok, warn
+from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding, Status
 from senderscore_policy.commands.doctor.postconf import Network, Postfix, Smtpd, networks_in
 from senderscore_policy.commands.doctor.restrictions import CHECK, DATA, END_OF_DATA, OWN_NETWORKS, Fault, Hook
 from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, listens, obstacle
@@ -72,12 +72,10 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
     checks = _checks([smtpd for smtpd in postfix.smtpd if smtpd not in broken], served)
     hidden = [each for each in checks if _is_hidden(each, served)]
     for each in _distinct(hidden):
-        yield fail(
-            "chroot",
-            f"{each.place}, but runs in the chroot {each.smtpd.queue_directory}, which has no such path",
-            f'set policy = ["{notation(DEFAULT)}"] in [listen], and in {each.hook.parameter} write '
-            f"{lists.joined(check(notation(DEFAULT)))}; then: {each.smtpd.instance.reload}",
-        )
+        detail = f"{each.place}, but runs in the chroot {each.smtpd.queue_directory}, which has no such path"
+        remedy = f'set policy = ["{notation(DEFAULT)}"] in [listen], and in {each.hook.parameter} write '
+        remedy += f"{lists.joined(check(notation(DEFAULT)))}; then: {each.smtpd.instance.reload}"
+        yield Finding("chroot", FAIL, detail, remedy)
     blind = [*broken, *(each.smtpd for each in hidden)]
     reached = [each for each in checks if each.ours and not each.hook.blocked_by]
     entrances = [each for each in postfix.entrances if each not in blind]
@@ -98,12 +96,12 @@ def _mistakes(smtpd: Smtpd, served: Sequence[Endpoint]) -> Iterator[Finding]:
             written = [word for word in _written(smtpd, END_OF_DATA) if word.lower() != CHECK]
             remedy = _command(smtpd, {END_OF_DATA: lists.with_check(written, check(recommended(served)))})
         detail = f'master.cf gives it the argument "{smtpd.stray}", as white space ends the value of an -o'
-        yield fail("postfix", f"{smtpd.name}: smtpd does not start: {detail}", remedy)
+        yield Finding("postfix", FAIL, f"{smtpd.name}: smtpd does not start: {detail}", remedy)
         return
     for fault in smtpd.restrictions.faults:
         effect = "smtpd does not start" if fault.fatal else _DEFERS
         detail = f"{smtpd.name}: {fault.detail}, in {fault.parameter}: {effect}"
-        yield fail("restriction", detail, _correction(smtpd, fault, served))
+        yield Finding("restriction", FAIL, detail, _correction(smtpd, fault, served))
 
 
 def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
@@ -138,18 +136,18 @@ def _entrances(
     for smtpd in silent:
         status, what, remedy = _silence(smtpd, [each for each in checks if each.smtpd is smtpd], served)
         if asked and len(silent) == len(postfix.entrances):
-            status, what = Status.WARN, f"{what}; yet Postfix asked within the hour, in a way that doctor cannot see"
+            status, what = WARN, f"{what}; yet Postfix asked within the hour, in a way that doctor cannot see"
         yield Finding("postfix", status, f"{smtpd.name} {what}", remedy)
     if asking:
         others = [s.name for s in postfix.smtpd if s.name not in asking and s not in postfix.entrances]
         aside = f" ({', '.join(others)} not, which is usual for the site's own mail)" if others else ""
         verb = "asks" if len(asking) == 1 else "ask"
-        yield ok("postfix", f"{', '.join(asking)} {verb} this daemon{aside}")
+        yield Finding("postfix", OK, f"{', '.join(asking)} {verb} this daemon{aside}")
     if not postfix.entrances:
         off = ", ".join(smtpd.name for smtpd in postfix.disabled)
         off = f": master_service_disable or multi_instance_enable turns off {off}" if off else ""
         remedy = "enable an smtpd for port 25 in master.cf, or name the instance that takes mail with --postfix-config"
-        yield fail("postfix", f"no smtpd takes mail from outside{off}", remedy)
+        yield Finding("postfix", FAIL, f"no smtpd takes mail from outside{off}", remedy)
 
 
 def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint]) -> tuple[Status, str, str]:
@@ -162,10 +160,10 @@ def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint])
             "put the check before it",
         )
         what = f"never comes to the check: {hook.blocked_by} before it ends {hook.parameter} for every client"
-        return Status.FAIL, what, remedy
+        return FAIL, what, remedy
     if any(is_served(_endpoint(smtpd, hook.endpoint), served) for hook in smtpd.restrictions.by_map):
         what = "may ask: a restriction class has the check, and an access map"
-        return Status.WARN, f"{what}, which doctor cannot follow, names the class", "see the check requests"
+        return WARN, f"{what}, which doctor cannot follow, names the class", "see the check requests"
     found = []
     for each in checks:
         endpoint = _endpoint(smtpd, each.hook.endpoint)
@@ -182,17 +180,17 @@ def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint])
         new = [OWN_NETWORKS, *new]
     remedy = _command(smtpd, {END_OF_DATA: _with_check(smtpd, END_OF_DATA, written, new)})
     listening = ", ".join(map(notation, served))
-    return Status.FAIL, f"does not ask this daemon, which listens on {listening}: {why}", remedy
+    return FAIL, f"does not ask this daemon, which listens on {listening}: {why}", remedy
 
 
 def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator[Finding]:
     """Check that the daemon is asked at the end of data and about all messages, and that its answer counts."""
-    hook, status, problems, remedy = each.hook, Status.WARN, [], ""
+    hook, status, problems, remedy = each.hook, WARN, [], ""
     if hook.parameter != END_OF_DATA:
         remedy = _change(each, None, f"move the check to {END_OF_DATA}")
         problems.append("before the message is there: one that is rejected later counts")
         if hook.parameter != DATA and not hook.guarded:
-            status, problems = Status.FAIL, ["before reject_unauth_destination: mail that is refused anyway counts"]
+            status, problems = FAIL, ["before reject_unauth_destination: mail that is refused anyway counts"]
         elif config.counters.count == "recipients" and hook.parameter != DATA:
             problems.append('count = "recipients" sees no recipients yet')
     if hook.warned:
@@ -205,7 +203,7 @@ def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator
     if problems:
         yield Finding("restriction", status, f"{each.place}, {', and '.join(problems)}", remedy)
     else:
-        yield ok("restriction", f"asked in {END_OF_DATA}, when the whole message is there")
+        yield Finding("restriction", OK, f"asked in {END_OF_DATA}, when the whole message is there")
 
 
 def _terms(each: _Check, config: Config) -> Iterator[Finding]:
@@ -215,10 +213,10 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
     new = check(each.hook.endpoint, options)
     remedy = _change(each, lambda before, _, behind: [*before, *new, *behind], f"write {lists.joined(new)}")
     if given["default_action"].upper() == "DUNNO":
-        yield ok("default_action", "mail passes while the daemon is down (default_action=DUNNO)")
+        yield Finding("default_action", OK, "mail passes while the daemon is down (default_action=DUNNO)")
     else:
         detail = f"while the daemon is down, every message gets default_action={given['default_action']}"
-        yield warn("default_action", f"{each.place}: {detail}", remedy)
+        yield Finding("default_action", WARN, f"{each.place}: {detail}", remedy)
     timeout, pause = lists.seconds(given["timeout"]) or 0, lists.seconds(given["retry_delay"]) or 0
     tries = int(given["try_limit"]) if given["try_limit"].isdigit() else 1
     down, hung = pause * (tries - 1), timeout * tries + pause * (tries - 1)
@@ -227,11 +225,11 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
     longest = config.reputation.deadline + config.counters.timeout
     if timeout <= longest:
         why = f"the daemon may need {longest:g} s (reputation.deadline and counters.timeout)"
-        yield warn("timeout", f"{each.place} with {terms}: {why}", remedy)
+        yield Finding("timeout", WARN, f"{each.place} with {terms}: {why}", remedy)
     elif hung > LONGEST_WAIT:
-        yield warn("timeout", f"{each.place} with {terms}: {cost}", remedy)
+        yield Finding("timeout", WARN, f"{each.place} with {terms}: {cost}", remedy)
     else:
-        yield ok("timeout", f"{cost} ({terms})")
+        yield Finding("timeout", OK, f"{cost} ({terms})")
 
 
 def _socket(each: _Check) -> Iterator[Finding]:
@@ -239,7 +237,7 @@ def _socket(each: _Check) -> Iterator[Finding]:
     endpoint, owner = _endpoint(each.smtpd, each.hook.endpoint), each.smtpd.parameters["mail_owner"]
     if isinstance(endpoint, Unix) and (closed := obstacle(Path(endpoint.path), owner)):
         remedy = f"chmod o+x {closed} (o+rw for the socket itself), or use TCP"
-        yield fail("socket", f"{each.place}, but the user {owner} may not pass {closed}", remedy)
+        yield Finding("socket", FAIL, f"{each.place}, but the user {owner} may not pass {closed}", remedy)
 
 
 def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding]:
@@ -251,11 +249,11 @@ def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding
             detail += f"and no {OWN_NETWORKS} comes before the check: these hosts are limited"
             otherwise = f"put {OWN_NETWORKS} before the check"
             remedy = _change(each, lambda before, found, behind: [*before, OWN_NETWORKS, *found, *behind], otherwise)
-            yield warn("mynetworks", detail, remedy)
+            yield Finding("mynetworks", WARN, detail, remedy)
             return
     if reached:
         how = "is exempt" if exposed else f"passes by {OWN_NETWORKS} before the check"
-        yield ok("mynetworks", f"mail from mynetworks {how}")
+        yield Finding("mynetworks", OK, f"mail from mynetworks {how}")
 
 
 def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
@@ -287,7 +285,7 @@ def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
                 place = f"{smtpd.service} -o {name}".strip()
                 found.setdefault(f"{smtpd.instance.directory}/master.cf", []).append(place)
     detail = "; ".join(f"{file}: {', '.join(names)}" for file, names in found.items())
-    return ok("references", detail or "none")
+    return Finding("references", OK, detail or "none")
 
 
 def _names(value: str, queue: Path, served: Sequence[Endpoint]) -> bool:

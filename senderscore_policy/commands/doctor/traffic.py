@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor.daemon import Running
-from senderscore_policy.commands.doctor.finding import Finding, Status, fail, ok, warn
+from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.commands.doctor.postconf import Network, Postfix
 from senderscore_policy.errors import BackendError, InputError
 from senderscore_policy.maillog.files import chunks_of
@@ -96,7 +96,7 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
         remedy = "see where maillog_file or syslog sends the log, and look for fatal and warning of smtpd there"
         if isinstance(error, PermissionError):
             remedy = "run doctor as root or as a member of the group adm"
-        yield warn("log", f"not looked at: {error}", remedy)
+        yield Finding("log", WARN, f"not looked at: {error}", remedy)
     if running is not None:
         yield requests_finding(running, postfix, log)
 
@@ -104,13 +104,13 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
 def _fault(log: MailLog, postfix: Postfix) -> Finding:
     """Check for a fault that smtpd reported, and whether Postfix has taken messages since."""
     if log.fault is None:
-        return ok("log", f"smtpd has not reported a fault of its configuration, according to {log.name}")
+        return Finding("log", OK, f"smtpd has not reported a fault of its configuration, according to {log.name}")
     at, words = log.fault
     detail = f'"{words}" at {as_text(at)}, according to {log.name}'
     remedy = f"correct main.cf or master.cf; then: {postfix.instances[0].reload}"
     if any(taken > at for taken in log.taken):
-        return warn("log", f"{detail}; Postfix has taken messages since", remedy)
-    return fail("log", f"{detail}; Postfix has taken no message since", remedy)
+        return Finding("log", WARN, f"{detail}; Postfix has taken messages since", remedy)
+    return Finding("log", FAIL, f"{detail}; Postfix has taken no message since", remedy)
 
 
 def _since(running: Running, postfix: Postfix | None) -> int:
@@ -131,23 +131,23 @@ def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | N
     now, last, since = time.time(), running.own["last_request_at"], _since(running, postfix)
     asked = f"last request {span(now - last)} ago" if last else f"no request since {as_text(since)}"
     if postfix is None or log is None:
-        status = Status.OK if last and last >= since else Status.WARN
+        status = OK if last and last >= since else WARN
         return Finding("requests", status, f"{asked}; whether Postfix takes mail could not be seen")
     remedy = f"{postfix.instances[0].reload}, if main.cf is right; see the other checks of Postfix"
     if not last or last < since:
         messages = sum(at >= since for at in log.outside)
         if not messages:
-            return ok("requests", f"{asked}, and Postfix took no mail from outside, according to {log.name}")
+            return Finding("requests", OK, f"{asked}, and Postfix took no mail from outside, according to {log.name}")
         seen = f"Postfix took {messages} messages from outside since {as_text(since)}, according to {log.name}"
-        return fail("requests", f"{asked}, but {seen}", remedy)
+        return Finding("requests", FAIL, f"{asked}, but {seen}", remedy)
     minutes = [minute for minute in running.status["minutes"] if minute["start"] >= since]
     requests = sum(sum(minute[kind].values()) for minute in minutes for kind in ("passed", "deferred"))
     messages = sum(at >= minutes[0]["start"] for at in log.outside) if minutes else 0
     if messages >= FEW and messages > 2 * requests:
         detail = f"{asked}, but only {requests} requests for {messages} messages from outside since "
         remedy = "see what comes before the check in its restriction list: it lets most mail through without asking"
-        return warn("requests", f"{detail}{as_text(minutes[0]['start'])}, according to {log.name}", remedy)
-    return ok("requests", asked)
+        return Finding("requests", WARN, f"{detail}{as_text(minutes[0]['start'])}, according to {log.name}", remedy)
+    return Finding("requests", OK, asked)
 
 
 def _log_files(postfix: Postfix, since: float) -> list[Path]:
@@ -223,7 +223,7 @@ def _is_local(address: str, permitted: Sequence[Network]) -> bool:
 def clock_finding(*, shared: bool) -> Finding:
     """Check the wall clock, which counters use if other hosts' daemons share them."""
     if not shared:
-        return ok("clock", "counters in memory use the monotonic clock and do not depend on the time of day")
+        return Finding("clock", OK, "counters in memory use the monotonic clock and do not depend on the time of day")
     command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)  # noqa: S603
@@ -231,7 +231,7 @@ def clock_finding(*, shared: bool) -> Finding:
     except (OSError, subprocess.TimeoutExpired):
         answer = ""
     if answer == "yes":
-        return ok("clock", "synchronized")
+        return Finding("clock", OK, "synchronized")
     known = "is not synchronized" if answer == "no" else "may not be synchronized: timedatectl does not say"
     detail = f"the clock {known}; hosts that share counters must agree to within 5 s"
-    return warn("clock", detail, "run chrony or systemd-timesyncd on every host")
+    return Finding("clock", WARN, detail, "run chrony or systemd-timesyncd on every host")

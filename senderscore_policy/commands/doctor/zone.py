@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from senderscore_policy.commands.doctor.finding import Finding, fail, ok, warn
+from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.config.warnings import PUBLIC_RESOLVERS, PUBLIC_ZONE
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable, Unknown
@@ -59,20 +59,18 @@ def zone_finding(result: LookupResult, zone: str, address: str, visible: str) ->
     question = f"{zone} about {address}: {answer}"
     match result.outcome:
         case Refused():
-            remedy = (
-                f"register {visible} at my.validity.com (article: Accessing Validity reputation data through DNS), or "
-                "set zone and nameservers in [reputation] to a copy of the zone; then: "
-                "systemctl reload senderscore-policy"
-            )
-            return fail("zone", f"{question}: the zone refuses your resolver", remedy)
+            article = "at my.validity.com (article: Accessing Validity reputation data through DNS)"
+            copy = "set zone and nameservers in [reputation] to a copy of the zone"
+            remedy = f"register {visible} {article}, or {copy}; then: systemctl reload senderscore-policy"
+            return Finding("zone", FAIL, f"{question}: the zone refuses your resolver", remedy)
         case Unavailable(detail):
             remedy = REWRITES if result.addresses else _BY_RCODE.get(result.rcode or "", _SILENT)
-            return fail("zone", f"{question}: {detail}", remedy)
+            return Finding("zone", FAIL, f"{question}: {detail}", remedy)
         case Scored(score) if ip_address(address).is_loopback:
-            return fail("zone", f"{question}: a score, {score}, for an address that sends no mail", REWRITES)
+            return Finding("zone", FAIL, f"{question}: a score, {score}, for an address that sends no mail", REWRITES)
         case Scored(score):
-            return ok("zone", f"{question}: score {score}")
-    return ok("zone", f"{question}: no score{', as expected' if address == TEST_ADDRESS else ''}")
+            return Finding("zone", OK, f"{question}: score {score}")
+    return Finding("zone", OK, f"{question}: no score{', as expected' if address == TEST_ADDRESS else ''}")
 
 
 def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
@@ -82,9 +80,9 @@ def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
     if rcode == "NXDOMAIN":
         remedy = "correct zone in [reputation], or ask a name server that knows the zone (nameservers in [reputation])"
         detail = f"there is no zone {zone} (NXDOMAIN for its SOA record), so no client has a score"
-        return fail("zone", f"{finding.detail}; but {detail}", remedy)
+        return Finding("zone", FAIL, f"{finding.detail}; but {detail}", remedy)
     detail = f"{finding.detail}; whether there is a zone {zone} could not be seen ({rcode or 'no response'})"
-    return warn("zone", detail, _BY_RCODE.get(rcode or "", _SILENT))
+    return Finding("zone", WARN, detail, _BY_RCODE.get(rcode or "", _SILENT))
 
 
 def resolvers_of(
@@ -103,12 +101,13 @@ def resolver_finding(settings: ReputationSettings, hosts: Sequence[str], source:
     """Check that the resolver is not a public one, and name the address that has to be registered."""
     asks = f"asks {', '.join(hosts) or 'no name server'} ({source})"
     if settings.zone.lower() != PUBLIC_ZONE:
-        return ok("resolver", asks)
+        return Finding("resolver", OK, asks)
     public = [host for host in hosts if ip_address(host) in PUBLIC_RESOLVERS]
     if not public:
-        return ok("resolver", f"{asks}; to be registered with the zone: {visible_address(hosts)}")
+        return Finding("resolver", OK, f"{asks}; to be registered with the zone: {visible_address(hosts)}")
     remedy = "run a resolver of your own (such as unbound) and name it in reputation.nameservers"
-    return warn("resolver", f"{asks}: {', '.join(public)} shares one quota of the zone among all its users", remedy)
+    detail = f"{asks}: {', '.join(public)} shares one quota of the zone among all its users"
+    return Finding("resolver", WARN, detail, remedy)
 
 
 def visible_address(hosts: Sequence[str]) -> str:
