@@ -127,8 +127,7 @@ def run_score(args: argparse.Namespace) -> int:
         for score in failed:
             say_paragraph(f"{score['client']} {score['reputation']}: {score['detail']}")
         if failed:
-            say_paragraph(
-                '"senderscore-policy doctor" looks for the cause. Once it is fixed, the daemon asks again at its next '
-                'reload ("systemctl reload senderscore-policy"), or within two minutes.'
-            )
+            when = 'at its next reload ("systemctl reload senderscore-policy"), or within two minutes'
+            cause = '"senderscore-policy doctor" looks for the cause'
+            say_paragraph(f"{cause}. Once it is fixed, the daemon asks again {when}.")
     return os.EX_UNAVAILABLE if failed else 0

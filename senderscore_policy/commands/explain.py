@@ -44,10 +44,8 @@ def _sentences(decision: Mapping[str, Any], unit: str) -> Iterator[str]:
             address = decision["client_address"] or "none"
             yield f"Postfix sent no usable client address ({address}): accepted, not counted."
         case "repeat":
-            yield (
-                f"Postfix asked again about a message that was decided within the last minute (instance "
-                f"{decision['instance']}): the same answer, not counted again."
-            )
+            again = "Postfix asked again about a message that was decided within the last minute"
+            yield f"{again} (instance {decision['instance']}): the same answer, not counted again."
         case "within-limit":
             yield _origin_of_limit(decision, unit)
             yield f"The window held {count} with this message: within the limit."

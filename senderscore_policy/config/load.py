@@ -37,10 +37,7 @@ class Reading:
 
     Args:
         config: its valid part, and the defaults for the rest.
-        name: its name in messages.
-        error: everything that is wrong with it.
         document: its content as TOML; empty if it has syntax errors.
-        lines: the lines of its keys.
         tiers: the path of each [[tier]], by the name of its limit.
     """
 
@@ -71,8 +68,7 @@ def parse(text: str, name: str) -> Config:
     """Read a configuration from TOML text; messages call it by the name.
 
     Raises:
-        ConfigError: with every problem, one line each: `policy.toml:12: counters.buckets: must be …`;
-            a syntax error comes alone.
+        ConfigError: with every problem, such as `policy.toml:12: counters.buckets: …`; a syntax error comes alone.
     """
     return _valid(read_text(text, name))
 

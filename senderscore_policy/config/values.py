@@ -99,9 +99,8 @@ def _refuse_network(text: str) -> NoReturn:
         refuse(text, 'must be a network such as "192.0.2.0/24" or "2001:db8::/32", or an address')
     if isinstance(found, IPv6Network) and found.prefixlen >= 96 and found.network_address.ipv4_mapped:
         network(str(found))
-    raise ValueError(
-        f'{shown(text)} has bits set behind its prefix: write "{found}", or "{address}" for this address alone'
-    )
+    remedy = f'write "{found}", or "{address}" for this address alone'
+    raise ValueError(f"{shown(text)} has bits set behind its prefix: {remedy}")
 
 
 @dataclass(frozen=True, slots=True)

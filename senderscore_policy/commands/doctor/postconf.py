@@ -32,7 +32,6 @@ class Instance:
     """One directory of configuration: Postfix has several with postmulti(1).
 
     Args:
-        directory: of main.cf and master.cf.
         option: for `postconf` and `postfix`, " -c DIR"; empty for the default instance.
         label: what the names of its services begin with in findings; empty if no other instance was read before.
         main: the parameters of main.cf, defaults included, expanded.
@@ -112,12 +111,7 @@ class Smtpd:
 
 @dataclass(frozen=True, slots=True)
 class Postfix:
-    """The Postfix of this host.
-
-    Args:
-        smtpd: the smtpd services of all instances that run.
-        unread: why further instances could not be read.
-    """
+    """The Postfix of this host; `unread` says why further instances could not be read."""
 
     instances: tuple[Instance, ...]
     smtpd: tuple[Smtpd, ...]

@@ -89,7 +89,6 @@ class Fault:
 
     Args:
         parameter: the restriction list, or the class.
-        word: the element at fault.
         fatal: smtpd does not start; otherwise it answers 451 to each message that reaches the word.
     """
 
