@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from senderscore_policy.config.model import Config, policy_of
@@ -68,17 +67,21 @@ class DirectAccess:
         return self._runner.run(self._admin.score(self._client(address)))
 
     def increment(self, address: str, by: int) -> dict[str, Any]:
-        return self._runner.run(self._status(self._client(address), lambda client: self._admin.increment(client, by)))
+        return self._runner.run(self._increment(self._client(address), by))
 
     def reset(self, address: str) -> dict[str, Any]:
-        notes: list[str] = []
+        return self._runner.run(self._reset(self._client(address)))
 
-        async def reset(client: Client) -> None:
-            notes.append(await self._admin.reset(client))
+    async def _increment(self, client: Client, by: int) -> dict[str, Any]:
+        await self._count(client)
+        await self._admin.increment(client, by)
+        return await self._status(client)
 
-        status = self._runner.run(self._status(self._client(address), reset))
-        [note] = notes
-        return status | {"note": f"{note}; repeat the command once they are back" if "not reached" in note else note}
+    async def _reset(self, client: Client) -> dict[str, Any]:
+        await self._count(client)
+        note = await self._admin.reset(client)
+        note = f"{note}; repeat the command once they are back" if "not reached" in note else note
+        return await self._status(client) | {"note": note}
 
     def _client(self, address: str) -> Client:
         try:
@@ -86,13 +89,8 @@ class DirectAccess:
         except ValueError as error:
             raise InputError(str(error)) from error
 
-    async def _status(
-        self, client: Client, change: Callable[[Client], Coroutine[Any, Any, None]] | None = None
-    ) -> dict[str, Any]:
+    async def _status(self, client: Client) -> dict[str, Any]:
         count = await self._count(client)
-        if change is not None:
-            await change(client)
-            count = await self._count(client)
         found = None
         if self._shared is not None and client.address is not None:
             found = from_text(await self._shared.get(client.address) or "", self._zone)
