@@ -17,11 +17,6 @@ class CounterBackend:
     """The daemon's counters: its own and, with store = "memcached", those that a site shares.
 
     Implements `ports.Persistent` for its own counters, and `ports.SharedCache` on the shared ones.
-
-    Args:
-        settings: [counters].
-        clock: time.
-        observer: notified of round trips.
     """
 
     def __init__(self, settings: CounterSettings, clock: Clock, observer: StoreObserver) -> None:
@@ -42,7 +37,6 @@ class CounterBackend:
 
     @property
     def store(self) -> CounterStore:
-        """The counters to charge."""
         return self.memcached or self._local
 
     @property
@@ -80,28 +74,19 @@ class CounterBackend:
             task.add_done_callback(self._retiring.discard)
 
     async def close(self) -> None:
-        """Close all connections."""
         await asyncio.gather(*self._retiring)
         if self.memcached is not None:
             await self.memcached.close()
 
     def snapshot(self) -> Iterator[str]:
-        """See `ports.Persistent.snapshot`."""
         return self._local.snapshot()
 
     def restore(self, lines: Iterable[str]) -> None:
-        """See `ports.Persistent.restore`.
-
-        Raises:
-            ValueError: the lines are malformed.
-        """
         self._local.restore(lines)
 
     async def get(self, key: str) -> str | None:
-        """See `ports.SharedCache.get`."""
         return None if self._texts is None else await self._texts.get(key)
 
     async def put(self, key: str, text: str, ttl: int) -> None:
-        """See `ports.SharedCache.put`."""
         if self._texts is not None:
             await self._texts.put(key, text, ttl)

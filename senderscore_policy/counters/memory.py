@@ -47,7 +47,7 @@ class MemoryStore:
         return self._epoch + self._clock.monotonic()
 
     async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
-        """See `ports.CounterStore.charge`; a charge's receipt is the number of its bucket."""
+        """Count; a charge's receipt is the number of its bucket."""
         self._take_back(refunds)
         view = self._advance()
         current = self._buckets.setdefault(view.current, {})
@@ -67,7 +67,6 @@ class MemoryStore:
             charge.receipt = view.current
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
-        """See `ports.CounterStore.read`."""
         view = self._advance()
         usages = []
         for client in clients:
@@ -76,23 +75,18 @@ class MemoryStore:
         return usages
 
     async def reset(self, clients: Sequence[str]) -> list[str]:
-        """See `ports.CounterStore.reset`."""
         for bucket in self._buckets.values():
             for client in clients:
                 bucket.pop(client, None)
         return []
 
     def snapshot(self) -> Iterator[str]:
-        """See `ports.Persistent.snapshot`; newest bucket first."""
+        """The counters as lines, the newest bucket first."""
         self._advance()
         return self._lines(sorted(self._buckets.items(), reverse=True))
 
     def restore(self, lines: Iterable[str]) -> None:
-        """See `ports.Persistent.restore`; counters of another window are left out, and those that do not fit.
-
-        Raises:
-            ValueError: the lines are malformed; nothing is taken up.
-        """
+        """Load a snapshot, without the counters of another window and those that do not fit."""
         saved = (_parse(line) for line in lines)
         header = next(saved, None)
         if not isinstance(header, dict) or header.keys() != self._header().keys():
@@ -109,7 +103,6 @@ class MemoryStore:
                     bucket[client] = bucket.get(client, 0) + count
 
     def _advance(self) -> View:
-        """The view now; buckets that have left the window are dropped."""
         view = self._window.view(self.now)
         for index in [index for index in self._buckets if index <= view.current - self._window.buckets]:
             del self._buckets[index]
@@ -139,16 +132,13 @@ class MemoryStore:
         return {"window": self._window.seconds, "buckets": self._window.buckets}
 
     def _lines(self, buckets: list[tuple[int, dict[str, int]]]) -> Iterator[str]:
-        yield _dump(self._header())
+        encode = json.JSONEncoder(separators=(",", ":")).encode
+        yield encode(self._header())
         for index, bucket in buckets:
             # A dictionary is copied in one step, whatever thread counts in it meanwhile.
             entries = iter(bucket.copy().items())
             while chunk := dict(islice(entries, CLIENTS_PER_LINE)):
-                yield _dump([index, chunk])
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
+                yield encode([index, chunk])
 
 
 def _parse(line: str) -> Any:
@@ -159,11 +149,7 @@ def _parse(line: str) -> Any:
 
 
 def _checked_bucket(value: Any) -> tuple[int, dict[str, int]]:
-    """A bucket's number and counts, as `MemoryStore.snapshot` writes them.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """A bucket's number and counts, as `MemoryStore.snapshot` writes them."""
     match value:
         case [int(index), dict(counts)] if all(
             type(count) is int and 0 < count <= _LARGEST_COUNT for count in counts.values()

@@ -52,7 +52,6 @@ class Delivery:
     """Whether a server has executed its part of a batch.
 
     Attributes:
-        server: the server.
         executed: None as long as its answer may still come.
         refunds: refunds of charges that it has counted if it has executed its part.
     """
@@ -112,16 +111,13 @@ class ServerBatch:
         self.invalid: set[bytes] = set()
 
     def refund(self, key: bytes, amount: int) -> None:
-        """Take messages back."""
         self._refunds[key] = self._refunds.get(key, 0) + amount
 
     def charge(self, account: ClientBuckets, increment: bytes) -> None:
-        """Count by the command `increment`."""
         self._accounts.append(account)
         self._increments.append(increment)
 
     def read(self, keys: Sequence[bytes]) -> None:
-        """Read buckets."""
         self._keys += keys
 
     def pipeline(self, exptime: int) -> Pipeline:
@@ -183,17 +179,25 @@ class ServerBatch:
                 self.invalid.add(account.key)
 
 
+class _Parts(dict[Server, ServerBatch]):
+    """What each server does; made when it is first asked for."""
+
+    def __missing__(self, server: Server) -> ServerBatch:
+        part = self[server] = ServerBatch(server)
+        return part
+
+
 class Batch:
     """Charges, summed up by client, and refunds.
 
     Args:
         view: the buckets that count.
-        keys: names of the counters.
         exptime: of counters that are made.
         servers: that are sent the refunds owed to them in any case.
 
     Attributes:
         parts: what each server does.
+        numbers: of the accounts that a server has counted.
         unread: accounts whose closed buckets are read for the first time.
         invalid: how many keys that held no number are deleted.
         evicted: accounts whose counter a server has lost since their account was read: by a
@@ -207,16 +211,16 @@ class Batch:
         self._exptime = exptime
         self._open = [b"%d" % index for index in view.open] if view.open else []
         self._amounts: dict[ClientBuckets, int] = {}
-        self._numbers: dict[ClientBuckets, int] = {}
+        self.numbers: dict[ClientBuckets, int] = {}
         self._values: dict[bytes, int] = {}
-        self.parts: dict[Server, ServerBatch] = {}
+        self.parts = _Parts()
         self.unread: list[ClientBuckets] = []
         self.invalid = 0
         self.evicted: list[ClientBuckets] = []
         self.lagging: list[str] = []
         for server in servers:
             if server.owed:
-                self.part(server)
+                self.parts[server] = ServerBatch(server)
 
     @cached_property
     def _closed(self) -> list[bytes]:
@@ -227,13 +231,6 @@ class Batch:
         """All that are charged."""
         return self._amounts
 
-    def part(self, server: Server) -> ServerBatch:
-        """What the server does."""
-        part = self.parts.get(server)
-        if part is None:
-            part = self.parts[server] = ServerBatch(server)
-        return part
-
     def refund(self, receipt: CountedAt, amount: int) -> None:
         """Take a charge back where it was counted."""
         key = receipt.key
@@ -241,7 +238,7 @@ class Batch:
             if delivery.executed is None:
                 delivery.refunds[key] = delivery.refunds.get(key, 0) + amount
             elif delivery.executed:
-                (self.parts.get(delivery.server) or self.part(delivery.server)).refund(key, amount)
+                self.parts[delivery.server].refund(key, amount)
 
     def charge(self, account: ClientBuckets, amount: int) -> None:
         """Count the amount, once for each account; of an account not read yet, read the closed buckets too."""
@@ -251,7 +248,7 @@ class Batch:
         if unread:
             self.unread.append(account)
         for server in account.servers:
-            part = self.parts.get(server) or self.part(server)
+            part = self.parts[server]
             part.charge(account, increment)
             if unread:
                 part.unread.append(account)
@@ -282,17 +279,13 @@ class Batch:
             self.parts[server].take_again(reply)
         self._merge()
 
-    def counted(self, account: ClientBuckets) -> bool:
-        """Whether a server has counted for it."""
-        return account in self._numbers
-
     def counted_before(self, until: float) -> dict[ClientBuckets, int]:
         """Of each account that a server counted: its messages without this batch.
 
         What was read of the closed buckets is valid up to `until`.
         """
         before = {}
-        numbers, values = self._numbers, self._values
+        numbers, values = self.numbers, self._values
         for account, amount in self._amounts.items():
             number = numbers.get(account)
             if number is None:
@@ -312,20 +305,17 @@ class Batch:
         if local is None and len(account.servers) == 1:
             return CountedAt(account.key, self.parts[account.servers[0]].deliveries)
         parts = [self.parts[server] for server in account.servers]
-        return CountedAt(
-            account.key,
-            tuple([part.delivery for part in parts if account in part.numbers or part.delivery.executed is None]),
-            local,
-        )
+        deliveries = [part.delivery for part in parts if account in part.numbers or part.delivery.executed is None]
+        return CountedAt(account.key, tuple(deliveries), local)
 
     def _merge(self) -> None:
         """If several servers have the same counter, the larger number decides."""
         parts = self.parts.values()
         if len(parts) == 1:
             [part] = parts
-            self._numbers, self._values = part.numbers, part.values
+            self.numbers, self._values = part.numbers, part.values
             return
-        self._numbers = _largest([part.numbers for part in parts])
+        self.numbers = _largest([part.numbers for part in parts])
         self._values = _largest([part.values for part in parts])
         self.lagging = []
         for account in self._amounts:

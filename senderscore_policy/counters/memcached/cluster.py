@@ -28,16 +28,13 @@ class Cluster:
         probe_interval: seconds between two attempts to reach a server that is down.
 
     Attributes:
-        servers: all of them.
         beside: to each server a second connection, for what mail does not wait for.
         live: the servers that are up.
     """
 
     def __init__(self, settings: CounterSettings, observer: StoreObserver, probe_interval: float) -> None:
         self.servers = tuple(Server(endpoint, settings) for endpoint in settings.servers)
-        self.beside = {
-            server: Server(endpoint, settings) for server, endpoint in zip(self.servers, settings.servers, strict=True)
-        }
+        self.beside = dict(zip(self.servers, [Server(each, settings) for each in settings.servers], strict=True))
         self._replicas = settings.replicas
         self._probe_key = key_named(f"{settings.key_prefix}probe")
         self._observer = observer
@@ -53,7 +50,6 @@ class Cluster:
 
     @property
     def complete(self) -> bool:
-        """Whether all servers are up."""
         return len(self.live) == len(self.servers)
 
     @property
@@ -69,16 +65,18 @@ class Cluster:
         """
         if len(self.live) <= self._replicas:
             return self.live
-        return tuple(sorted(self.live, key=lambda server: _weight(server.name, client))[: self._replicas])
+
+        def weight(server: Server) -> bytes:
+            return blake2b(f"{server.name} {client}".encode(), digest_size=8).digest()
+
+        return tuple(sorted(self.live, key=weight)[: self._replicas])
 
     async def exchange(
         self, pipelines: Mapping[Server, Pipeline], unanswered: Mapping[Server, Unanswered] = MappingProxyType({})
     ) -> dict[Server, Replies]:
         """Send each live server its pipeline, all at once; one that fails is down then, and absent in the result.
 
-        Args:
-            pipelines: what to send.
-            unanswered: called for a server that is absent in the result, at once or later.
+        For a server that is absent, `unanswered` is called at once or later.
         """
         if len(pipelines) == 1:
             [(server, pipeline)] = pipelines.items()
@@ -96,7 +94,6 @@ class Cluster:
         return sum(counts) if counts else None
 
     async def close(self) -> None:
-        """Close all connections; nothing may be asked any more."""
         await self._stop_probing()
         for server in (*self.servers, *self.beside.values()):
             server.close()
@@ -129,9 +126,8 @@ class Cluster:
         except BackendError:
             replies = None
             self._lost(server)
-        self._observer.round_trip(
-            time.perf_counter() - started, len(pipeline.commands) + bool(pipeline.keys), replies is not None
-        )
+        commands = len(pipeline.commands) + bool(pipeline.keys)
+        self._observer.round_trip(time.perf_counter() - started, commands, replies is not None)
         return replies
 
     async def _probe(self, server: Server) -> None:
@@ -142,8 +138,11 @@ class Cluster:
             await server.exchange(Pipeline([delete(key)], []), probe=True)
         except BackendError:
             self._lost(server)
-        else:
-            self._found(server)
+            return
+        server.works()
+        if server not in self.live:
+            self.live = tuple(other for other in self.servers if other is server or other in self.live)
+            log.warning("memcached %s is back", server.name)
 
     def _lost(self, server: Server) -> None:
         if server not in self.live:
@@ -153,31 +152,16 @@ class Cluster:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._probe_until_up())
 
-    def _found(self, server: Server) -> None:
-        server.works()
-        if server not in self.live:
-            self.live = tuple(other for other in self.servers if other is server or other in self.live)
-            log.warning("memcached %s is back", server.name)
-
     async def _probe_until_up(self) -> None:
         while down := [server for server in self.servers if server not in self.live]:
             await asyncio.sleep(self._probe_interval)
             await asyncio.gather(*(self._probe(server) for server in down))
 
 
-def _weight(server: str, client: str) -> bytes:
-    return blake2b(f"{server} {client}".encode(), digest_size=8).digest()
-
-
 class SharedScores:
     """Implements `ports.SharedCache` over connections of its own, so that scores never queue in front of mail.
 
     A server that is down has nothing.
-
-    Args:
-        cluster: the servers.
-        prefix: what the keys begin with.
-        clock: time.
     """
 
     def __init__(self, cluster: Cluster, prefix: str, clock: Clock) -> None:
@@ -186,7 +170,6 @@ class SharedScores:
         self._clock = clock
 
     async def get(self, key: str) -> str | None:
-        """See `ports.SharedCache.get`."""
         name = self._name(key)
         for values in await self._ask(key, Pipeline([], [name])) if name else ():
             text = values.get(name, b"")
@@ -195,10 +178,8 @@ class SharedScores:
         return None
 
     async def put(self, key: str, text: str, ttl: int) -> None:
-        """See `ports.SharedCache.put`."""
         if name := self._name(key):
-            command = put(name, text.encode("ascii"), expiry(ttl, self._clock.time()))
-            await self._ask(key, Pipeline([command], []))
+            await self._ask(key, Pipeline([put(name, text.encode("ascii"), expiry(ttl, self._clock.time()))], []))
 
     def _name(self, key: str) -> bytes:
         """Empty if memcached has no such keys."""

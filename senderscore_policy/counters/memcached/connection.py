@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import Final, NamedTuple, TypeVar, cast
 
@@ -62,11 +63,7 @@ class _Due(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """A connection to one memcached.
-
-    Attributes:
-        error: why it cannot be used any more.
-    """
+    """A connection to one memcached; `error` is the reason why it cannot be used any more."""
 
     def __init__(self) -> None:
         self._due: deque[_Due] = deque()
@@ -80,7 +77,6 @@ class Connection(asyncio.Protocol):
         return not self._due
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
         self._transport = cast("asyncio.Transport", transport)
         raw, peer, encrypted = map(transport.get_extra_info, ("socket", "peername", "sslcontext"))
         if not encrypted and (raw.family == socket.AF_UNIX or (peer and ip_address(peer[0]).is_loopback)):
@@ -125,7 +121,6 @@ class Connection(asyncio.Protocol):
                 return
 
     def data_received(self, data: bytes) -> None:
-        """Pass the replies on, in the order of their pipelines."""
         try:
             while data:
                 if not self._due:
@@ -141,7 +136,6 @@ class Connection(asyncio.Protocol):
             self.end(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail what has no answer."""
         self.end(exc or BackendError("closed the connection"))
 
     def give_up(self, answer: asyncio.Future[Replies]) -> None:
@@ -199,10 +193,7 @@ class Server:
     ) -> Replies:
         """Send a pipeline and read the replies. Only a probe reaches a server that is down.
 
-        Args:
-            pipeline: what to send.
-            unanswered: called once if this raises BackendError, now or later.
-            probe: whether to find out if a server that is down works again.
+        `unanswered` is called once if this raises BackendError, now or later.
 
         Raises:
             BackendError: no server, no time left, or no sensible reply. The connection is not used
@@ -226,16 +217,13 @@ class Server:
         alarm = loop.call_at(deadline, loop.call_later, _GRACE, connection.give_up, answer)
         try:
             return await answer
-        except TimeoutError as error:
+        except (OSError, BackendError) as error:
             self.fault = description(error, self._settings)
-            if self._connection is connection:
+            if isinstance(error, TimeoutError) and self._connection is connection:
                 self._connection = None
                 self._late.add(connection)
                 if probe:
                     self._drop(connection)
-            raise BackendError(self.fault) from error
-        except (OSError, BackendError) as error:
-            self.fault = description(error, self._settings)
             raise BackendError(self.fault) from error
         finally:
             alarm.cancel()
@@ -260,11 +248,7 @@ class Server:
             del self.owed[next(iter(self.owed))]
 
     async def evictions(self) -> int:
-        """Items that the server has evicted since it started.
-
-        Raises:
-            BackendError: as for `exchange`.
-        """
+        """Items that the server has evicted since it started; raises BackendError as `exchange` does."""
         try:
             async with asyncio.timeout(self._settings.timeout):
                 return await _in_thread(lambda: evictions(self._endpoint, self._settings))
@@ -315,12 +299,8 @@ class Server:
         with suppress(ValueError):
             return [str(ip_address(endpoint.host))]
         if self._addresses is None or self._addresses.done():
-            self._addresses = _in_thread(
-                lambda: [
-                    str(address[0])
-                    for *_, address in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-                ]
-            )
+            resolve = partial(socket.getaddrinfo, endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+            self._addresses = _in_thread(lambda: [str(address[0]) for *_, address in resolve()])
         return await asyncio.shield(self._addresses)
 
 
@@ -343,15 +323,11 @@ def client(endpoint: Endpoint, settings: CounterSettings) -> Client:
     Raises:
         OSError: no server, or a file for TLS cannot be used.
     """
-    server: str | tuple[str, int]
-    if isinstance(endpoint, Unix):
-        server = endpoint.path
-    else:
-        server = (endpoint.host, endpoint.port)
-        if not settings.tls_ca:
-            # pymemcache tries only the first address of a name, and that of "localhost" may be ::1.
-            with socket.create_connection(server, settings.timeout) as trial:
-                server = trial.getpeername()[:2]
+    server = endpoint.path if isinstance(endpoint, Unix) else (endpoint.host, endpoint.port)
+    if isinstance(server, tuple) and not settings.tls_ca:
+        # pymemcache tries only the first address of a name, and that of "localhost" may be ::1.
+        with socket.create_connection(server, settings.timeout) as trial:
+            server = trial.getpeername()[:2]
     return Client(server, connect_timeout=settings.timeout, timeout=settings.timeout, tls_context=tls_context(settings))
 
 

@@ -16,6 +16,8 @@ STORED: Final = b"STORED"
 
 LARGEST_REPLY: Final = 64 * 1024 * 1024
 """Bytes of all replies of a round trip; a thousand clients' buckets are about one megabyte."""
+LONGEST_RELATIVE: Final = 30 * 86400
+"""Seconds; an exptime above it is a date for memcached (protocol.txt, "Expiration times")."""
 _LONGEST_LINE: Final = 1024
 _LONGEST_NUMBER: Final = 20
 _LARGEST_INDEX: Final = 2**40
@@ -27,8 +29,6 @@ _LINE = re.compile(
     rb"[0-9]{1,20}|NOT_FOUND|STORED|NOT_STORED|EXISTS|DELETED|(?:CLIENT_ERROR|SERVER_ERROR out of memory)[^\r\n]{0,500}"
 )
 _VALUE = re.compile(rb"VALUE ([^ ]{1,250}) [0-9]{1,10} ([0-9]{1,9})(?: ([0-9]{1,20}))?")
-
-
 _KEY = re.compile("[!-~]{1,250}")
 """A key of memcached (protocol.txt, "Keys"): without blanks or control characters, which would end it, or a command."""
 
@@ -107,13 +107,9 @@ class Pipeline(NamedTuple):
 
 
 class Replies(NamedTuple):
-    """What it said.
+    """A line for each command, and the values and tokens of the keys that exist.
 
-    Args:
-        lines: one for each command: a number, NOT_FOUND, STORED, NOT_STORED, DELETED, CLIENT_ERROR …
-            or SERVER_ERROR out of memory ….
-        values: of the keys that exist.
-        tokens: of the keys that exist, if they were asked for.
+    A line is a number, NOT_FOUND, STORED, NOT_STORED, DELETED, CLIENT_ERROR … or SERVER_ERROR out of memory ….
     """
 
     lines: list[bytes]
@@ -122,7 +118,7 @@ class Replies(NamedTuple):
 
 
 class ReplyReader:
-    """Puts the replies to one order together, in whatever pieces they arrive.
+    """Puts the replies to one pipeline together, in whatever pieces they arrive.
 
     Args:
         lines: how many commands await a line.
@@ -199,12 +195,7 @@ class ReplyReader:
 
 
 def nonsense(reply: bytes) -> BackendError:
-    """The error for what is not a reply."""
     return BackendError(f"answered {reply[:60]!r}")
-
-
-LONGEST_RELATIVE: Final = 30 * 86400
-"""Seconds; an exptime above it is a date for memcached (protocol.txt, "Expiration times")."""
 
 
 def expiry(ttl: int, now: float) -> int:
@@ -216,10 +207,6 @@ class BucketKeys:
     """Names the counter of a client in a bucket: `ssp:192.0.2.75:3600.12:1234567`.
 
     The window is part of the name: daemons with different windows share no counter.
-
-    Args:
-        prefix: what all keys begin with.
-        window: what the buckets are parts of.
     """
 
     def __init__(self, prefix: str, window: Window) -> None:

@@ -1,13 +1,14 @@
 """Counters in memcached; the daemon's own counters decide while memcached cannot."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final, Self, TypeVar
 
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.batch import Batch, ClientBuckets, CountedAt, LaggingClient, ServerBatch
 from senderscore_policy.counters.memcached.cluster import Cluster
-from senderscore_policy.counters.memcached.connection import Server, Unanswered
+from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import (
     BucketKeys,
     Pipeline,
@@ -54,9 +55,6 @@ class MemcachedCounters:
         observer: notified of round trips and invalid keys.
         probe_interval: seconds between two attempts to reach a server that is down; four times
             as often it is looked whether a server that was away has to catch up.
-
-    Attributes:
-        cluster: the servers; see there for their state.
     """
 
     def __init__(
@@ -83,7 +81,7 @@ class MemcachedCounters:
 
     @property
     def state(self) -> str:
-        """Either "ok", or "degraded: " with each server that is down and the reason."""
+        """See `Cluster.state`."""
         return self.cluster.state
 
     @property
@@ -92,11 +90,9 @@ class MemcachedCounters:
         return len(self._lagging)
 
     async def evictions(self) -> int | None:
-        """See `Cluster.evictions`."""
         return await self.cluster.evictions()
 
     async def close(self) -> None:
-        """Close all connections; nothing may be counted any more."""
         await self._stop()
         await self.cluster.close()
 
@@ -114,12 +110,15 @@ class MemcachedCounters:
             await asyncio.wait([self._catching_up])
 
     async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
-        """See `ports.CounterStore.charge`."""
         now = self._clock.time()
         view = self._window.view(now)
         batch = Batch(view, self._keys, expiry(self._window.ttl, now), self.cluster.live)
         local_refunds = _refund(batch, refunds)
-        self._forget_unless_valid(view)
+        # Accounts hold for the same buckets on the same servers.
+        held_for = (view.current, view.closed, self.cluster.live)
+        if self._accounts_held_for != held_for:
+            self._accounts.clear()
+            self._accounts_held_for = held_for
         monotonic = self._clock.monotonic()
         accounts = self._enter(charges, batch, view, monotonic)
         await self._exchange(batch)
@@ -140,7 +139,7 @@ class MemcachedCounters:
     async def _exchange(self, batch: Batch) -> None:
         """Ask the servers, and keep the accounts that were read."""
         held_for = self._accounts_held_for
-        unanswered = {server: self._unanswered(part) for server, part in batch.parts.items()}
+        unanswered = {server: partial(self._unanswered, part) for server, part in batch.parts.items()}
         second = batch.take(await self.cluster.exchange(batch.pipelines(), unanswered))
         if second:
             batch.take_again(await self.cluster.exchange(second))
@@ -150,47 +149,47 @@ class MemcachedCounters:
             self._accounts.pop(account.client)
         if self._accounts_held_for is held_for:
             for account in batch.unread:
-                if batch.counted(account):
+                if account in batch.numbers:
                     self._accounts.put(account.client, account)
         if self._replicas > 1:
-            self._lag([account.client for account in batch.accounts] if not self.cluster.complete else batch.lagging)
+            for client in batch.lagging if self.cluster.complete else [account.client for account in batch.accounts]:
+                self._lagging.setdefault(client, LaggingClient())
+            _keep_newest(self._lagging, MAX_LAGGING)
         if self._lagging:
             self._catch_up_later()
 
-    def _unanswered(self, part: ServerBatch) -> Unanswered:
-        """What to do if the server does not answer in time."""
-
-        def unanswered(replies: Replies | None) -> None:
-            part.unanswered(replies)
-            self._catch_up_later()
-
-        return unanswered
+    def _unanswered(self, part: ServerBatch, replies: Replies | None) -> None:
+        part.unanswered(replies)
+        self._catch_up_later()
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
-        """See `ports.CounterStore.read`."""
         view = self._window.view(self._clock.time())
         indexes = (view.current, *view.open, *view.closed)
         names = {client: self._names(client, indexes) for client in clients}
-        servers = {client: self.cluster.servers_for(client) if names[client] else () for client in clients}
+        servers, replies = await self._read(names)
+        usages = []
+        for client in clients:
+            if answers := [replies[server].values for server in servers[client] if server in replies]:
+                buckets = _buckets(dict(zip(indexes, names[client], strict=True)), answers)
+                usages.append(Usage(view.total(buckets), buckets))
+            else:
+                usages += await self._local.read([client])
+        return usages
+
+    async def _read(
+        self, names: Mapping[str, Sequence[bytes]], *, tokens: bool = False
+    ) -> tuple[dict[str, tuple[Server, ...]], dict[Server, Replies]]:
+        """The servers of each client, and what they have under its names."""
+        servers = {client: self.cluster.servers_for(client) if names[client] else () for client in names}
         wanted: dict[Server, list[bytes]] = {}
         for client, its_servers in servers.items():
             for server in its_servers:
                 wanted.setdefault(server, []).extend(names[client])
-        replies = await self.cluster.exchange({server: Pipeline([], names) for server, names in wanted.items()})
-        unanswered = [client for client in clients if not any(server in replies for server in servers[client])]
-        stand_ins = iter(await self._local.read(unanswered))
-        usages = []
-        for client in clients:
-            answers = [replies[server].values for server in servers[client] if server in replies]
-            if answers:
-                buckets = _buckets(dict(zip(indexes, names[client], strict=True)), answers)
-                usages.append(Usage(view.total(buckets), buckets))
-            else:
-                usages.append(next(stand_ins))
-        return usages
+        pipelines = {server: Pipeline([], keys, tokens) for server, keys in wanted.items()}
+        return servers, await self.cluster.exchange(pipelines)
 
     async def reset(self, clients: Sequence[str]) -> list[str]:
-        """See `ports.CounterStore.reset`; on all servers that are up, wherever the clients belong now.
+        """Delete the counters on all servers that are up, wherever the clients belong now.
 
         It is repeated for all servers once those that are away have returned: until then another daemon
         may have seen a counter that was not deleted, and have raised others to it.
@@ -208,11 +207,6 @@ class MemcachedCounters:
             _keep_newest(self._resets, MAX_RESETS)
             self._catch_up_later()
         return absent
-
-    def _lag(self, clients: Iterable[str]) -> None:
-        for client in clients:
-            self._lagging.setdefault(client, LaggingClient())
-        _keep_newest(self._lagging, MAX_LAGGING)
 
     def _catch_up_later(self) -> None:
         if self._catching_up is None or self._catching_up.done():
@@ -237,17 +231,13 @@ class MemcachedCounters:
         now = self._clock.time()
         view, exptime = self._window.view(now), expiry(self._window.ttl, now)
         names = {client: self._names(client, (view.current, *view.open, *view.closed)) for client in clients}
-        wanted: dict[Server, list[bytes]] = {}
-        for client in clients:
-            for server in self.cluster.servers_for(client):
-                wanted.setdefault(server, []).extend(names[client])
-        replies = await self.cluster.exchange({server: Pipeline([], keys, True) for server, keys in wanted.items()})
-        if replies.keys() != wanted.keys():
+        servers, replies = await self._read(names, tokens=True)
+        if replies.keys() != set().union(*servers.values()):
             return
         commands: dict[Server, list[bytes]] = {}
         for client in clients:
             lagging = self._lagging[client]
-            values = {server: replies[server].values for server in self.cluster.servers_for(client)}
+            values = {server: replies[server].values for server in servers[client]}
             if not lagging.observe(names[client], values):
                 del self._lagging[client]
             for (server, name), lag in lagging.lasting(_OBSERVATIONS).items():
@@ -257,13 +247,6 @@ class MemcachedCounters:
                 commands.setdefault(server, []).append(command)
         if commands:
             await self.cluster.exchange({server: Pipeline(lines, []) for server, lines in commands.items()})
-
-    def _forget_unless_valid(self, view: View) -> None:
-        """Accounts hold for the same buckets on the same servers."""
-        held_for = (view.current, view.closed, self.cluster.live)
-        if self._accounts_held_for != held_for:
-            self._accounts.clear()
-            self._accounts_held_for = held_for
 
     def _enter(self, charges: Sequence[Charge], batch: Batch, view: View, now: float) -> list[ClientBuckets | None]:
         """Enter the charges into the batch, summed up by account; the account of each charge, None without a key."""
