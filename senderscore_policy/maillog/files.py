@@ -38,15 +38,8 @@ _UNPACKERS: Final[dict[bytes, Callable[[Any], Any]]] = {
 """By the first bytes of a file, whatever its name."""
 _OTHER_PACKERS: Final = {b"\x28\xb5\x2f\xfd": "zstdcat", b"\x04\x22\x4d\x18": "lz4cat", b"PK\3\4": "unzip -p"}
 _UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_JOURNALCTL: Final = (
-    "journalctl",
-    "--quiet",
-    "--no-pager",
-    "--all",
-    "--output=short-iso-precise",
-    # Facility mail: the names of Postfix's programs depend on syslog_name.
-    "SYSLOG_FACILITY=2",
-)
+# Facility mail: the names of Postfix's programs depend on syslog_name.
+_JOURNALCTL = ("journalctl", "--quiet", "--no-pager", "--all", "--output=short-iso-precise", "SYSLOG_FACILITY=2")
 
 Advance = Callable[[int], None]
 """Is called with the bytes of a file, as on disk, that were read since the last call."""
@@ -68,11 +61,7 @@ def in_order_of_age(names: Sequence[str]) -> list[str]:
 
 
 def size_of(names: Sequence[str]) -> int | None:
-    """Bytes of all files together as on disk; None if that is unknown (standard input, a pipe).
-
-    Raises:
-        InputError, PermissionError: see `in_order_of_age`.
-    """
+    """Bytes of all files together as on disk; None if that is unknown (standard input, a pipe)."""
     return None if {STDIN, JOURNAL}.intersection(names) else sum(_status(name)[1] for name in names) or None
 
 
@@ -103,10 +92,6 @@ def _unreadable(name: str, error: Exception) -> Exception:
 def chunks_of(name: str, advance: Advance) -> Iterator[bytes]:
     """The content of a log, unpacked, as UTF-8, in pieces that end with the end of a line.
 
-    Args:
-        name: a path, `STDIN` or `JOURNAL`.
-        advance: receives the bytes read.
-
     Raises:
         InputError: the log cannot be read to its end.
         PermissionError: the file is not accessible.
@@ -115,12 +100,11 @@ def chunks_of(name: str, advance: Advance) -> Iterator[bytes]:
         with _opened(name) as raw:
             packed = io.BufferedReader(raw, CHUNK)
             head = packed.peek(8)
-            if command := next((command for magic, command in _OTHER_PACKERS.items() if head.startswith(magic)), None):
-                raise InputError(
-                    f"{title(name)}: unpack it: {command} {shlex.quote(name)} | senderscore-policy forecast -"
-                )
-            unpack = next((unpack for magic, unpack in _UNPACKERS.items() if head.startswith(magic)), None)
-            stream = unpack(packed) if unpack else packed
+            for magic, command in _OTHER_PACKERS.items():
+                if head.startswith(magic):
+                    way = f"{command} {shlex.quote(name)} | senderscore-policy forecast -"
+                    raise InputError(f"{title(name)}: unpack it: {way}")
+            stream = next((unpack(packed) for magic, unpack in _UNPACKERS.items() if head.startswith(magic)), packed)
             done = 0
             for lines in _whole_lines(codecs.EncodedFile(stream, "utf-8", "utf-16") if head[:2] in _UTF_16 else stream):
                 if raw.seekable():

@@ -30,8 +30,8 @@ _TAG: Final = re.compile(
     rb"(?:\[ID \d+ [\w.]+\] )?(.*)"
 )
 _JSON: Final = re.compile(rb"^[^\n{]*(\{\s*\".*)$", re.MULTILINE)
-_DECODER: Final = json.JSONDecoder()
 _PROGRAMS: Final = re.compile(rb"smtpd|cleanup|qmgr")
+_DECODER: Final = json.JSONDecoder()
 _LINE_BREAK: Final = re.compile(rb"\n(?=[ \t]|\})")
 
 _WANTED: Final = [
@@ -59,7 +59,6 @@ class Coverage:
     """How much of the logs was understood.
 
     Args:
-        files: that were read.
         lines: of all programs.
         postfix: lines of smtpd, cleanup and qmgr with a time.
         unread: unreadable lines of Postfix, by reason.
@@ -94,18 +93,12 @@ class Coverage:
 
 
 class LineReader:
-    """Finds the lines of one log.
-
-    Args:
-        stamps: reads the times.
-        coverage: is kept up to date.
-    """
+    """Finds the lines of one log, and keeps `coverage` up to date."""
 
     def __init__(self, stamps: Timestamps, coverage: Coverage) -> None:
         self._stamps = stamps
         self._coverage = coverage
-        self._before = b""
-        self._minute_head = self._tail = b""
+        self._before = self._minute_head = self._tail = b""
         self._length = 0
         self._minute = self._time = 0.0
         self._origin: bytes | None = None
@@ -177,8 +170,7 @@ class LineReader:
         if _PROGRAMS.search(found[1]) is None:
             return b""
         try:
-            values: Any = _DECODER.raw_decode(found[1].decode("utf-8", "surrogateescape"))[0]
-            return _as_line(values)
+            return _as_line(_DECODER.raw_decode(found[1].decode("utf-8", "surrogateescape"))[0])
         except (ValueError, TypeError, AttributeError, RecursionError):
             self._coverage.unread_line("not a JSON object with a message", found[1])
             return b""

@@ -29,6 +29,7 @@ from senderscore_policy.maillog.files import EMPTY_JOURNAL, JOURNAL, Advance, ch
 from senderscore_policy.maillog.lines import FORMS, Coverage, Line, LineReader
 from senderscore_policy.maillog.timestamps import OTHER_ZONE, OUT_OF_ORDER, Timestamps
 from senderscore_policy.policy.bounded import BoundedCache
+from senderscore_policy.policy.protocol import printable
 
 MAX_OPEN: Final = 100_000
 """Queue IDs that are remembered at most. Most that never become a message are rejected or lost connections."""
@@ -65,13 +66,7 @@ class End(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoggedClient:
-    """A client in the log.
-
-    Args:
-        address: an IP address, as logged.
-        authenticated: logged in with a user name.
-        name: of the host, as logged: whatever its owner put into DNS; printable.
-    """
+    """A client in the log; `name` is its host's, printable: whatever its owner put into DNS."""
 
     address: str
     authenticated: bool
@@ -149,7 +144,6 @@ class _Reader:
         self._stopped: dict[bytes, bool] = {}
 
     def take(self, line: Line) -> None:
-        """Take the next line."""
         at, program, origin, tag, text = line
         if program == b"smtpd":
             if found := _SMTPD.match(text):
@@ -212,8 +206,7 @@ class _Reader:
         # Without a queue ID an end that came before is another message's, unless the log is newest first.
         tolerance = 0.0 if key == process else OUT_OF_ORDER
         if known is None or known.client is not None or (end is not None and end < at - tolerance):
-            known = _Open()
-            self._open.put(key, known)
+            known = self._enter(key)
         self.coverage.begun += 1
         known.client, known.began, known.held = client, at, known.held or held is True
         self._finish(key, known)
@@ -225,16 +218,17 @@ class _Reader:
 
     def _entry(self, key: bytes) -> _Open:
         known = self._open.get(key)
-        if known is None:
-            known = _Open()
-            self._open.put(key, known)
+        return self._enter(key) if known is None else known
+
+    def _enter(self, key: bytes) -> _Open:
+        known = _Open()
+        self._open.put(key, known)
         return known
 
     def _ended(self, key: bytes, at: float, end: End, recipients: int = 1, identity: bytes = b"") -> None:
         known = self._entry(key)
         if at < known.began - OUT_OF_ORDER:
-            self._open.pop(key)
-            known = self._entry(key)
+            known = self._enter(key)
         known.ended, known.end, known.recipients, known.identity = at, end, recipients, identity or key
         self._finish(key, known)
 
@@ -256,28 +250,16 @@ class _Reader:
         traffic.identities.append(hash(known.identity + known.client[0]))
 
     def _number(self, client: tuple[bytes, bytes, bool]) -> int:
-        """The number of a client."""
         address, name, authenticated = client
         key = address + b"+" if authenticated else address
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = len(self.traffic.who)
-            self.traffic.who.append(LoggedClient(_as_text(address), authenticated, _as_text(name)))
+        number = self._numbers.setdefault(key, len(self.traffic.who))
+        if number == len(self.traffic.who):
+            self.traffic.who.append(LoggedClient(printable(address), authenticated, printable(name)))
         return number
 
 
-def _as_text(part: bytes) -> str:
-    """A part of a line, fit for a terminal: what cannot be printed is escaped."""
-    text = part.decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def read_logs(names: Sequence[str], advance: Advance) -> Traffic:
-    """The messages in these logs.
-
-    Args:
-        names: files in the order of their age; see `files.chunks_of`.
-        advance: receives the bytes read.
+    """The messages in these logs, named in the order of their age.
 
     Raises:
         InputError: a log cannot be read, or none has a line of Postfix.
@@ -288,7 +270,7 @@ def read_logs(names: Sequence[str], advance: Advance) -> Traffic:
     for name in names:
         understood, lines = coverage.postfix, coverage.lines
         written = written_at(name)
-        latest = min(time.time(), written if written > _YEAR_2001 else time.time()) + OTHER_ZONE
+        latest = (min(time.time(), written) if written > _YEAR_2001 else time.time()) + OTHER_ZONE
         stamps = Timestamps(latest, reader.traffic.times)
         line_reader = LineReader(stamps, coverage)
         for chunk in chunks_of(name, advance):
@@ -303,6 +285,6 @@ def read_logs(names: Sequence[str], advance: Advance) -> Traffic:
     if coverage.without_postfix and not coverage.postfix:
         name, first = next(iter(coverage.without_postfix.items()))
         why = ", ".join(coverage.unread) or "no line of Postfix's smtpd, cleanup or qmgr"
-        raise InputError(f"{name}: {why}; the first line is {_as_text((coverage.example or first)[:200])!r}. {FORMS}")
+        raise InputError(f"{name}: {why}; the first line is {printable((coverage.example or first)[:200])!r}. {FORMS}")
     reader.traffic.settle()
     return reader.traffic

@@ -96,9 +96,8 @@ class Timestamps:
 
     def _local(self, stamp: re.Match[bytes]) -> float:
         """The time of a timestamp without a time zone: the one of two that follows the line before."""
-        date, clock, month, day, named_year, hour, seconds = stamp.group(
-            "date", "time", "month", "day", "year", "hour", "seconds"
-        )
+        parts = stamp.group("date", "time", "month", "day", "year", "hour", "seconds")
+        date, clock, month, day, named_year, hour, seconds = parts
         if date:
             hour, seconds = clock[:2], clock[3:].replace(b",", b".")
         key = (date, month, day, named_year, hour)

@@ -47,7 +47,6 @@ TEXTS: Final = frozenset({"client", "tier", "first deferred", "last deferred", "
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Describe the command."""
     parser.description = """Replay mail logs against the limits: which clients would have been deferred, and when.
 
 Without a MAILLOG it reads the journal. It understands Postfix's lines in syslog files, journalctl's output
@@ -78,11 +77,7 @@ that sent more than the smallest limit. All others are assumed to have what --as
 
 
 def _networks(text: str) -> tuple[Network, ...]:
-    """The value of --not-asked, in the notation of Postfix's mynetworks.
-
-    Raises:
-        ValueError: a part is not a network.
-    """
+    """The value of --not-asked, in the notation of Postfix's mynetworks; raises ValueError for anything else."""
     parts = re.sub(r"[\[\],]", lambda found: " " if found[0] == "," else "", text).split()
     try:
         return tuple(ip_network(part, strict=False) for part in parts)
@@ -91,7 +86,6 @@ def _networks(text: str) -> tuple[Network, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the forecast, and show it."""
     try:
         report = _report(args)
         if args.html:
@@ -130,15 +124,9 @@ def _report(args: argparse.Namespace) -> Report:
     trouble = learn(scores, config, clients, wanted, lookup=args.lookup)
     forecast, *others = [case.forecast(scores) for case in cases]
     return Report(
-        logs=[title(name) for name in logs],
-        traffic=traffic,
-        assumed=args.assume,
-        trouble=trouble,
-        name=str(path) if path else "the built-in defaults",
-        forecast=forecast,
-        other_name=str(args.compare or ""),
-        other=others[0] if others else None,
-    )
+        [title(name) for name in logs], traffic, args.assume, trouble, str(path or "the built-in defaults"), forecast,
+        other_name=str(args.compare or ""), other=others[0] if others else None,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -232,19 +220,12 @@ MOST_CLIENTS: Final = 200
 
 def page(report: Report) -> str:
     """A forecast as one HTML page without links to other files."""
-    return render(
-        "forecast.html", report=report, forecast=report.forecast, most=MOST_CLIENTS, made=time.time(), **_charts(report)
-    )
-
-
-def _charts(report: Report) -> dict[str, Any]:
-    """The chart of all messages, and one for each client shown."""
     forecast = report.forecast
-    if not forecast.hourly:
-        return {"overview": None, "sparks": {}, "step": ""}
-    span = span_of(list(forecast.hourly))
-    sparks = {
-        each.key: span.chart(each.tally.hourly, each.tally.hourly_deferred) for each in report.limited[:MOST_CLIENTS]
-    }
-    overview = span.chart(forecast.hourly, forecast.hourly_deferred)
-    return {"overview": overview, "sparks": sparks, "step": span.step_text}
+    charts: dict[str, Any] = {"overview": None, "sparks": {}, "step": ""}
+    if forecast.hourly:
+        span = span_of(list(forecast.hourly))
+        shown = {each.key: each.tally for each in report.limited[:MOST_CLIENTS]}
+        sparks = {key: span.chart(tally.hourly, tally.hourly_deferred) for key, tally in shown.items()}
+        overview = span.chart(forecast.hourly, forecast.hourly_deferred)
+        charts = {"overview": overview, "sparks": sparks, "step": span.step_text}
+    return render("forecast.html", report=report, forecast=forecast, most=MOST_CLIENTS, made=time.time(), **charts)

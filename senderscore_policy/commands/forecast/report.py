@@ -73,7 +73,6 @@ class Report:
 
     @property
     def period(self) -> str:
-        """From the first message to the last."""
         times = self.traffic.times
         return f"{for_people(times[0])} to {for_people(times[-1])}" if times else "no messages"
 
@@ -129,15 +128,13 @@ class Report:
                 f"Messages are deferred in {counted(len(forecast.hourly_deferred), 'hour')}, "
                 f"between {for_people(first)} and {for_people(last + HOUR)}."
             )
-        yield self._cost()
-
-    def _cost(self) -> str:
         queries = self.queries()
         if not queries["total"]:
-            return "The daemon would have asked for no score."
+            yield "The daemon would have asked for no score."
+            return
         budget = queries["budget_per_day"]
         allowed = f"the budget allows {budget:,} in a day" if budget else "there is no query budget"
-        return (
+        yield (
             f"The daemon would have asked for {counted(queries['total'], 'score')}: {queries['per_day']:,} a day, at "
             f"most {queries['most_in_a_day']:,} in one day; {allowed}."
         )
@@ -186,12 +183,10 @@ class Report:
         if assumed:
             reputation = self.assumed
             taken = f"a score of {reputation.score}" if isinstance(reputation, Scored) else "no score (unscored)"
-            sources = [
-                f"{known:,} known to the daemon or the zone" if known else "",
-                f"{given:,} from --scores" if given else "",
-            ]
+            sources = [f"{known:,} known to the daemon or the zone"] * bool(known)
+            sources += [f"{given:,} from --scores"] * bool(given)
             yield (
-                f"Scores: {', '.join(filter(None, sources)) or 'none is known'}; "
+                f"Scores: {', '.join(sources) or 'none is known'}; "
                 f"{counted(assumed, 'IPv4 client')} {'is' if assumed == 1 else 'are'} assumed to have {taken}."
             )
         if forecast.deciding and not self.is_range:
@@ -273,10 +268,8 @@ class Report:
 
 
 def _clients_as_json(forecast: Forecast) -> Iterator[str]:
-    separator = "["
-    for client in forecast.clients:
-        yield f"{separator}\n    {json.dumps(client.as_json())}"
-        separator = ","
+    for number, client in enumerate(forecast.clients):
+        yield f"{',' if number else '['}\n    {json.dumps(client.as_json())}"
     yield "\n  ]" if forecast.clients else "[]"
 
 

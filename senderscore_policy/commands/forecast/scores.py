@@ -5,7 +5,8 @@ import csv
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,6 @@ from senderscore_policy.reputation.source import ScoreSource, open_source
 SYSTEM_STATE: Final = Path("/var/lib/senderscore-policy")
 """Where the packaged service keeps its state."""
 STATE_FILE: Final = "scores"
-BEST_SCORE: Final = 100
 AT_ONCE: Final = 50
 """Lookups under way at a time."""
 KNOWN, FILE, ASSUMED = "known", "file", "assumed"
@@ -30,15 +30,10 @@ KNOWN, FILE, ASSUMED = "known", "file", "assumed"
 
 
 class Scores:
-    """What is known of each client.
-
-    Args:
-        given: scores by network; `UNKNOWN` for a client that the zone has no score for.
-        assumed: of every client whose score is not known.
-    """
+    """What is known of each client: what is given in a file, what is learned, else what is assumed."""
 
     def __init__(self, given: NetworkTable[Scored | Unknown], assumed: Scored | Unknown) -> None:
-        self.assumed = assumed
+        self._assumed = assumed
         self._given = given
         self._learned: dict[str, Scored | Unknown] = {}
 
@@ -49,11 +44,7 @@ class Scores:
         if given is not None:
             return given, FILE
         learned = self._learned.get(address)
-        return (self.assumed, ASSUMED) if learned is None else (learned, KNOWN)
-
-    def is_known(self, address: str) -> bool:
-        """Whether the score of an IPv4 address is more than assumed."""
-        return self.find(address)[1] != ASSUMED
+        return (self._assumed, ASSUMED) if learned is None else (learned, KNOWN)
 
     def learn(self, address: str, reputation: Reputation) -> None:
         """Keep a score, or that the client is unscored; a failed lookup says nothing."""
@@ -105,14 +96,10 @@ def _entry(fields: dict[str, str]) -> list[tuple[Network, Scored | Unknown]]:
 
 
 def reputation_of(text: str) -> Scored | Unknown:
-    """A score from 0 to 100, or "unscored".
-
-    Raises:
-        ValueError: the text is something else.
-    """
+    """A score from 0 to 100, or "unscored"; raises ValueError if the text is something else."""
     if text == "unscored":
         return UNKNOWN
-    if text.isdecimal() and int(text) <= BEST_SCORE:
+    if text.isdecimal() and int(text) <= 100:
         return Scored(int(text))
     raise ValueError(f"{text!r} is neither a score from 0 to 100 nor unscored")
 
@@ -136,7 +123,7 @@ def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterab
         for address in clients:
             if known := source.known(address):
                 scores.learn(address, known.reputation)
-    missing = [address for address in wanted if not scores.is_known(address)]
+    missing = [address for address in wanted if scores.find(address)[1] == ASSUMED]
     if not missing:
         return ""
     try:
@@ -153,23 +140,14 @@ def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterab
 
 def _restore(source: ScoreSource, config: Config) -> bool:
     """Load what a daemon saved, if it is accessible: scores, and how much of the budget is used."""
-    for path in _state_files(config):
-        try:
-            with path.open(encoding="utf-8") as file:
-                source.restore(line.rstrip("\n") for line in file)
-        except (OSError, ValueError):
-            continue
-        return True
+    directories = [] if config.state_directory else [SYSTEM_STATE]
+    with suppress(ConfigError):
+        directories.append(state_directory(config))
+    for directory in directories:
+        with suppress(OSError, ValueError), (directory / STATE_FILE).open(encoding="utf-8") as file:
+            source.restore(line.rstrip("\n") for line in file)
+            return True
     return False
-
-
-def _state_files(config: Config) -> Iterator[Path]:
-    if not config.state_directory:
-        yield SYSTEM_STATE / STATE_FILE
-    try:
-        yield state_directory(config) / STATE_FILE
-    except ConfigError:
-        return
 
 
 def _ask_daemon(scores: Scores, daemon: ControlClient, addresses: list[str], *, lookup: bool) -> str:

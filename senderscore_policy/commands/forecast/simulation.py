@@ -67,7 +67,6 @@ class Tally:
     hourly_deferred: Counter[int] = field(default_factory=Counter)
 
     def defer(self, at: int, end: int) -> None:
-        """Count a deferred message."""
         self.span = (*self.span[:1], at) if self.span else (at, at)
         self.ends[end] += 1
         self.hourly_deferred[at // HOUR * HOUR] += 1
@@ -99,17 +98,14 @@ class ClientForecast:
 
     @property
     def key(self) -> str:
-        """What the client is counted under."""
         return self.client.key
 
     @property
     def score(self) -> int | None:
-        """The score, or None."""
         return self.reputation.score if isinstance(self.reputation, Scored) else None
 
     @property
     def deferred(self) -> int:
-        """Messages that would have been deferred."""
         return self.tally.ends.total()
 
     @property
@@ -147,9 +143,8 @@ class Forecast:
         least: messages deferred if the deciding clients have the scores with the largest limit.
         worst_ends: as `ends`, if they have the scores with the smallest limit.
         uncounted: messages of exempt and authenticated clients, and of those without an address.
-        hourly: messages that count, by the start of their hour.
+        hourly, hourly_deferred: messages that count and deferred ones, by the start of their hour.
         ends: deferred messages by what the log says became of them.
-        hourly_deferred: deferred messages by the start of their hour.
         queries: score queries that the daemon would have sent, by day.
     """
 
@@ -166,12 +161,10 @@ class Forecast:
 
     @property
     def messages(self) -> int:
-        """All messages that count."""
         return self.hourly.total()
 
     @property
     def deferred(self) -> int:
-        """Those that would have been deferred."""
         return self.ends.total()
 
     @property
@@ -270,19 +263,12 @@ class Case:
         worst, best = self._replay(deciding, lambda _: possible[0]), self._replay(deciding, lambda _: possible[-1])
         clients = {
             index: ClientForecast(
-                client=client,
-                name=self._names[index],
-                reputation=known[index][0],
-                origin=known[index][1],
-                limit=limits[index],
-                messages=self._messages[index],
-                peak=self._peaks[index],
-                tally=tallies.get(index, _NOTHING),
-                at_worst=worst.get(index, _NOTHING).ends.total(),
+                client, self._names[index], *known[index], limits[index], self._messages[index], self._peaks[index],
+                tally=tallies.get(index, _NOTHING), at_worst=worst.get(index, _NOTHING).ends.total(),
             )
             for index, client in enumerate(self._clients)
             if self._messages[index]
-        }
+        }  # fmt: skip
         certain = _total(tally.ends for index, tally in tallies.items() if index not in deciding)
         return Forecast(
             config=self._config,
