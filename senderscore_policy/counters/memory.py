@@ -47,7 +47,7 @@ class MemoryStore:
         return self._epoch + self._clock.monotonic()
 
     async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
-        """Count; a charge's receipt is the number of its bucket."""
+        """Implements `CounterStore.charge`; a receipt is the number of a bucket."""
         self._take_back(refunds)
         view = self._advance()
         current = self._buckets.setdefault(view.current, {})
@@ -81,7 +81,6 @@ class MemoryStore:
         return []
 
     def snapshot(self) -> Iterator[str]:
-        """The counters as lines, the newest bucket first."""
         self._advance()
         return self._lines(sorted(self._buckets.items(), reverse=True))
 
@@ -119,7 +118,6 @@ class MemoryStore:
                 bucket.pop(charge.key, None)
 
     def _room(self) -> int:
-        """How many entries may still be made."""
         return self._max_entries - sum(map(len, self._buckets.values()))
 
     def _make_room(self) -> int:

@@ -46,7 +46,6 @@ Advance = Callable[[int], None]
 
 
 def title(name: str) -> str:
-    """What people call a log."""
     return {STDIN: "standard input", JOURNAL: "the journal"}.get(name, name)
 
 

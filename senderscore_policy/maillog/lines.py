@@ -80,12 +80,10 @@ class Coverage:
     repeated: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """The object `coverage` of `forecast --json`."""
         values = {name: getattr(self, name) for name in ("files", "lines", "postfix", "unread", "begun", "repeated")}
         return values | {"without_end": self.begun - self.ended, "without_postfix": list(self.without_postfix)}
 
     def unread_line(self, reason: str, line: bytes) -> None:
-        """Count a line of Postfix that cannot be read."""
         if reason not in self.unread and len(self.unread) >= MAX_REASONS:
             reason = "other reasons"
         self.unread[reason] += 1
@@ -157,7 +155,6 @@ class LineReader:
             self._minute = self._time - float(before[start:end].replace(b",", b"."))
 
     def _without_json(self, chunk: bytes) -> bytes:
-        """The piece of a log with its JSON objects written out as lines."""
         if self.first == b"{":
             # Objects over several lines, as journalctl -o json-pretty prints them.
             chunk = self._rest + chunk
@@ -184,7 +181,6 @@ def _fields(names: tuple[str, ...]) -> list[str]:
 
 
 def _as_line(values: dict[str, Any]) -> bytes:
-    """A JSON object as a plain line."""
     program: Any
     message, program, pid, host, at = [values.get(name) for name in _fields(tuple(values))]
     if isinstance(message, list):

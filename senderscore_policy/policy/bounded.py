@@ -29,7 +29,6 @@ class BoundedCache(Generic[K, V]):
         self._old: dict[K, V] = {}
 
     def get(self, key: K) -> V | None:
-        """The value kept for the key, or None."""
         value = self.young.get(key)
         if value is None and self._old:
             value = self._old.pop(key, None)
@@ -38,20 +37,16 @@ class BoundedCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Keep `value` under `key`, as the entry used last."""
         self.young[key] = value
         if len(self.young) >= self._half:
             self._old, self.young = self.young, {}
 
     def pop(self, key: K) -> None:
-        """Forget the key."""
         self.young.pop(key, None)
         self._old.pop(key, None)
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.young = {}
-        self._old = {}
+        self.young, self._old = {}, {}
 
     def items(self) -> ItemsView[K, V]:
         """A copy of the entries, those used longest ago first; two merged dictionaries copy faster than pairs."""
@@ -96,6 +91,3 @@ class RepeatTable(Generic[M]):
             return earlier
         self._messages.put(key, message)
         return None
-
-    def __len__(self) -> int:
-        return len(self._messages)

@@ -33,7 +33,6 @@ class Client:
 
     @property
     def overridden(self) -> bool:
-        """Whether an override decides the score or the limit."""
         return self.limit is not None or isinstance(self.reputation, Scored)
 
 
@@ -101,11 +100,8 @@ internal addresses to others. The networks for documentation and benchmarks are 
 class ClientDirectory:
     """Makes `Client` values from addresses, by the configured networks.
 
-    Args:
-        exempt: networks that are never counted.
-        overrides: networks with a score or a limit of their own.
-        ipv6_prefix: IPv6 clients are counted together per prefix of this length, 1 to 128; a longer network of
-            `exempt` or `overrides` is counted on its own.
+    IPv6 clients are counted together per prefix of the length `ipv6_prefix`, 1 to 128; a longer network of `exempt` or
+    `overrides` is counted on its own.
     """
 
     def __init__(self, exempt: Sequence[Network], overrides: Sequence[Override], ipv6_prefix: int) -> None:
@@ -120,7 +116,6 @@ class ClientDirectory:
         return None if length is None else ipaddress.ip_network((address, length), strict=False)
 
     def client(self, address: Address) -> Client:
-        """The client behind the address."""
         exempt = self._exempt.match(address)
         length, override = self._overrides.match(address) or (0, None)
         reputation: Reputation | None = UNKNOWN

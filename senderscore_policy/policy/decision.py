@@ -26,9 +26,7 @@ class Decision(NamedTuple):
     """What was decided for one request. A NamedTuple: one is made for every message.
 
     Args:
-        request: the request itself.
         client: None without a usable client_address.
-        reason: why.
         action: the answer, as sent: "DUNNO", or the rendered reply.
         count: messages counted in the window, this one included; 0 when it was not counted.
         tier: name of the limit applied: "71-80", "unscored", "unavailable", "override"; "not-asked"

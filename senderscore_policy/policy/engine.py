@@ -44,25 +44,14 @@ R = TypeVar("R")
 class Engine:
     """Decides requests.
 
-    Args:
-        policy: the site's policy; assign another one to change it.
-        store: the counters; assign others to change them.
-        source: the reputations.
-        clock: time.
-        observers: receive every batch of decisions.
-
     Attributes:
+        policy, store: assign others to change them.
         answered: called once a batch is answered, before the observers: its replies may be sent.
         stopped: whether `stop` was called.
     """
 
     def __init__(
-        self,
-        policy: Policy,
-        store: CounterStore,
-        source: ReputationSource,
-        clock: Clock,
-        observers: Sequence[Observer],
+        self, policy: Policy, store: CounterStore, source: ReputationSource, clock: Clock, observers: Sequence[Observer]
     ) -> None:
         self._policy = policy
         self.store = store
@@ -83,7 +72,6 @@ class Engine:
 
     @property
     def policy(self) -> Policy:
-        """The policy in force."""
         return self._policy
 
     @policy.setter
@@ -92,7 +80,6 @@ class Engine:
         self._clients.clear()
 
     def submit(self, pending: PendingRequest) -> None:
-        """Take a request into the next batch."""
         if not self._arrived:
             self._wake.set()
         self._arrived.append(pending)
@@ -175,7 +162,6 @@ class Engine:
         return None
 
     def _client(self, address: bytes) -> CachedClient:
-        """The client behind a client_address."""
         cached = self._clients.get(address)
         if cached is None:
             if len(address) > LONGEST_ADDRESS:
@@ -195,7 +181,6 @@ class Engine:
         return cached
 
     def _uncounted(self, pending: PendingRequest, client: Client | None, reason: Reason, action: str = PERMIT) -> None:
-        """Answer a request that is not counted."""
         decision = Decision(pending.request, client, reason, action, 0, "none", UNLIMITED, None, self._time)
         self._decisions.append(decision)
         pending.answer(action)
@@ -275,6 +260,5 @@ class Engine:
 
 
 def _recipients(request: Request) -> int:
-    """The number of messages that a message counts as."""
     count = request.after(b"\nrecipient_count=")
     return max(1, int(count)) if count.isdigit() and len(count) < 10 else 1

@@ -17,8 +17,6 @@ class Policy:
     """What the engine decides by.
 
     Args:
-        tiers: the limits by reputation.
-        directory: exempt networks and overrides.
         over_limit: the general reply above a limit.
         tier_replies: replies of tiers that have one of their own, by the template's text (`Limit.reply`).
         window: the window in words, for replies.
@@ -39,12 +37,7 @@ class Policy:
     count_recipients: bool
 
     def limit_for(self, client: Client, reputation: Reputation | None) -> Limit:
-        """The limit that holds for a client.
-
-        Args:
-            client: an exemption or a limit of its own goes before its reputation.
-            reputation: as known; None: the zone was not asked.
-        """
+        """The client's limit: an exemption or a limit of its own goes before its reputation (None: not asked)."""
         if client.exempt:
             return EXEMPT
         if client.limit is not None:
@@ -52,7 +45,6 @@ class Policy:
         return self.tiers.not_asked if reputation is None else self.tiers.limit_for(reputation)
 
     def action(self, limit: Limit, reputation: Reputation | None, messages: int, request: Request) -> str:
-        """The answer to a request above the limit."""
         if self.observe:
             return PERMIT
         template = self.over_limit if limit.reply is None else self.tier_replies[limit.reply]

@@ -52,7 +52,6 @@ class Request:
         return raw[start : raw.index(b"\n", start)]
 
     def text(self, name: str) -> str:
-        """The value as text, see `printable`."""
         return printable(self.get(name.encode()))
 
 
@@ -157,5 +156,4 @@ class RequestParser:
 
 @lru_cache(4096)
 def reply(action: str) -> bytes:
-    """The answer on the wire."""
     return f"action={action}\n\n".encode()

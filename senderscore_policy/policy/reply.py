@@ -29,9 +29,8 @@ _TARGETS: Final = {
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 # What jinja2's own code, the Python it compiles to, and its filters raise on odd templates, TemplateError aside.
 _FAILURES: Final = (
-    *(ArithmeticError, AttributeError, LookupError, MemoryError),
-    *(RuntimeError, SyntaxError, TypeError, ValueError),
-)
+    ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 # A template is a line of text: without range() and the other globals it has nothing to loop over for long.
 _ENVIRONMENT.globals.clear()
@@ -46,9 +45,8 @@ def action_problem(action: str) -> str | None:
     if word.isascii() and word.isdecimal():
         return f"{action!r} is not a code from 400 to 599 with a text after it; Postfix lets the message pass then"
     if name in _PASSES:
-        return (
-            f'{word} lets the message pass at end of data; to let all pass, set mode = "observe" or limit = "unlimited"'
-        )
+        advice = 'to let all pass, set mode = "observe" or limit = "unlimited"'
+        return f"{word} lets the message pass at end of data; {advice}"
     if name in _TARGETS:
         pattern, example = _TARGETS[name]
         return None if pattern.fullmatch(text.strip()) else f"{word} needs {example} after it, see access(5)"
@@ -76,12 +74,9 @@ class ReplyTemplate:
     def __init__(self, source: str) -> None:
         try:
             variables = meta.find_undeclared_variables(_ENVIRONMENT.parse(source))
-            unknown = variables - VARIABLES
             self._template = _ENVIRONMENT.from_string(source)
-            if unknown:
-                raise ConfigError(
-                    [f"unknown variable {', '.join(sorted(unknown))}; there are {', '.join(sorted(VARIABLES))}"]
-                )
+            if unknown := ", ".join(sorted(variables - VARIABLES)):
+                raise ConfigError([f"unknown variable {unknown}; there are {', '.join(sorted(VARIABLES))}"])
         except TemplateError as error:
             raise ConfigError([f"not a valid jinja2 template: {error}"]) from error
         except _FAILURES as error:

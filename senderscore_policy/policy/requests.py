@@ -47,7 +47,6 @@ class CachedClient:
         self.until = -inf
 
     def cache_limit(self, limit: Limit, reputation: Reputation | None, until: float) -> None:
-        """Decide messages by this limit until the given monotonic time."""
         self.limit, self.reputation, self.until = limit, reputation, until
 
 

@@ -26,7 +26,7 @@ def limit_state(limit: float, count: int, *, asked: bool, deferring: bool) -> Li
     """Where a client is on the way to its limit.
 
     Args:
-        limit: its messages per window.
+        limit: messages per window.
         count: messages counted in the window.
         asked: whether its score is known or does not matter. While it is not, the limit is the smallest
             one, and above it the daemon looks the score up.
@@ -68,7 +68,6 @@ class ClientStatus:
 
     @property
     def score(self) -> int | None:
-        """The score, 0 to 100, or None."""
         return self.reputation.score if isinstance(self.reputation, Scored) else None
 
     @property
@@ -80,7 +79,6 @@ class ClientStatus:
 
     @property
     def state(self) -> LimitState:
-        """Where the client is on the way to its limit."""
         asked = self.reputation_name != "not-asked"
         return limit_state(self.limit.messages, self.count, asked=asked, deferring=self.deferring)
 
@@ -126,16 +124,7 @@ def status_of(
     *,
     deferring: bool = False,
 ) -> ClientStatus:
-    """A client's status by the policy in force.
-
-    Args:
-        policy: the site's policy.
-        client: from the policy's directory.
-        reputation: what the zone said, None if it has not been asked; an override goes before it.
-        count: messages counted in the window.
-        deferred: above the limit in the window.
-        deferring: whether messages were deferred lately.
-    """
+    """A client's status by the policy in force; an override goes before the reputation that the zone has given."""
     reputation = client.reputation or reputation
     limit = policy.limit_for(client, reputation)
     return ClientStatus(client, reputation, limit, count, deferred, deferring)

@@ -59,7 +59,6 @@ class TierTable:
         return [tier.limit for tier in self.tiers] + [self.unscored, self.unavailable]
 
     def limit_for(self, reputation: Reputation) -> Limit:
-        """The limit that a client of this reputation is held to."""
         if isinstance(reputation, Scored):
             return self._by_score[reputation.score]
         if isinstance(reputation, Unknown):

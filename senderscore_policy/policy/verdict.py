@@ -31,7 +31,7 @@ def verdict(
 
     Args:
         policy: the site's policy.
-        client: the client, from the policy's directory.
+        client: from the policy's directory.
         known: its cached score, which may be stale; None: the cache has no score.
         count: messages in the window, this one included.
         amount: 1, or the number of the message's recipients.

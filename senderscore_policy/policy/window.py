@@ -49,7 +49,6 @@ class Window:
 
     @property
     def bucket_seconds(self) -> float:
-        """The length of one bucket."""
         return self.seconds / self.buckets
 
     @property
@@ -74,13 +73,12 @@ class Window:
     def opens_at(self, counts: Mapping[int, int], limit: float, now: float) -> float | None:
         """The time at which one more message is within the limit, if the client sends none until then.
 
+        The result is `now` or the start of a later bucket; None: never, the limit is 0.
+
         Args:
             counts: messages of each bucket, by index, as counted by `now`.
             limit: messages per window.
             now: seconds of the clock that the counters use.
-
-        Returns:
-            `now` or the start of a later bucket; None: never, the limit is 0.
         """
         if limit < 1:
             return None

@@ -154,7 +154,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _say(report: Report) -> None:
-    """Print the report for people."""
     say(f"{report.period}: {report.summary()}.")
     for sentence in report.details():
         say(textwrap.fill(sentence, _width(100)))

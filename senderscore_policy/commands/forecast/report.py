@@ -47,7 +47,6 @@ class Change(NamedTuple):
 
     @property
     def deferred(self) -> tuple[int, int]:
-        """Its messages that would have been deferred, before and after."""
         return self.before.deferred if self.before else 0, self.after.deferred if self.after else 0
 
 
@@ -78,7 +77,6 @@ class Report:
 
     @property
     def limited(self) -> list[ClientForecast]:
-        """The clients with messages that would have been deferred, the most deferred first."""
         return [client for client in self.forecast.clients if client.deferred]
 
     @property
@@ -99,7 +97,6 @@ class Report:
         return self.assumed is None and bool(self.forecast.deciding)
 
     def summary(self) -> str:
-        """The result in a sentence."""
         forecast, limited = self.forecast, len(self.limited)
         messages = counted(forecast.messages, "message")
         if self.is_range:

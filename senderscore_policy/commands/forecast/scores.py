@@ -38,7 +38,6 @@ class Scores:
         self._learned: dict[str, Scored | Unknown] = {}
 
     def find(self, address: str) -> tuple[Scored | Unknown, str]:
-        """The reputation of an IPv4 address, and its origin."""
         parsed = parse_address(address)
         given = self._given.match(parsed) if parsed else None
         if given is not None:

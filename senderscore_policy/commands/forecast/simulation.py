@@ -240,7 +240,6 @@ class Case:
         return [self._clients[index].address or "" for index in self._depending(self._policy.tiers.not_asked.messages)]
 
     def _depending(self, count: float) -> list[int]:
-        """The clients of the zone whose peak is above the count."""
         return [
             index
             for index, client in enumerate(self._clients)
@@ -248,7 +247,6 @@ class Case:
         ]
 
     def forecast(self, scores: Scores) -> Forecast:
-        """Decide every message by these scores."""
         tiers = self._policy.tiers
         known = [self._reputation(client, scores) for client in self._clients]
         limits = [self._policy.limit_for(client, pair[0]) for client, pair in zip(self._clients, known, strict=True)]
@@ -284,7 +282,6 @@ class Case:
         )
 
     def _reputation(self, client: Client, scores: Scores) -> tuple[Reputation, str]:
-        """The client's reputation, and where it comes from."""
         if client.overridden:
             return client.reputation or UNKNOWN, "override"
         if client.reputation is not None or client.address is None:

@@ -82,26 +82,29 @@ class ServerBatch:
     """What one server does for a batch.
 
     Attributes:
+        refunds: messages to take back, by key.
+        accounts, increments: what to count, and the command that counts it.
+        keys: the buckets to be read.
         delivery: whether it has done so.
         deliveries: the same, as a receipt has it.
         numbers: the accounts that it counted, with their new numbers.
-        values: what it has in the buckets to be read.
+        values: what it has in the buckets.
         missing: accounts whose counter did not exist.
         invalid: keys that hold no number.
         unread: accounts whose counter may not exist yet.
     """
 
     __slots__ = (
-        "_accounts", "_increments", "_keys", "_refunds", "deliveries", "delivery", "invalid", "missing", "numbers",
+        "accounts", "deliveries", "delivery", "increments", "invalid", "keys", "missing", "numbers", "refunds",
         "unread", "values",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
         # What could not be sent before goes first.
-        self._refunds, server.owed = server.owed, {}
-        self._accounts: list[ClientBuckets] = []
-        self._increments: list[bytes] = []
-        self._keys: list[bytes] = []
+        self.refunds, server.owed = server.owed, {}
+        self.accounts: list[ClientBuckets] = []
+        self.increments: list[bytes] = []
+        self.keys: list[bytes] = []
         self.delivery = Delivery(server)
         self.deliveries = (self.delivery,)
         self.unread: list[ClientBuckets] = []
@@ -111,14 +114,7 @@ class ServerBatch:
         self.invalid: set[bytes] = set()
 
     def refund(self, key: bytes, amount: int) -> None:
-        self._refunds[key] = self._refunds.get(key, 0) + amount
-
-    def charge(self, account: ClientBuckets, increment: bytes) -> None:
-        self._accounts.append(account)
-        self._increments.append(increment)
-
-    def read(self, keys: Sequence[bytes]) -> None:
-        self._keys += keys
+        self.refunds[key] = self.refunds.get(key, 0) + amount
 
     def pipeline(self, exptime: int) -> Pipeline:
         """All of it in one round trip.
@@ -126,20 +122,19 @@ class ServerBatch:
         Refunds come first. A counter that this daemon has not seen yet is made by an `add` of 0,
         which leaves an existing one alone, so that new clients need no second round trip.
         """
-        commands = self._increments
-        if self._refunds or self.unread:
-            refunds = [decr(key, amount) for key, amount in self._refunds.items()]
+        commands = self.increments
+        if self.refunds or self.unread:
+            refunds = [decr(key, amount) for key, amount in self.refunds.items()]
             commands = refunds + [add(account.key, 0, exptime) for account in self.unread] + commands
-        return Pipeline(commands, self._keys)
+        return Pipeline(commands, self.keys)
 
     def take(self, replies: Replies) -> None:
-        """Sort the replies to `pipeline`."""
         self.delivery.executed = True
         lines = replies.lines
-        if self._refunds or self.unread:
-            self.invalid.update(key for key, line in zip(self._refunds, lines, strict=False) if is_invalid(line))
-            lines = lines[len(self._refunds) + len(self.unread) :]
-        self._take_numbers(self._accounts, lines)
+        if self.refunds or self.unread:
+            self.invalid.update(key for key, line in zip(self.refunds, lines, strict=False) if is_invalid(line))
+            lines = lines[len(self.refunds) + len(self.unread) :]
+        self._take_numbers(self.accounts, lines)
         for key, value in replies.values.items():
             number = number_in(value)
             if number is None:
@@ -155,7 +150,7 @@ class ServerBatch:
 
     def unanswered(self, replies: Replies | None) -> None:
         """Keep the refunds that the server still has to execute, once it has answered late (None: never)."""
-        delivery, refunds = self.delivery, self._refunds
+        delivery, refunds = self.delivery, self.refunds
         if replies is not None:
             self.take(replies)
             counted = {account.key for account in self.numbers}
@@ -196,6 +191,7 @@ class Batch:
         servers: that are sent the refunds owed to them in any case.
 
     Attributes:
+        amounts: messages to count, by account.
         parts: what each server does.
         numbers: of the accounts that a server has counted.
         unread: accounts whose closed buckets are read for the first time.
@@ -210,7 +206,7 @@ class Batch:
         self._keys = keys
         self._exptime = exptime
         self._open = [b"%d" % index for index in view.open] if view.open else []
-        self._amounts: dict[ClientBuckets, int] = {}
+        self.amounts: dict[ClientBuckets, int] = {}
         self.numbers: dict[ClientBuckets, int] = {}
         self._values: dict[bytes, int] = {}
         self.parts = _Parts()
@@ -226,11 +222,6 @@ class Batch:
     def _closed(self) -> list[bytes]:
         return [b"%d" % index for index in self._view.closed]
 
-    @property
-    def accounts(self) -> Iterable[ClientBuckets]:
-        """All that are charged."""
-        return self._amounts
-
     def refund(self, receipt: CountedAt, amount: int) -> None:
         """Take a charge back where it was counted."""
         key = receipt.key
@@ -242,22 +233,22 @@ class Batch:
 
     def charge(self, account: ClientBuckets, amount: int) -> None:
         """Count the amount, once for each account; of an account not read yet, read the closed buckets too."""
-        self._amounts[account] = amount
+        self.amounts[account] = amount
         increment = account.increment if amount == 1 else incr(account.key, amount)
         unread = account.until == -inf
         if unread:
             self.unread.append(account)
         for server in account.servers:
             part = self.parts[server]
-            part.charge(account, increment)
+            part.accounts.append(account)
+            part.increments.append(increment)
             if unread:
                 part.unread.append(account)
-                part.read(self._names(account, self._open + self._closed))
+                part.keys += self._names(account, self._open + self._closed)
             elif self._open:
-                part.read(self._names(account, self._open))
+                part.keys += self._names(account, self._open)
 
     def pipelines(self) -> dict[Server, Pipeline]:
-        """What to send first."""
         return {server: part.pipeline(self._exptime) for server, part in self.parts.items()}
 
     def take(self, replies: Mapping[Server, Replies]) -> dict[Server, Pipeline]:
@@ -286,7 +277,7 @@ class Batch:
         """
         before = {}
         numbers, values = self.numbers, self._values
-        for account, amount in self._amounts.items():
+        for account, amount in self.amounts.items():
             number = numbers.get(account)
             if number is None:
                 continue
@@ -318,7 +309,7 @@ class Batch:
         self.numbers = _largest([part.numbers for part in parts])
         self._values = _largest([part.values for part in parts])
         self.lagging = []
-        for account in self._amounts:
+        for account in self.amounts:
             if len(account.servers) > 1:
                 one, other = (self.parts[server] for server in account.servers)
                 names = self._names(account, self._open + self._closed) if account.until == -inf else ()
@@ -331,7 +322,7 @@ class Batch:
         """What is left to be done on the part's server; the last commands increment what was missing."""
         commands = [delete(key) for key in part.invalid]
         commands += [add(account.key, 0, self._exptime) for account in part.missing]
-        return commands + [incr(account.key, self._amounts[account]) for account in part.missing]
+        return commands + [incr(account.key, self.amounts[account]) for account in part.missing]
 
     def _sum(self, account: ClientBuckets, indexes: Iterable[bytes]) -> int:
         return sum([self._values.get(name, 0) for name in self._names(account, indexes)])

@@ -189,7 +189,6 @@ class SharedScores:
             return b""
 
     async def _ask(self, key: str, pipeline: Pipeline) -> list[dict[bytes, bytes]]:
-        """The values that the servers of the key have."""
         servers = [self._cluster.beside[server] for server in self._cluster.servers_for(key)]
         # A probe: the counters' own connection shows whether the server is up.
         exchanges = [server.exchange(pipeline, probe=True) for server in servers]

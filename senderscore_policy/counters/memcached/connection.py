@@ -63,18 +63,18 @@ class _Due(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """A connection to one memcached; `error` is the reason why it cannot be used any more."""
+    """A connection to one memcached.
+
+    Attributes:
+        due: the answers that the server owes.
+        error: why the connection cannot be used any more.
+    """
 
     def __init__(self) -> None:
-        self._due: deque[_Due] = deque()
+        self.due: deque[_Due] = deque()
         self._local: socket.socket | None = None
         self._poll = select.poll()
         self.error: Exception | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether the server owes no answer."""
-        return not self._due
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -87,9 +87,9 @@ class Connection(asyncio.Protocol):
         """Send all commands at once; the result comes with their replies."""
         answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
         reader = ReplyReader(len(pipeline.commands), values=bool(pipeline.keys))
-        self._due.append(_Due(reader, answer, unanswered))
+        self.due.append(_Due(reader, answer, unanswered))
         data = pipeline.encoded()
-        if self._local is None or len(self._due) > 1 or self._transport.get_write_buffer_size():
+        if self._local is None or len(self.due) > 1 or self._transport.get_write_buffer_size():
             self._transport.write(data)
         else:
             self._send_at_once(self._local, data)
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(data[sent:])
             return
         end = time.perf_counter() + WATCH_TIME
-        while self._due and time.perf_counter() < end:
+        while self.due and time.perf_counter() < end:
             os.sched_yield()
             if self._poll.poll(0):
                 with suppress(OSError):
@@ -123,15 +123,15 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             while data:
-                if not self._due:
+                if not self.due:
                     raise nonsense(data)
-                replies = self._due[0].reader.feed(data)
+                replies = self.due[0].reader.feed(data)
                 if replies is None:
                     return
-                data = self._due[0].reader.rest
-                if data and len(self._due) == 1:
+                data = self.due[0].reader.rest
+                if data and len(self.due) == 1:
                     raise nonsense(data)
-                self._due.popleft().settle(replies)
+                self.due.popleft().settle(replies)
         except BackendError as error:
             self.end(error)
 
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
         """End the waiting for all answers if this one is late; they are still read."""
         if not answer.done():
             self.error = TimeoutError()
-            for due in self._due:
+            for due in self.due:
                 if not due.answer.done():
                     due.answer.set_exception(TimeoutError())
 
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         """Close the connection; there will be no answers."""
         self.error = error
         raw = self._transport.get_extra_info("socket")
-        if self._due and raw is not None and raw.fileno() >= 0:
+        if self.due and raw is not None and raw.fileno() >= 0:
             # The kernel drops what it has not sent yet: it must not be executed after all (SO_LINGER, socket(7)).
             with suppress(OSError):
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -158,8 +158,8 @@ class Connection(asyncio.Protocol):
         if self._local is not None:
             self._local.close()
             self._local = None
-        while self._due:
-            self._due.popleft().settle(error)
+        while self.due:
+            self.due.popleft().settle(error)
 
 
 class Server:
@@ -227,7 +227,7 @@ class Server:
             raise BackendError(self.fault) from error
         finally:
             alarm.cancel()
-            if self._retired and connection.idle:
+            if self._retired and not connection.due:
                 self.close()
 
     def works(self) -> None:
@@ -237,7 +237,6 @@ class Server:
             asyncio.get_running_loop().call_later(LATE_ANSWER, self._drop, connection)
 
     def _drop(self, connection: Connection) -> None:
-        """Close a connection whose answers are late."""
         self._late.discard(connection)
         connection.end(BackendError("no answer"))
 
@@ -258,7 +257,7 @@ class Server:
     def retire(self) -> None:
         """From now on close each connection once the server owes no answer."""
         self._retired = True
-        if self._connection is None or self._connection.idle:
+        if self._connection is None or not self._connection.due:
             self.close()
 
     def close(self) -> None:
@@ -270,7 +269,6 @@ class Server:
             self._drop(connection)
 
     async def _connect(self, deadline: float, *, probe: bool) -> Connection:
-        """A connection that works as far as one can see."""
         async with self._connecting:
             if self.fault is not None and not probe:
                 raise BackendError(self.fault)
@@ -305,7 +303,6 @@ class Server:
 
 
 def description(error: Exception, settings: CounterSettings) -> str:
-    """What went wrong, in a few words."""
     if isinstance(error, TimeoutError):
         return f"no answer within {settings.timeout:g} s"
     if isinstance(error, MemcacheUnexpectedCloseError):

@@ -45,12 +45,10 @@ def key_named(name: str) -> bytes:
 
 
 def incr(key: bytes, amount: int) -> bytes:
-    """Answered by the new number, NOT_FOUND or CLIENT_ERROR."""
     return b"incr %b %d\r\n" % (key, amount)
 
 
 def decr(key: bytes, amount: int) -> bytes:
-    """Answered by the new number (0 at least), NOT_FOUND or CLIENT_ERROR."""
     return b"decr %b %d\r\n" % (key, amount)
 
 
@@ -65,12 +63,10 @@ def cas(key: bytes, number: int, exptime: int, token: bytes) -> bytes:
 
 
 def put(key: bytes, text: bytes, exptime: int) -> bytes:
-    """Answered by STORED or SERVER_ERROR."""
     return b"set %b 0 %d %d\r\n%b\r\n" % (key, exptime, len(text), text)
 
 
 def delete(key: bytes) -> bytes:
-    """Answered by DELETED or NOT_FOUND."""
     return b"delete %b\r\n" % key
 
 

@@ -81,7 +81,6 @@ class MemcachedCounters:
 
     @property
     def state(self) -> str:
-        """See `Cluster.state`."""
         return self.cluster.state
 
     @property
@@ -137,7 +136,6 @@ class MemcachedCounters:
                     charge.receipt = batch.receipt(account, charge.receipt)
 
     async def _exchange(self, batch: Batch) -> None:
-        """Ask the servers, and keep the accounts that were read."""
         held_for = self._accounts_held_for
         unanswered = {server: partial(self._unanswered, part) for server, part in batch.parts.items()}
         second = batch.take(await self.cluster.exchange(batch.pipelines(), unanswered))
@@ -152,7 +150,7 @@ class MemcachedCounters:
                 if account in batch.numbers:
                     self._accounts.put(account.client, account)
         if self._replicas > 1:
-            for client in batch.lagging if self.cluster.complete else [account.client for account in batch.accounts]:
+            for client in batch.lagging if self.cluster.complete else [account.client for account in batch.amounts]:
                 self._lagging.setdefault(client, LaggingClient())
             _keep_newest(self._lagging, MAX_LAGGING)
         if self._lagging:
