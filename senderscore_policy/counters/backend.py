@@ -5,7 +5,6 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.ports import Clock, CounterStore, SharedCache, StoreObserver
@@ -25,15 +24,8 @@ class CounterBackend:
         self._observer = observer
         self._local = MemoryStore(settings.window_of_time(), clock)
         self._retiring: set[asyncio.Task[None]] = set()
-        self.memcached: MemcachedCounters | None = None
-        self._texts: SharedScores | None = None
-        if settings.store == "memcached":
-            self._connect()
-
-    def _connect(self) -> None:
-        settings = self._settings
-        self.memcached = MemcachedCounters(settings, self._local, self._clock, self._observer)
-        self._texts = SharedScores(self.memcached.cluster, settings.key_prefix, self._clock)
+        shared = settings.store == "memcached"
+        self.memcached = MemcachedCounters(settings, self._local, clock, observer) if shared else None
 
     @property
     def store(self) -> CounterStore:
@@ -42,7 +34,7 @@ class CounterBackend:
     @property
     def shared(self) -> SharedCache | None:
         """Where daemons share scores; None: nowhere."""
-        return None if self._texts is None else self
+        return None if self.memcached is None else self
 
     @property
     def now(self) -> float:
@@ -68,7 +60,7 @@ class CounterBackend:
             self._local = MemoryStore(settings.window_of_time(), self._clock)
         if self.memcached is not None and settings != old:
             retired = self.memcached
-            self._connect()
+            self.memcached = MemcachedCounters(settings, self._local, self._clock, self._observer)
             task = asyncio.get_running_loop().create_task(retired.retire(self.memcached))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
@@ -85,8 +77,8 @@ class CounterBackend:
         self._local.restore(lines)
 
     async def get(self, key: str) -> str | None:
-        return None if self._texts is None else await self._texts.get(key)
+        return None if self.memcached is None else await self.memcached.scores.get(key)
 
     async def put(self, key: str, text: str, ttl: int) -> None:
-        if self._texts is not None:
-            await self._texts.put(key, text, ttl)
+        if self.memcached is not None:
+            await self.memcached.scores.put(key, text, ttl)

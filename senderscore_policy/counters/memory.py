@@ -24,14 +24,9 @@ class MemoryStore:
     wall clock stood when the store was made: a step of the wall clock does not touch the counters,
     a fixed window begins at the full hour, and the numbers hold over a restart.
 
-    A client takes about 120 bytes in each bucket that counts it. When `max_entries` is reached the
-    store fails open: the oldest bucket is forgotten first; when only the current one is left, new
+    A client takes about 120 bytes in each bucket that counts it. When there are `max_entries` pairs of client
+    and bucket, the store fails open: the oldest bucket is forgotten first; when only the current one is left, new
     clients are not entered any more and each of their messages counts as the first.
-
-    Args:
-        window: the window in which messages are counted.
-        clock: time.
-        max_entries: pairs of client and bucket kept at most.
     """
 
     def __init__(self, window: Window, clock: Clock, max_entries: int = 2_000_000) -> None:

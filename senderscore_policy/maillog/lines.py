@@ -64,8 +64,7 @@ class Coverage:
         unread: unreadable lines of Postfix, by reason.
         example: the first unreadable line.
         without_postfix: names of logs that have lines, but none of Postfix, with their first line.
-        begun: messages that a client began.
-        ended: those whose end is in the logs.
+        begun, ended: messages that a client began, and those whose end is in the logs.
         repeated: messages whose lines occurred more than once.
     """
 

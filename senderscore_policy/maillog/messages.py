@@ -79,12 +79,10 @@ class Traffic:
 
     Args:
         times: seconds since the epoch.
-        senders: numbers of their clients.
+        senders: numbers of their clients in `who`.
         recipients: how many each had.
         ends: an `End` each.
         identities: hashes of queue ID and client.
-        who: the clients by number.
-        coverage: how much of the logs was understood.
     """
 
     times: "array[float]" = field(default_factory=lambda: array("d"))
@@ -152,7 +150,9 @@ class _Reader:
             if found := _CLEANUP.match(text):
                 queue_id, message_id, rejected = found.groups()
                 if message_id:
-                    self._asked(queue_id, at)
+                    known = self._entry(queue_id)
+                    known.asked = at
+                    self._finish(queue_id, known)
                 else:
                     self._ended(queue_id or rejected, at, End.FILTERED)
         elif found := _TAKEN.match(text):
@@ -209,11 +209,6 @@ class _Reader:
             known = self._enter(key)
         self.coverage.begun += 1
         known.client, known.began, known.held = client, at, known.held or held is True
-        self._finish(key, known)
-
-    def _asked(self, key: bytes, at: float) -> None:
-        known = self._entry(key)
-        known.asked = at
         self._finish(key, known)
 
     def _entry(self, key: bytes) -> _Open:

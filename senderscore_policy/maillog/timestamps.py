@@ -75,11 +75,7 @@ class Timestamps:
         self._absolute = False
 
     def read(self, stamp: re.Match[bytes]) -> float:
-        """The time of a match of `STAMP`.
-
-        Raises:
-            ValueError: such a date does not exist.
-        """
+        """The time of a match of `STAMP`; ValueError: such a date does not exist."""
         date, clock, zone, epoch = stamp.group("date", "time", "zone", "epoch")
         if date and zone:
             self._absolute = True
@@ -156,11 +152,7 @@ def _exists(year: int, month: int, day: int) -> bool:
 
 
 def _starts(year: int, month: int, day: int, hour: int) -> list[float]:
-    """When a local hour began; twice when a clock change repeats it.
-
-    Raises:
-        ValueError: such a date or hour does not exist.
-    """
+    """When a local hour began; twice when a clock change repeats it. ValueError: such a date does not exist."""
     local = datetime(year, month, day, hour)  # noqa: DTZ001 - the time zone of this host, by mktime's rules
     return sorted({local.replace(fold=fold).timestamp() for fold in (0, 1)})
 

@@ -9,16 +9,11 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """Keeps between `size / 2` and `size` of the entries used last, in a young and an old generation.
+    """Keeps between `size / 2` and `size` of the entries used last (2 at least), in a young and an old generation.
 
     An entry that is used moves to the young generation; when that is half of `size`, the cache drops the old one.
     This is nearly least-recently-used eviction, at one or two dictionary operations for each use.
-
-    Args:
-        size: entries kept at most; at least 2.
-
-    Attributes:
-        young: the generation used last; a hot path may look here first.
+    A hot path may look into `young` first.
     """
 
     __slots__ = ("_half", "_old", "young")

@@ -59,11 +59,7 @@ def parse_address(text: str) -> Address | None:
 
 
 class NetworkTable(Generic[V]):
-    """Longest-prefix match over networks.
-
-    Args:
-        entries: networks with their values; the last value of a network counts.
-    """
+    """Longest-prefix match over networks; of two values for a network the last one counts."""
 
     def __init__(self, entries: Iterable[tuple[Network, V]]) -> None:
         tables: dict[tuple[int, int], dict[int, V]] = {}

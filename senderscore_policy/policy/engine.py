@@ -42,10 +42,9 @@ R = TypeVar("R")
 
 
 class Engine:
-    """Decides requests.
+    """Decides requests; assign to `policy` or `store` to change them.
 
     Attributes:
-        policy, store: assign others to change them.
         answered: called once a batch is answered, before the observers: its replies may be sent.
         stopped: whether `stop` was called.
     """

@@ -11,11 +11,9 @@ from senderscore_policy.policy.reputation import CachedScore, Reputation
 class Charge:
     """A message to be counted, and its count.
 
-    Args:
+    Attributes:
         key: the client's key (`Client.key`).
         amount: 1, or the number of recipients.
-
-    Attributes:
         count: once counted, the client's messages in the window, this one included. Several charges of one
             client in a batch get distinct counts.
         receipt: the place where the store counted it (bucket, servers), for a refund.
@@ -32,12 +30,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A client's counters now.
-
-    Args:
-        count: messages in the window.
-        buckets: messages of each bucket that is not empty, by index (see `Window.view`).
-    """
+    """A client's messages in the window, and in each of its buckets that is not empty, by index (see `Window.view`)."""
 
     count: int
     buckets: Mapping[int, int]
@@ -127,8 +120,4 @@ class Persistent(Protocol):
         """
 
     def restore(self, lines: Iterable[str]) -> None:
-        """Load what an earlier process saved.
-
-        Raises:
-            ValueError: the lines are malformed; nothing is loaded.
-        """
+        """Load what an earlier process saved; ValueError: the lines are malformed, and nothing is loaded."""

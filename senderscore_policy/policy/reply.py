@@ -54,7 +54,7 @@ def action_problem(action: str) -> str | None:
 
 
 class ReplyTemplate:
-    """A reply to a client above its limit.
+    """A reply to a client above its limit: jinja2 text that renders to an access(5) action.
 
     The template sees `score` (0 to 100, or "unknown"), `tier`, `limit`, `count`, `window`
     ("hour", "10 minutes") and `client_address`.
@@ -63,9 +63,6 @@ class ReplyTemplate:
         individual: whether it differs from message to message, not only by score, tier and limit.
         rendered: replies by score, tier and limit, unless it is individual: rendering takes longer
             than all the rest of a decision.
-
-    Args:
-        source: jinja2 text that renders to an access(5) action.
 
     Raises:
         ConfigError: it is not a template, uses another variable, or renders to an invalid action.

@@ -6,11 +6,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The zone has a score for the client.
-
-    Args:
-        score: 0 (worst) to 100 (best); 0 is a real score.
-    """
+    """The zone has a score for the client: 0 (worst) to 100 (best); 0 is a real score."""
 
     score: int
 
@@ -26,11 +22,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The zone does not answer us: an address in 127.255.255.0/24, or our own query budget is spent.
-
-    Args:
-        detail: the raw answer or the reason, for people.
-    """
+    """The zone does not answer us: an address in 127.255.255.0/24, or our own query budget is spent (`detail`)."""
 
     detail: str
 
@@ -39,11 +31,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The lookup failed: timeout, SERVFAIL, REFUSED, garbage, or an address that is not a score.
-
-    Args:
-        detail: what happened, for people.
-    """
+    """The lookup failed: timeout, SERVFAIL, REFUSED, garbage, or an address that is not a score (`detail`)."""
 
     detail: str
 
@@ -59,7 +47,6 @@ class CachedScore(NamedTuple):
     """A reputation at hand, with its times.
 
     Args:
-        reputation: the outcome of the lookup.
         fetched_at: when the zone said so, in seconds since the epoch.
         fresh_until: from then on it is stale: served, while a new lookup runs.
         source: "dns" when this daemon asked, "cache" when it came from memcached or the state file.

@@ -27,11 +27,8 @@ class PendingRequest(Protocol):
 class CachedClient:
     """A client as the engine remembers it.
 
-    Args:
-        client: its key, address and own limit.
-        uncounted: the reason why its messages are not counted; None: they are counted.
-
     Attributes:
+        uncounted: the reason why its messages are not counted; None: they are counted.
         limit: the limit that holds for it; None while each message has to find it out.
         reputation: the reputation that the limit comes from.
         until: monotonic seconds up to which both are valid.

@@ -51,7 +51,6 @@ class ClientStatus:
     """A client's counter against its limit.
 
     Args:
-        client: with its override, if it has one.
         reputation: as known; None: not asked.
         limit: the limit in force, as far as is known.
         count: messages counted in the window.

@@ -36,14 +36,9 @@ class Tier:
 
 
 class TierTable:
-    """The limit for every outcome of a lookup.
+    """The limit for every outcome of a lookup; the tiers are contiguous over 0-100, in any order.
 
     `not_asked` is the limit for a client whose score was not needed yet: the smallest limit of all.
-
-    Args:
-        tiers: contiguous over 0-100, in any order (the configuration has checked it).
-        unscored: for clients that the zone has no score for.
-        unavailable: for clients whose score could not be read.
     """
 
     def __init__(self, tiers: Sequence[Tier], unscored: Limit, unavailable: Limit) -> None:

@@ -73,12 +73,8 @@ class Window:
     def opens_at(self, counts: Mapping[int, int], limit: float, now: float) -> float | None:
         """The time at which one more message is within the limit, if the client sends none until then.
 
-        The result is `now` or the start of a later bucket; None: never, the limit is 0.
-
-        Args:
-            counts: messages of each bucket, by index, as counted by `now`.
-            limit: messages per window.
-            now: seconds of the clock that the counters use.
+        `counts` has the messages of each bucket, by index, as counted by `now`. The result is `now` or the start of a
+        later bucket; None: never, the limit is 0.
         """
         if limit < 1:
             return None

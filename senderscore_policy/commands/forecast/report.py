@@ -21,11 +21,6 @@ RETRIES: Final = (
     '421; one within it takes a place in a later window. So "deferred" means late, not lost. Most senders of spam do '
     "not try again."
 )
-FRESH_COUNTERS: Final = (
-    "The counters are empty when the log begins, so in its first window fewer messages are deferred than in reality."
-)
-MISSING_ENDS: Final = 0.05
-"""The share of messages without an end from which lines seem to be missing."""
 
 
 class Band(NamedTuple):
@@ -201,7 +196,7 @@ class Report:
             f"Read: {counted(coverage.files, 'log')} with {counted(coverage.lines, 'line')}, {coverage.postfix:,} by "
             f"Postfix's smtpd, cleanup and qmgr; {counted(coverage.begun, 'message')} begun, {lost:,} without an end."
         )
-        if lost > MISSING_ENDS * coverage.begun:
+        if lost > 0.05 * coverage.begun:
             yield (
                 f"Of {counted(coverage.begun, 'message')} that clients began, {lost:,} have no end in the log. Clients "
                 "break off, but many such messages mean that lines are missing: forecast needs those of smtpd, "
@@ -230,7 +225,10 @@ class Report:
                 '--not-asked "$(postconf -xh mynetworks)".'
             )
         if self.traffic.times:
-            yield FRESH_COUNTERS
+            yield (
+                "The counters are empty when the log begins, so in its first window fewer messages are deferred than "
+                "in reality."
+            )
             yield RETRIES
 
     def as_json(self) -> dict[str, Any]:

@@ -106,10 +106,8 @@ def reputation_of(text: str) -> Scored | Unknown:
 def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterable[str], *, lookup: bool) -> str:
     """Learn what the daemon knows, and with `lookup` ask the zone for the rest of what is wanted.
 
-    `clients` are all IPv4 addresses, and `wanted` those whose score decides something.
-
-    Returns:
-        Why scores are missing; or empty.
+    `clients` are all IPv4 addresses, and `wanted` those whose score decides something. The result says why scores
+    are missing; or it is empty.
 
     Raises:
         PermissionError: the running daemon's control socket denies access to `lookup`.

@@ -192,10 +192,14 @@ class Case:
         self._clients: list[Client] = []
         self._names: list[str] = []
         self._index = array("l", self._indices(traffic.who))
-        self._messages = array("L", [0] * len(self._clients))
-        self._peaks = array("L", [0] * len(self._clients))
+        self._messages = messages = array("L", [0] * len(self._clients))
+        self._peaks = peaks = array("L", [0] * len(self._clients))
         self._hourly: Counter[int] = Counter()
-        self._measure()
+        counts = WindowCounts(self._window)
+        for at, index, amount, _ in self._charges():
+            messages[index] += 1
+            self._hourly[at // HOUR * HOUR] += 1
+            peaks[index] = max(peaks[index], counts.add(index, amount, at))
 
     def _indices(self, who: Iterable[LoggedClient]) -> Iterator[int]:
         """The client behind each address; -1: the policy does not count it."""
@@ -221,15 +225,6 @@ class Case:
             client = self._index[sender]
             if client != _NOT_COUNTED:
                 yield int(at), client, amount, end
-
-    def _measure(self) -> None:
-        """Find how many messages each client sent, and the most in a window."""
-        counts, messages, peaks = WindowCounts(self._window), self._messages, self._peaks
-        for at, client, amount, _ in self._charges():
-            messages[client] += 1
-            self._hourly[at // HOUR * HOUR] += 1
-            count = counts.add(client, amount, at)
-            peaks[client] = max(peaks[client], count)
 
     def addresses(self) -> Iterator[str]:
         """IPv4 addresses of all clients whose limit depends on their score."""

@@ -1,6 +1,7 @@
 """One batch of charges and refunds on all servers, in one round trip or two. No I/O."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import inf
 from typing import NamedTuple, TypeVar
@@ -26,12 +27,9 @@ K = TypeVar("K")
 class ClientBuckets:
     """A client while one view of the window holds.
 
-    Args:
-        client: its key.
+    Attributes:
         key: its counter in the current bucket.
         servers: all that are to count it.
-
-    Attributes:
         increment: the command that counts one message.
         closed: messages in the closed buckets.
         until: the monotonic time up to which `closed` is valid; -inf: it was never read.
@@ -48,6 +46,7 @@ class ClientBuckets:
         self.until = -inf
 
 
+@dataclass(eq=False, slots=True)
 class Delivery:
     """Whether a server has executed its part of a batch.
 
@@ -56,12 +55,9 @@ class Delivery:
         refunds: refunds of charges that it has counted if it has executed its part.
     """
 
-    __slots__ = ("executed", "refunds", "server")
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.executed: bool | None = None
-        self.refunds: dict[bytes, int] = {}
+    server: Server
+    executed: bool | None = None
+    refunds: dict[bytes, int] = field(default_factory=dict)
 
 
 class CountedAt(NamedTuple):
@@ -69,7 +65,6 @@ class CountedAt(NamedTuple):
 
     Args:
         key: the counter of the client's bucket.
-        deliveries: to the servers that counted it, or may have done so.
         local: the receipt of the daemon's own counters, if the charge was decided there.
     """
 
@@ -84,14 +79,12 @@ class ServerBatch:
     Attributes:
         refunds: messages to take back, by key.
         accounts, increments: what to count, and the command that counts it.
-        keys: the buckets to be read.
-        delivery: whether it has done so.
-        deliveries: the same, as a receipt has it.
+        unread: accounts whose counter may not exist yet.
+        keys, values: the buckets to be read, and what the server has in them.
+        deliveries: the delivery, as a receipt has it.
         numbers: the accounts that it counted, with their new numbers.
-        values: what it has in the buckets.
         missing: accounts whose counter did not exist.
         invalid: keys that hold no number.
-        unread: accounts whose counter may not exist yet.
     """
 
     __slots__ = (
@@ -183,16 +176,10 @@ class _Parts(dict[Server, ServerBatch]):
 
 
 class Batch:
-    """Charges, summed up by client, and refunds.
-
-    Args:
-        view: the buckets that count.
-        exptime: of counters that are made.
-        servers: that are sent the refunds owed to them in any case.
+    """Charges, summed up by client, and refunds; those owed to `servers` are sent in any case.
 
     Attributes:
         amounts: messages to count, by account.
-        parts: what each server does.
         numbers: of the accounts that a server has counted.
         unread: accounts whose closed buckets are read for the first time.
         invalid: how many keys that held no number are deleted.

@@ -20,16 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Cluster:
-    """All servers of a site.
-
-    Args:
-        settings: servers, replicas, key prefix and timeout.
-        observer: notified of each round trip.
-        probe_interval: seconds between two attempts to reach a server that is down.
+    """All servers of a site, those that are up in `live`; one that is down is probed each `probe_interval` seconds.
 
     Attributes:
         beside: to each server a second connection, for what mail does not wait for.
-        live: the servers that are up.
     """
 
     def __init__(self, settings: CounterSettings, observer: StoreObserver, probe_interval: float) -> None:

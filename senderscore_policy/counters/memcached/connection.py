@@ -165,10 +165,6 @@ class Connection(asyncio.Protocol):
 class Server:
     """One memcached.
 
-    Args:
-        endpoint: where it listens.
-        settings: [counters], for the timeout of a whole round trip, connecting included, and TLS.
-
     Attributes:
         name: its address, as configured.
         fault: why it is down; None while it is up. Set on the first failure; the caller clears it
@@ -315,11 +311,7 @@ def description(error: Exception, settings: CounterSettings) -> str:
 
 
 def client(endpoint: Endpoint, settings: CounterSettings) -> Client:
-    """A client of pymemcache, for what no mail waits for.
-
-    Raises:
-        OSError: no server, or a file for TLS cannot be used.
-    """
+    """A client of pymemcache, for what no mail waits for; OSError: no server, or a file for TLS cannot be used."""
     server = endpoint.path if isinstance(endpoint, Unix) else (endpoint.host, endpoint.port)
     if isinstance(server, tuple) and not settings.tls_ca:
         # pymemcache tries only the first address of a name, and that of "localhost" may be ::1.

@@ -34,11 +34,7 @@ _KEY = re.compile("[!-~]{1,250}")
 
 
 def key_named(name: str) -> bytes:
-    """The key of this name; each key that is sent to memcached comes from here.
-
-    Raises:
-        ValueError: memcached has no such keys.
-    """
+    """The key of this name, for each key that is sent to memcached. ValueError: memcached has no such keys."""
     if not _KEY.fullmatch(name):
         raise ValueError(f"{name[:60]!a} cannot be a key of memcached")
     return name.encode("ascii")
@@ -82,13 +78,7 @@ def is_invalid(line: bytes) -> bool:
 
 
 class Pipeline(NamedTuple):
-    """What one server is asked in one round trip.
-
-    Args:
-        commands: each answered by one line.
-        keys: to be read after all commands; may be empty.
-        tokens: whether to read the keys' tokens for `cas`, too.
-    """
+    """What one server is asked in one round trip: commands, then keys to read, with `tokens` also theirs for `cas`."""
 
     commands: Sequence[bytes]
     keys: Sequence[bytes]
@@ -114,14 +104,11 @@ class Replies(NamedTuple):
 
 
 class ReplyReader:
-    """Puts the replies to one pipeline together, in whatever pieces they arrive.
+    """Puts the replies to one pipeline together, in whatever pieces they arrive; `rest` is what arrived after them.
 
     Args:
         lines: how many commands await a line.
         values: whether the values of keys follow.
-
-    Attributes:
-        rest: what arrived after the replies.
     """
 
     __slots__ = ("_in_values", "_missing", "_received", "_replies", "rest")
@@ -134,11 +121,7 @@ class ReplyReader:
         self._replies = Replies([], {}, {})
 
     def feed(self, data: bytes) -> Replies | None:
-        """Take in what arrived; the replies once they are complete.
-
-        Raises:
-            BackendError: this is not a reply to the pipeline.
-        """
+        """Take in what arrived; the replies once they are complete. BackendError: this is not such a reply."""
         self._received += len(data)
         if self._received > LARGEST_REPLY:
             raise BackendError("it sends without end")

@@ -7,7 +7,7 @@ from typing import Final, Self, TypeVar
 
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.batch import Batch, ClientBuckets, CountedAt, LaggingClient, ServerBatch
-from senderscore_policy.counters.memcached.cluster import Cluster
+from senderscore_policy.counters.memcached.cluster import Cluster, SharedScores
 from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import (
     BucketKeys,
@@ -71,6 +71,7 @@ class MemcachedCounters:
         self._clock = clock
         self._observer = observer
         self.cluster = Cluster(settings, observer, probe_interval)
+        self.scores = SharedScores(self.cluster, settings.key_prefix, clock)
         self._accounts: BoundedCache[str, ClientBuckets] = BoundedCache(MAX_ACCOUNTS)
         self._accounts_held_for: object = None
         self._replicas = settings.replicas
