@@ -126,9 +126,7 @@ class ClientDirectory:
             key = str(ipaddress.IPv6Network((address, longest), strict=False))
         if exempt is not None:
             return Client(key, lookup, exempt=True)
-        if override is None:
-            return Client(key, lookup, reputation=reputation)
-        if override.score is not None:
-            return Client(key, lookup, reputation=Scored(override.score))
-        assert override.limit is not None
-        return Client(key, lookup, reputation=reputation, limit=Limit("override", override.limit))
+        if override is not None and override.score is not None:
+            reputation = Scored(override.score)
+        limit = None if override is None or override.limit is None else Limit("override", override.limit)
+        return Client(key, lookup, reputation=reputation, limit=limit)

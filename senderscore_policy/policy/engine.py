@@ -192,17 +192,16 @@ class Engine:
             return
         client = cached.client
         known = None if client.address is None else self._source.known(client.address)
-        limit, reputation, refresh, wait = verdict(
-            self._policy, client, known, request.count, request.amount, now=self._time
-        )
+        decided = verdict(self._policy, client, known, request.count, request.amount, now=self._time)
+        limit, reputation, refresh, wait = decided
         if client.address is not None and refresh:
             self._source.start(client.address)
         if client.address is not None and wait:
             self._wait_for_score(request, client.address)
             return
         if known is not None:
-            fresh_for = known.fresh_until - self._time
-            cached.cache_limit(limit, reputation, self._monotonic + min(fresh_for, LIMIT_FOR))
+            fresh_for = min(known.fresh_until - self._time, LIMIT_FOR)
+            cached.cache_limit(limit, reputation, self._monotonic + fresh_for)
         self._decide(request, limit, reputation)
 
     def _wait_for_score(self, request: CountedRequest, address: str) -> None:

@@ -83,17 +83,8 @@ class ClientStatus:
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json` and of /api/clients."""
-        limit = self.limit.messages
-        return {
-            "client": self.client.key,
-            "count": self.count,
-            "deferred": self.deferred,
-            "score": self.score,
-            "reputation": self.reputation_name,
-            "tier": self.limit.name,
-            "limit": limit_as_json(limit),
-            "left": limit_as_json(max(0, limit - self.count)),
-        }
+        counts = {"client": self.client.key, "count": self.count, "deferred": self.deferred}
+        return counts | self._limit_as_json() | {"left": limit_as_json(max(0, self.limit.messages - self.count))}
 
     def score_as_json(self, source: str, age: float) -> dict[str, Any]:
         """The object of `score --json`.
@@ -102,15 +93,16 @@ class ClientStatus:
             source: "override", "cache" or "dns"; "none" for an address that the zone is not asked for.
             age: of the score, in seconds.
         """
+        detail = self.reputation.detail if isinstance(self.reputation, Refused | Unavailable) else ""
+        times = {"source": source, "age": max(0, round(age)), "detail": detail}
+        return {"client": self.client.key} | self._limit_as_json() | times
+
+    def _limit_as_json(self) -> dict[str, Any]:
         return {
-            "client": self.client.key,
             "score": self.score,
             "reputation": self.reputation_name,
             "tier": self.limit.name,
             "limit": limit_as_json(self.limit.messages),
-            "source": source,
-            "age": max(0, round(age)),
-            "detail": self.reputation.detail if isinstance(self.reputation, Refused | Unavailable) else "",
         }
 
 

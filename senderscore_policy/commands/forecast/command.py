@@ -163,13 +163,10 @@ def _say(report: Report) -> None:
         deciding = report.forecast.deciding
         rows: Rows = [(each.key, each.messages, each.peak, each.at_worst, each.name) for each in deciding]
         _say_table("Clients whose score decides", ("client", "messages", "peak", "deferred at most", "host"), rows)
-    rows = [
-        (*_row(each), each.messages, each.peak, each.deferred, *map(for_people, each.tally.span), each.name)
-        for each in report.limited
-    ]
     head = ("client", "score", "limit", "messages", "peak", "deferred", "first deferred", "last deferred", "host")
+    rows = [(*_row(each), each.deferred, *map(for_people, each.tally.span), each.name) for each in report.limited]
     _say_table("Deferred most", head, rows)
-    rows = [(*_row(each), each.messages, each.peak, each.name) for each in report.near]
+    rows = [(*_row(each), each.name) for each in report.near]
     _say_table("Near their limit (80% or more)", ("client", "score", "limit", "messages", "peak", "host"), rows)
     if report.other is not None:
         say(f"\nUnder {report.other_name}: {counted(report.other.deferred, 'message')} deferred.")
@@ -210,7 +207,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _row(client: ClientForecast) -> tuple[object, ...]:
-    return client.key, client.score, limit_as_json(client.limit.messages)
+    return client.key, client.score, limit_as_json(client.limit.messages), client.messages, client.peak
 
 
 MOST_CLIENTS: Final = 200

@@ -206,9 +206,8 @@ class Case:
         found: dict[str, int] = {}
         for logged in who:
             address = parse_address(logged.address)
-            exempt = address is None or (logged.authenticated and self._policy.exempt_authenticated)
-            client = None if exempt or address is None else self._policy.directory.client(address)
-            if client is None or client.exempt:
+            client = None if address is None else self._policy.directory.client(address)
+            if client is None or client.exempt or (logged.authenticated and self._policy.exempt_authenticated):
                 yield _NOT_COUNTED
                 continue
             index = found.setdefault(client.key, len(self._clients))

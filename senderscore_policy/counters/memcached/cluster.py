@@ -72,13 +72,9 @@ class Cluster:
 
         For a server that is absent, `unanswered` is called at once or later.
         """
-        if len(pipelines) == 1:
-            [(server, pipeline)] = pipelines.items()
-            replies = await self._ask(server, pipeline, unanswered.get(server))
-            return {} if replies is None else {server: replies}
-        answers = await asyncio.gather(
-            *(self._ask(server, pipeline, unanswered.get(server)) for server, pipeline in pipelines.items())
-        )
+        asked = [self._ask(server, pipeline, unanswered.get(server)) for server, pipeline in pipelines.items()]
+        # One server needs no task of its own.
+        answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         return {server: replies for server, replies in zip(pipelines, answers, strict=True) if replies is not None}
 
     async def evictions(self) -> int | None:

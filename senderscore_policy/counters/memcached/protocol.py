@@ -136,10 +136,7 @@ class ReplyReader:
         *lines, self.rest = self.rest.split(b"\r\n", self._missing)
         self._missing -= len(lines)
         # Nearly always all of them are numbers.
-        if (
-            not b"".join(lines).isdigit()
-            or not 1 <= len(min(lines, key=len)) <= len(max(lines, key=len)) <= _LONGEST_NUMBER
-        ):
+        if not (b"".join(lines).isdigit() and all(lines) and len(max(lines, key=len)) <= _LONGEST_NUMBER):
             for line in lines:
                 if not _LINE.fullmatch(line):
                     raise nonsense(line)
