@@ -106,9 +106,6 @@ class ServerBatch:
         self.missing: list[ClientBuckets] = []
         self.invalid: set[bytes] = set()
 
-    def refund(self, key: bytes, amount: int) -> None:
-        self.refunds[key] = self.refunds.get(key, 0) + amount
-
     def pipeline(self, exptime: int) -> Pipeline:
         """All of it in one round trip.
 
@@ -213,10 +210,9 @@ class Batch:
         """Take a charge back where it was counted."""
         key = receipt.key
         for delivery in receipt.deliveries:
-            if delivery.executed is None:
-                delivery.refunds[key] = delivery.refunds.get(key, 0) + amount
-            elif delivery.executed:
-                self.parts[delivery.server].refund(key, amount)
+            if delivery.executed is not False:
+                refunds = delivery.refunds if delivery.executed is None else self.parts[delivery.server].refunds
+                refunds[key] = refunds.get(key, 0) + amount
 
     def charge(self, account: ClientBuckets, amount: int) -> None:
         """Count the amount, once for each account; of an account not read yet, read the closed buckets too."""
