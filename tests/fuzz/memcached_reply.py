@@ -67,7 +67,8 @@ def _count(replies: Replies, lines: int) -> None:
     for number in range(lines):
         account = ClientBuckets(f"192.0.2.{number}", b"key%d" % number, ())
         account.until = 1.0
-        part.charge(account, account.increment)
+        part.accounts.append(account)
+        part.increments.append(account.increment)
     part.take(replies)
     assert all(0 <= number < 10**20 for number in part.numbers.values())
     assert len(part.numbers) + len(part.missing) + len(part.invalid) <= lines + len(replies.values)
