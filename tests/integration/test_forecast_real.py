@@ -40,11 +40,8 @@ def test_the_log_of_a_real_postfix(
         client.deliver()
     log = tmp_path / "mail.log"
 
-    def last_line() -> bool:
-        log.write_text(postfix.log)
-        return postfix.log.count("(queue active)") == 4
-
-    eventually(last_line, "the last message in the mail log")
+    eventually(lambda: postfix.log.count("(queue active)") == 4, "the last message in the mail log")
+    log.write_text(postfix.log)
     assert "sasl_username=joe" in log.read_text()
     daemon = make_daemon(counters={"count": "recipients"}, unscored={"limit": 3})
     forecast = json.loads(daemon.run("forecast", "--json", str(log)).stdout)
