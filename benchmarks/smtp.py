@@ -39,8 +39,8 @@ smtpd_relay_restrictions = reject_unauth_destination
 smtpd_client_event_limit_exceptions = static:all
 default_process_limit = 200
 in_flow_delay = 0
-checked = check_policy_service {{ inet:127.0.0.1:{policy}, timeout=10s, default_action=DUNNO }}
-waved_through = check_policy_service {{ inet:127.0.0.1:{baseline}, timeout=10s, default_action=DUNNO }}
+checked = check_policy_service {{ inet:127.0.0.1:{policy}, timeout=5s, try_limit=1, default_action=DUNNO }}
+waved_through = check_policy_service {{ inet:127.0.0.1:{baseline}, timeout=5s, try_limit=1, default_action=DUNNO }}
 """
 
 _MASTER_CF = """\
@@ -102,7 +102,7 @@ def postfix(bench: Bench) -> Messages:
     ):
         for port in ports:
             _send(port, bench.plan.messages // 4)
-        rounds = [[_send(port, bench.plan.messages) for port in ports] for _ in range(2 * bench.plan.rounds)]
+        rounds = [[_send(port, bench.plan.messages) for port in ports] for _ in range(4 * bench.plan.rounds)]
     return Messages(*map(median, zip(*rounds, strict=True)))
 
 
