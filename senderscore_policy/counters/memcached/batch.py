@@ -1,5 +1,6 @@
 """One batch of charges and refunds on all servers, in one round trip or two. No I/O."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,7 +95,7 @@ class ServerBatch:
 
     def __init__(self, server: Server) -> None:
         # What could not be sent before goes first.
-        self.refunds, server.owed = server.owed, {}
+        self.refunds, server.owed = server.owed, Counter()
         self.accounts: list[ClientBuckets] = []
         self.increments: list[bytes] = []
         self.keys: list[bytes] = []
@@ -140,14 +141,14 @@ class ServerBatch:
 
     def unanswered(self, replies: Replies | None) -> None:
         """Keep the refunds that the server still has to execute, once it has answered late (None: never)."""
-        delivery, refunds = self.delivery, self.refunds
+        delivery = self.delivery
+        refunds: dict[bytes, int] = self.refunds
         if replies is not None:
             self.take(replies)
             counted = {account.key for account in self.numbers}
             refunds = {key: amount for key, amount in delivery.refunds.items() if key in counted}
         delivery.executed = replies is not None
-        for key, amount in refunds.items():
-            delivery.server.owe(key, amount)
+        delivery.server.owed.update(refunds)
 
     def _take_numbers(self, accounts: Sequence[ClientBuckets], lines: Sequence[bytes]) -> None:
         numbers = self.numbers

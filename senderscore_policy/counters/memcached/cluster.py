@@ -97,7 +97,7 @@ class Cluster:
         for server in (*self.servers, *self.beside.values()):
             server.retire()
             if server.name in heirs:
-                heirs[server.name].owed |= server.owed
+                heirs[server.name].owed.update(server.owed)
 
     async def _stop_probing(self) -> None:
         if self._watch is not None:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
@@ -26,8 +26,6 @@ from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, ReplyReader, nonsense
 from senderscore_policy.errors import BackendError
 
-MAX_OWED: Final = 40_000
-"""Counters for which refunds are kept while their server is away; the oldest refunds are dropped first."""
 WATCH_TIME: Final = 80e-6
 """Seconds for which the answer of a memcached on this host is watched for before the event loop sleeps."""
 LATE_ANSWER: Final = 1.0
@@ -169,13 +167,14 @@ class Server:
         name: its address, as configured.
         fault: why it is down; None while it is up. Set on the first failure; the caller clears it
             once the server works again.
-        owed: refunds by key that the server has not executed, because it was away.
+        owed: refunds by key that the server has not executed, because it was away: those of requests that were
+            in hand when it failed. They do not pile up, because each batch that it answers takes them along.
     """
 
     def __init__(self, endpoint: Endpoint, settings: CounterSettings) -> None:
         self.name = str(endpoint)
         self.fault: str | None = None
-        self.owed: dict[bytes, int] = {}
+        self.owed: Counter[bytes] = Counter()
         self._retired = False
         self._endpoint = endpoint
         self._settings = settings
@@ -235,12 +234,6 @@ class Server:
     def _drop(self, connection: Connection) -> None:
         self._late.discard(connection)
         connection.end(BackendError("no answer"))
-
-    def owe(self, key: bytes, amount: int) -> None:
-        """Keep a refund until the server can execute it."""
-        self.owed[key] = self.owed.get(key, 0) + amount
-        if len(self.owed) > MAX_OWED:
-            del self.owed[next(iter(self.owed))]
 
     async def evictions(self) -> int:
         """Items that the server has evicted since it started; raises BackendError as `exchange` does."""
