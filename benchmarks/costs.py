@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,16 @@ from typing import Final
 
 import workloads
 from bench import Bench, lookups
-from servers import PolicyDaemon, Server, memcached
+from servers import HERE, PolicyDaemon, Server, memcached
+
+sys.path.append(str(HERE / "micro"))
+
+from in_process import InProcess, encode  # noqa: E402
 
 STARTS: Final = 9
+BATCH: Final = 100
+"""Requests decided together without sockets, one from each connection."""
+BATCHES: Final = 400
 WARM_CLIENTS: Final = 1_000
 WARM_RATE: Final = 2_000
 """Messages a second of clients whose score is known."""
@@ -69,6 +78,34 @@ def start(bench: Bench) -> list[float]:
         with bench.directory() as directory, bench.daemon(directory) as daemon:
             seconds.append(daemon.seconds_to_ready)
     return seconds
+
+
+@dataclass(frozen=True)
+class InterpreterTime:
+    """Microseconds of a decision without sockets and without memcached's own work: what Python itself takes.
+
+    Args:
+        read: from received bytes to a parsed request in the engine's queue.
+        rest: counting, comparing, answering, and remembering and logging the decision.
+    """
+
+    read: float
+    rest: float
+
+
+def in_process(store: str) -> InterpreterTime:
+    """Measure one store, "memory" or "memcached", with limits that are never reached; the medians."""
+    reading, deciding = [], []
+    with InProcess(store, BATCH) as parts:
+        for batch in range(BATCHES):
+            requests = [encode((batch * BATCH + each) * 31 % 4000, batch * BATCH + each) for each in range(BATCH)]
+            started = time.perf_counter()
+            parts.receive(requests)
+            received = time.perf_counter()
+            parts.run(parts.engine.run())
+            reading.append(received - started)
+            deciding.append(time.perf_counter() - received)
+    return InterpreterTime(*(1e6 * median(seconds) / BATCH for seconds in (reading, deciding)))
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ class Peer:
         programs: all must be there.
         start: serves in a directory of its own, for a number of connections.
         state: the protocol_state that it counts at.
+        shared: it keeps its counters outside its process, so that several servers can share them.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Peer:
     programs: tuple[str, ...]
     start: Callable[[Path, int], AbstractContextManager[Server]]
     state: str = "END-OF-MESSAGE"
+    shared: bool = True
 
     @property
     def missing(self) -> list[str]:
@@ -160,7 +162,7 @@ PEERS: Final = (
         policyd_rate_limit,
         state="RCPT",
     ),
-    Peer("postfwd2, memory", ("postfwd",), ("postfwd2",), postfwd2),
+    Peer("postfwd2, memory", ("postfwd",), ("postfwd2",), postfwd2, shared=False),
     Peer(
         "mtpolicyd, MariaDB",
         ("mtpolicyd", "mariadb-server-core", "mariadb-client-core", "libdbd-mysql-perl"),

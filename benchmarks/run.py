@@ -52,6 +52,7 @@ def _measure(bench: Bench, busy: float) -> Results:
         memory=list(costs.memory(bench)),
         starts=costs.start(bench),
         together=costs.together(bench),
+        in_process={store: costs.in_process(store) for store in ("memory", "memcached")},
         postfix=None if smtp.missing() else smtp.postfix(bench),
     )
 
