@@ -16,7 +16,7 @@ from servers import HERE, PolicyDaemon, Server, memcached
 
 sys.path.append(str(HERE / "micro"))
 
-from in_process import InProcess, encode  # noqa: E402
+from in_process import InProcess, encode
 
 STARTS: Final = 9
 BATCH: Final = 100

@@ -43,7 +43,7 @@ static int port = 10045;
 static int connections = 100;
 static double warm_up, seconds = 10, rate, step = 1;
 static uint64_t count;     /* stop after this many measured requests; 0: after `seconds` */
-static uint64_t offset;    /* into the workload file; without one every client is new, counting up from 10.0.0.0 plus this */
+static uint64_t offset;    /* into the workload file; without one every client is new, counting up from 12.0.0.0 plus this */
 
 /* ---- the clock ---- */
 
@@ -161,7 +161,7 @@ static struct address next_address(void)
 		return addresses[number];
 	}
 
-	new.length = snprintf(new.text, sizeof new.text, "10.%u.%u.%u", (unsigned)(number >> 16 & 255),
+	new.length = snprintf(new.text, sizeof new.text, "12.%u.%u.%u", (unsigned)(number >> 16 & 255),
 			      (unsigned)(number >> 8 & 255), (unsigned)(number & 255));
 	return new;
 }
@@ -458,7 +458,7 @@ static const char usage[] =
 	"  --rate N             open loop: so many requests a second fall due (closed loop)\n"
 	"  --workload FILE      client addresses, one a line, in this order, again from the top at the end\n"
 	"  --offset N           the line of FILE to begin with; without --workload every client is new:\n"
-	"                       10.0.0.0 plus N, and upward (0)\n"
+	"                       12.0.0.0 plus N, and upward (0)\n"
 	"  --state NAME         protocol_state (END-OF-MESSAGE)\n"
 	"  --step SECONDS       what each entry of the series is about (1)\n";
 
