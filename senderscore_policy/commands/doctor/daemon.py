@@ -16,10 +16,6 @@ from senderscore_policy.config.paths import control_paths
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.durations import span
 
-NEARLY: Final = 0.8
-"""The share of a query budget from which refreshes of stale scores stop, and `doctor` warns."""
-PATIENCE: Final = 5.0
-"""Seconds for an answer to a policy request."""
 _START: Final = "systemctl start senderscore-policy; if it does not stay: journalctl -u senderscore-policy"
 _RELOAD: Final = "systemctl reload senderscore-policy"
 _RESTART: Final = "systemctl restart senderscore-policy"
@@ -38,7 +34,6 @@ class Running:
 
 
 def daemon_of(config: Config) -> tuple[Running | None, list[Finding]]:
-    """Find the running daemon; without an answer, return a finding that says why."""
     try:
         with find_daemon(control_paths(config)) as control:
             return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon")), []
@@ -52,13 +47,12 @@ def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
     """Check what the running daemon reports, and whether it uses the configuration that this command has read."""
     yield _service(running)
     yield _in_force(running, file)
-    scores = running.status["scores"]
+    scores, state = running.status["scores"], running.own["state"]
     if scores["state"] == "ok":
         yield Finding("scores", OK, f"the score zone as the daemon sees it: {scores['zone_state']}")
     else:
         detail = f"{scores['zone_state']}: {scores['state'].removeprefix('degraded: ')}"
         yield Finding("scores", WARN, detail, f"see the check zone; {_RELOAD} makes the daemon ask again at once")
-    state = running.own["state"]
     if state == "ok":
         yield Finding("state", OK, "scores, counters and the query budget are saved for the next start")
     else:
@@ -80,7 +74,6 @@ def _service(running: Running) -> Finding:
 
 
 def _in_force(running: Running, file: Path | None) -> Finding:
-    """Whether the daemon has read the file since its last change."""
     theirs, ours = running.own["file"], None if file is None else str(file.absolute())
     if theirs != ours:
         detail = f"the daemon reads {theirs or 'no file'}, and this command reads {ours or 'none'}"
@@ -101,7 +94,8 @@ def _budget(scores: dict[str, Any]) -> Finding:
         return Finding("budget", OK, f"{day[0]} queries in 24 hours, {month[0]} in 30 days; there is no budget")
     detail = f"{day[0]} of {day[1]} queries in 24 hours, {month[0]} of {month[1]} in 30 days"
     share = max(used / limit for used, limit in (day, month))
-    if share < NEARLY:
+    # From this share on the daemon does not refresh stale scores.
+    if share < 0.8:
         return Finding("budget", OK, detail)
     remedy = (
         'use lookup = "lazy" and raise the smallest limit, so that fewer clients need a score; raise query_budget if '
@@ -117,7 +111,7 @@ def policy_findings(served: Sequence[Endpoint]) -> Iterator[Finding]:
     for where in served:
         started = time.perf_counter()
         try:
-            action = ask(where, {"client_address": ""}, PATIENCE)
+            action = ask(where, {"client_address": ""}, timeout=5.0)
         except PermissionError as error:
             yield Finding("policy", WARN, f"not asked: {error}", "run doctor as root")
         except BackendError as error:

@@ -8,12 +8,10 @@ from typing import Final
 from pymemcache.exceptions import MemcacheError, MemcacheServerError, MemcacheUnexpectedCloseError  # type: ignore[import-untyped]
 
 from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
-from senderscore_policy.config.endpoints import Endpoint
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.connection import client, description, evictions
 from senderscore_policy.counters.memcached.protocol import key_named
 
-_TTL: Final = 60
 _UNREACHABLE: Final = (
     "check that memcached listens there (counters.servers, its option -l) and that no firewall stops it; meanwhile "
     "each daemon counts for itself"
@@ -26,24 +24,22 @@ def memcached_findings(settings: CounterSettings) -> Iterator[Finding]:
     if settings.store == "memory":
         yield Finding("counters", OK, "the daemon keeps them itself, for one host")
         return
-    for endpoint in settings.servers:
-        yield _examine(endpoint, settings)
-
-
-def _examine(endpoint: Endpoint, settings: CounterSettings) -> Finding:
     key = key_named(f"{settings.key_prefix}doctor")
-    started = time.perf_counter()
-    try:
-        with closing(client(endpoint, settings)) as memcached:
-            memcached.add(key, b"0", expire=_TTL, noreply=False)
-            memcached.incr(key, 1)
-            milliseconds = (time.perf_counter() - started) * 1000
-            memcached.delete(key, noreply=False)
-        evicted = evictions(endpoint, settings)
-    except (OSError, MemcacheError) as error:
-        full = isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError)
-        remedy = _MORE_MEMORY if full else _UNREACHABLE
-        return Finding("memcached", FAIL, f"{endpoint}: {description(error, settings)}", remedy)
-    if evicted:
-        return Finding("memcached", WARN, f"{endpoint} has evicted {evicted} items since it started", _MORE_MEMORY)
-    return Finding("memcached", OK, f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")
+    for endpoint in settings.servers:
+        started = time.perf_counter()
+        try:
+            with closing(client(endpoint, settings)) as memcached:
+                memcached.add(key, b"0", expire=60, noreply=False)
+                memcached.incr(key, 1)
+                milliseconds = (time.perf_counter() - started) * 1000
+                memcached.delete(key, noreply=False)
+            evicted = evictions(endpoint, settings)
+        except (OSError, MemcacheError) as error:
+            full = isinstance(error, MemcacheServerError) and not isinstance(error, MemcacheUnexpectedCloseError)
+            remedy = _MORE_MEMORY if full else _UNREACHABLE
+            yield Finding("memcached", FAIL, f"{endpoint}: {description(error, settings)}", remedy)
+            continue
+        if evicted:
+            yield Finding("memcached", WARN, f"{endpoint} has evicted {evicted} items since it started", _MORE_MEMORY)
+        else:
+            yield Finding("memcached", OK, f"{endpoint} counts, in {milliseconds:.0f} ms, and has evicted nothing")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,9 @@ from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.lookup import RESOLV_CONF, LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
 
-TEST_ADDRESS: Final = "127.0.0.1"
-"""An address that sends no mail: a healthy zone has no entry for it (RFC 5782, 5)."""
-STUB: Final = "127.0.0.53"
-"""Of systemd-resolved; `UPSTREAM` names the servers that it asks (systemd-resolved.service(8))."""
+TEST_ADDRESS: Final = "127.0.0.1"  # sends no mail, so a healthy zone has no entry for it (RFC 5782, 5)
 UPSTREAM: Final = Path("/run/systemd/resolve/resolv.conf")
-
-REWRITES: Final = (
+_REWRITES: Final = (
     "a resolver that rewrites NXDOMAIN, or a zone that has expired: ask a resolver of your own (nameservers in "
     "[reputation]), and check zone"
 )
@@ -39,16 +36,13 @@ _SILENT: Final = "check that the name server runs and that no firewall stops DNS
 def zone_findings(settings: ReputationSettings, address: str) -> Iterator[Finding]:
     """Ask the zone about a client (an IPv4 address), past the breaker and the budget of the daemon."""
     hosts, source = resolvers_of(settings)
-    result, rcode = asyncio.run(_ask(ScoreResolver(settings, QueryBudget(0, time)), address))
+    resolver = ScoreResolver(settings, QueryBudget(0, time))
+    result = asyncio.run(resolver.query_raw(address))
     finding = zone_finding(result, settings.zone, address, visible_address(hosts))
-    yield _existing(finding, settings.zone, rcode) if isinstance(result.outcome, Unknown) else finding
+    if isinstance(result.outcome, Unknown):
+        finding = _existing(finding, settings.zone, asyncio.run(resolver.zone_rcode()))
+    yield finding
     yield resolver_finding(settings, hosts, source)
-
-
-async def _ask(resolver: ScoreResolver, address: str) -> tuple[LookupResult, str | None]:
-    """The answer about a client, and for one without a score the rcode of the answer about the zone itself."""
-    result = await resolver.query_raw(address)
-    return result, await resolver.zone_rcode() if isinstance(result.outcome, Unknown) else None
 
 
 def zone_finding(result: LookupResult, zone: str, address: str, visible: str) -> Finding:
@@ -64,17 +58,17 @@ def zone_finding(result: LookupResult, zone: str, address: str, visible: str) ->
             remedy = f"register {visible} {article}, or {copy}; then: systemctl reload senderscore-policy"
             return Finding("zone", FAIL, f"{question}: the zone refuses your resolver", remedy)
         case Unavailable(detail):
-            remedy = REWRITES if result.addresses else _BY_RCODE.get(result.rcode or "", _SILENT)
+            remedy = _REWRITES if result.addresses else _BY_RCODE.get(result.rcode or "", _SILENT)
             return Finding("zone", FAIL, f"{question}: {detail}", remedy)
         case Scored(score) if ip_address(address).is_loopback:
-            return Finding("zone", FAIL, f"{question}: a score, {score}, for an address that sends no mail", REWRITES)
+            return Finding("zone", FAIL, f"{question}: a score, {score}, for an address that sends no mail", _REWRITES)
         case Scored(score):
             return Finding("zone", OK, f"{question}: score {score}")
     return Finding("zone", OK, f"{question}: no score{', as expected' if address == TEST_ADDRESS else ''}")
 
 
 def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
-    """Complete the finding about an answer without a score by the rcode of the question for the zone's SOA record."""
+    """Complete the finding about a client without a score by the rcode of the answer about the zone's SOA record."""
     if rcode == "NOERROR":
         return finding
     if rcode == "NXDOMAIN":
@@ -88,11 +82,11 @@ def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
 def resolvers_of(
     settings: ReputationSettings, resolv_conf: Path = RESOLV_CONF, upstream: Path = UPSTREAM
 ) -> tuple[list[str], str]:
-    """The addresses of the name servers that are asked, and where they are configured."""
     if settings.nameservers:
         return [server.host for server in settings.nameservers], "reputation.nameservers"
     hosts = nameservers_in(resolv_conf)
-    if STUB in hosts and upstream.exists():
+    # The address of systemd-resolved, which forwards to the servers in `upstream` (systemd-resolved.service(8)).
+    if "127.0.0.53" in hosts and upstream.exists():
         return [*hosts, *nameservers_in(upstream)], f"{resolv_conf} and {upstream}"
     return hosts, str(resolv_conf)
 
@@ -133,15 +127,14 @@ def _own_address() -> str:
 
 
 def nameservers_in(resolv_conf: Path) -> list[str]:
-    """Return the name servers of a resolv.conf(5); none if it cannot be read."""
+    """The name servers of a resolv.conf(5); none if it cannot be read."""
     try:
-        lines = resolv_conf.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = resolv_conf.read_text("utf-8", "replace")
     except OSError:
         return []
     found = []
-    for words in map(str.split, lines):
-        if len(words) > 1 and words[0] == "nameserver":
-            with contextlib.suppress(ValueError):
-                ip_address(words[1])
-                found.append(words[1])
+    for host in re.findall(r"^[ \t]*nameserver[ \t]+(\S+)", text, re.MULTILINE):
+        with contextlib.suppress(ValueError):
+            ip_address(host)
+            found.append(host)
     return found
