@@ -5,33 +5,30 @@ import shutil
 import subprocess
 import tempfile
 import time
+from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor.daemon import Running
 from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
-from senderscore_policy.commands.doctor.postconf import Network, Postfix
+from senderscore_policy.commands.doctor.postconf import Postfix
 from senderscore_policy.errors import BackendError, InputError
 from senderscore_policy.maillog.files import chunks_of
 from senderscore_policy.maillog.messages import read_logs
-from senderscore_policy.maillog.timestamps import as_text
+from senderscore_policy.maillog.timestamps import STAMP, Timestamps, as_text
+from senderscore_policy.policy.clients import Network, parse_address
 from senderscore_policy.policy.durations import span
 
 HOUR: Final = 3600.0
-TAIL: Final = 16 * 1024 * 1024
-"""Bytes at the end of a mail log that are read, about 100,000 lines."""
-MAIL_LOGS: Final = (Path("/var/log/mail.log"), Path("/var/log/maillog"))
-"""The files of Debian, and of Red Hat and SUSE."""
-FEW: Final = 10
-"""Messages without a request from which doctor warns: some were on their way, and an access map may permit others."""
+TAIL: Final = 16 * 1024 * 1024  # bytes at the end of a mail log that are read, about 100,000 lines
+MAIL_LOGS: Final = (Path("/var/log/mail.log"), Path("/var/log/maillog"))  # of Debian, and of Red Hat and SUSE
 _PATIENCE: Final = 30.0
 _JOURNAL: Final = ("journalctl", "--no-pager", "--output=short-iso")
 _FAULT: Final = re.compile(
-    rb"^([A-Z][a-z]{2} [ \d]\d [\d:]{8}|\d{4}-\S+) .*?/((?:smtpd|master)\[\d+\]: "
+    rb"^(?:" + STAMP.pattern + rb") .*?/(?P<text>(?:smtpd|master)\[\d+\]: "
     rb"(?:(?:fatal|panic): .*|warning: (?:unknown smtpd restriction|restriction .*(?:must be|bad argument)|specify one"
     rb"|.*bad command startup).*|.*Server configuration (?:error|problem).*))$",
     re.MULTILINE,
@@ -41,37 +38,25 @@ _FAULT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class MailLog:
-    """What the end of the mail log says.
-
-    Args:
-        taken: when Postfix took the messages that came by SMTP, seconds since the epoch.
-        outside: when it took those of clients that are neither local nor authenticated.
-        fault: the last fault of smtpd: when, and its words; None: there was none.
-    """
+    """What the end of the mail log says; times are in seconds since the epoch."""
 
     name: str
-    taken: Sequence[float]
-    outside: Sequence[float]
-    fault: tuple[float, str] | None
+    taken: Sequence[float]  # when Postfix took the messages that came by SMTP
+    outside: Sequence[float]  # when it took those of clients that are neither local nor authenticated
+    fault: tuple[float, str] | None  # the last fault of smtpd: when, and its words
 
 
-def read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
+def _read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
     """Read what Postfix logged since its configuration was changed, within a day.
 
     Clients in `permitted` are like local ones: Postfix does not ask about them.
-
-    Raises:
-        BackendError: the log is missing, or is not a file.
-        InputError: it is not a mail log.
-        OSError: it cannot be read.
     """
     since = int(max(postfix.changed_at, time.time() - 24 * HOUR))
     files = _log_files(postfix, since)
     name, text = (str(files[-1]), b"".join(map(_end_of, files))) if files else ("the journal", _journal(postfix, since))
-    faults = ((_time_of(found[1]), found[2]) for found in _FAULT.finditer(text))
-    seen = [(at, words.decode(errors="replace")) for at, words in faults if at >= since]
+    faults = [(at, words) for at, words in _faults(text) if at >= since]
     # What master says of a process that ended is less than what the process said.
-    fault = max(seen, key=lambda each: (each[1].startswith("smtpd"), each[0]), default=None)
+    fault = max(faults, key=lambda each: (each[1].startswith("smtpd"), each[0]), default=None)
     if not re.search(rb"/(?:smtpd|o?qmgr)\[", text):
         return MailLog(name, (), (), fault)
     with tempfile.NamedTemporaryFile(prefix="senderscore-policy-") as copy:
@@ -82,15 +67,23 @@ def read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
         except InputError as error:
             raise InputError(str(error).replace(copy.name, name)) from error
     outside = [not who.authenticated and not _is_local(who.address, permitted) for who in traffic.who]
-    pairs = [(at, sender) for at, sender in zip(traffic.times, traffic.senders, strict=True) if at >= since]
-    return MailLog(name, [at for at, _ in pairs], [at for at, sender in pairs if outside[sender]], fault)
+    pairs = [(at, outside[sender]) for at, sender in zip(traffic.times, traffic.senders, strict=True) if at >= since]
+    return MailLog(name, [at for at, _ in pairs], [at for at, from_outside in pairs if from_outside], fault)
+
+
+def _faults(text: bytes) -> Iterator[tuple[float, str]]:
+    stamps = Timestamps(time.time() + HOUR, array("d"))
+    for found in _FAULT.finditer(text):
+        # Some dates do not exist.
+        with suppress(ValueError, OverflowError):
+            yield stamps.read(found), found["text"].decode(errors="replace")
 
 
 def traffic_findings(running: Running | None, postfix: Postfix, permitted: Sequence[Network]) -> Iterator[Finding]:
     """Compare the mail log with the requests that the daemon received; None: it does not run, or was not seen."""
     log = None
     try:
-        log = read_mail_log(postfix, permitted)
+        log = _read_mail_log(postfix, permitted)
         yield _fault(log, postfix)
     except (BackendError, InputError, OSError) as error:
         remedy = "see where maillog_file or syslog sends the log, and look for fatal and warning of smtpd there"
@@ -102,7 +95,6 @@ def traffic_findings(running: Running | None, postfix: Postfix, permitted: Seque
 
 
 def _fault(log: MailLog, postfix: Postfix) -> Finding:
-    """Check for a fault that smtpd reported, and whether Postfix has taken messages since."""
     if log.fault is None:
         return Finding("log", OK, f"smtpd has not reported a fault of its configuration, according to {log.name}")
     at, words = log.fault
@@ -114,14 +106,13 @@ def _fault(log: MailLog, postfix: Postfix) -> Finding:
 
 
 def _since(running: Running, postfix: Postfix | None) -> int:
-    """Return when the comparison begins: with the present configuration, a running daemon, and within the hour."""
+    """When the comparison begins: with the present configuration, a running daemon, and within the hour."""
     # Logs have whole seconds.
-    changed_at = postfix.changed_at if postfix else 0
-    return int(max(time.time() - HOUR, running.status["service"]["started_at"], changed_at))
+    return int(max(time.time() - HOUR, running.status["service"]["started_at"], postfix.changed_at if postfix else 0))
 
 
 def was_asked(running: Running | None, postfix: Postfix) -> bool:
-    """Return whether Postfix has asked the daemon within the hour, with its present configuration."""
+    """Whether Postfix has asked the daemon within the hour, with its present configuration."""
     last = running and running.own["last_request_at"]
     return bool(running and last and last >= _since(running, postfix))
 
@@ -143,7 +134,8 @@ def requests_finding(running: Running, postfix: Postfix | None, log: MailLog | N
     minutes = [minute for minute in running.status["minutes"] if minute["start"] >= since]
     requests = sum(sum(minute[kind].values()) for minute in minutes for kind in ("passed", "deferred"))
     messages = sum(at >= minutes[0]["start"] for at in log.outside) if minutes else 0
-    if messages >= FEW and messages > 2 * requests:
+    # Some may be on their way, and an access map may permit others.
+    if messages >= 10 and messages > 2 * requests:
         detail = f"{asked}, but only {requests} requests for {messages} messages from outside since "
         remedy = "see what comes before the check in its restriction list: it lets most mail through without asking"
         return Finding("requests", WARN, f"{detail}{as_text(minutes[0]['start'])}, according to {log.name}", remedy)
@@ -171,7 +163,7 @@ def _log_files(postfix: Postfix, since: float) -> list[Path]:
 
 
 def _rotated(path: Path, since: float) -> list[Path]:
-    """Return the older files of a log, as logrotate(8) and `postfix logrotate` name them."""
+    """The older files of a log, as logrotate(8) and `postfix logrotate` name them."""
     files = [(file.stat().st_mtime, file) for file in path.parent.glob(f"{path.name}[.-]*")]
     return [file for at, file in sorted(files) if at >= since]
 
@@ -200,24 +192,9 @@ def _journal(postfix: Postfix, since: float) -> bytes:
     return done.stdout[-TAIL:]
 
 
-def _time_of(stamp: bytes) -> float:
-    """Return the time of a log line; one without a year is not in the future. 0: the date does not exist."""
-    text, now = stamp.decode("ascii"), datetime.now().astimezone()
-    try:
-        if text[0].isdigit():
-            return datetime.fromisoformat(text).timestamp()
-        at = datetime.strptime(f"{now.year} {text}", "%Y %b %d %H:%M:%S").astimezone()
-        return at.timestamp() if at.timestamp() < now.timestamp() + HOUR else at.replace(year=now.year - 1).timestamp()
-    except ValueError:
-        return 0.0
-
-
 def _is_local(address: str, permitted: Sequence[Network]) -> bool:
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return False
-    return ip.is_loopback or any(ip in network for network in permitted)
+    ip = parse_address(address)
+    return ip is not None and (ip.is_loopback or any(ip in network for network in permitted))
 
 
 def clock_finding(*, shared: bool) -> Finding:
@@ -225,11 +202,10 @@ def clock_finding(*, shared: bool) -> Finding:
     if not shared:
         return Finding("clock", OK, "counters in memory use the monotonic clock and do not depend on the time of day")
     command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
-    try:
+    answer = ""
+    with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)  # noqa: S603
         answer = done.stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        answer = ""
     if answer == "yes":
         return Finding("clock", OK, "synchronized")
     known = "is not synchronized" if answer == "no" else "may not be synchronized: timedatectl does not say"
