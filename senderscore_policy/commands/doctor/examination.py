@@ -2,20 +2,22 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from senderscore_policy.commands.arguments import add_common, checked, client, given_file
 from senderscore_policy.commands.doctor.daemon import Running, daemon_findings, daemon_of, policy_findings
-from senderscore_policy.commands.doctor.finding import FAIL, WARN, Finding, show, summary
+from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.commands.doctor.memcached import memcached_findings
 from senderscore_policy.commands.doctor.postconf import BrokenPostfixError, read_postfix
 from senderscore_policy.commands.doctor.postfix import permitted_networks, postfix_findings
 from senderscore_policy.commands.doctor.traffic import clock_finding, requests_finding, traffic_findings, was_asked
 from senderscore_policy.commands.doctor.zone import TEST_ADDRESS, zone_findings
-from senderscore_policy.commands.output import in_terminal, say, say_json
+from senderscore_policy.commands.output import Part, console, in_terminal, say, say_json, say_paragraph
 from senderscore_policy.config.endpoints import Endpoint
 from senderscore_policy.config.load import read
 from senderscore_policy.config.model import Config
@@ -25,16 +27,13 @@ from senderscore_policy.errors import BackendError
 
 
 def examine(args: argparse.Namespace) -> Iterator[Finding]:
-    """Run every check and yield each finding at once."""
     given = given_file(args)
     path = config_file(given)
     config, problems = _configuration(path)
     running, findings = daemon_of(config)
     if running and given is None:
-        theirs = running.own["file"] and Path(running.own["file"])
-        if theirs != path:
-            path = theirs
-            config, problems = _configuration(path)
+        path = running.own["file"] and Path(running.own["file"])
+        config, problems = _configuration(path)
     yield from daemon_findings(running, path) if running else findings
     yield from problems
     for key, text in warnings_of(config):
@@ -57,11 +56,9 @@ def _configuration(path: Path | None) -> tuple[Config, list[Finding]]:
     return reading.config, [Finding("configuration", FAIL, problem, remedy) for problem in problems]
 
 
-def _postfix(
-    directory: Path | None, running: Running | None, served: Sequence[Endpoint], config: Config
-) -> Iterator[Finding]:
+def _postfix(where: Path | None, running: Running | None, served: list[Endpoint], config: Config) -> Iterator[Finding]:
     try:
-        postfix = read_postfix(directory)
+        postfix = read_postfix(where)
     except BackendError as error:
         yield _unread(error)
         if running:
@@ -97,20 +94,10 @@ reads the file of the running daemon. Users other than root get the checks that 
 
 A healthy zone has no entry for {TEST_ADDRESS}, and a SOA record that tells it from a misspelt one."""
     add_common(parser)
-    parser.add_argument(
-        "--postfix-config",
-        metavar="DIR",
-        type=Path,
-        help="the configuration of the Postfix instance to look at (default: that of postconf)",
-    )
-    parser.add_argument(
-        "address",
-        metavar="IP",
-        nargs="?",
-        default=TEST_ADDRESS,
-        type=checked(_address),
-        help=f"the client to ask the zone about (default: {TEST_ADDRESS})",
-    )
+    instance = "the configuration of the Postfix instance to look at (default: that of postconf)"
+    parser.add_argument("--postfix-config", metavar="DIR", type=Path, help=instance)
+    about = f"the client to ask the zone about (default: {TEST_ADDRESS})"
+    parser.add_argument("address", metavar="IP", nargs="?", default=TEST_ADDRESS, type=checked(_address), help=about)
 
 
 def _address(text: str) -> str:
@@ -121,14 +108,35 @@ def _address(text: str) -> str:
         raise ValueError(f"{text!r} is not an IPv4 address, and the zone has no others") from None
 
 
+def _show(finding: Finding) -> None:
+    """Print a finding: one line, or in a terminal a paragraph and one more for the remedy."""
+    style = {OK: "green", WARN: "yellow", FAIL: "red"}[finding.status]
+    head: list[Part] = [(f"{finding.status:<6}", style), f"{finding.check:<14} "]
+    text, indent = finding.detail, 21
+    if finding.remedy and not in_terminal():
+        text += f"{'' if text.endswith(('?', '.')) else '.'} Remedy: {finding.remedy}"
+    say_paragraph(text, head=head, indent=indent)
+    if not finding.remedy or not in_terminal():
+        return
+    lines = [finding.remedy]
+    if finding.remedy.startswith("postconf "):
+        # A shell joins these lines again, within double quotes too.
+        width = console().width - indent - 2
+        lines = textwrap.wrap(finding.remedy, width, break_long_words=False, break_on_hyphens=False)
+        lines[:-1] = [f"{line} \\" for line in lines[:-1]]
+    for number, line in enumerate(lines):
+        say_paragraph(line, head=[] if number else ["      Remedy:"], indent=indent)
+
+
 def run(args: argparse.Namespace) -> int:
     findings = []
     for finding in examine(args):
         findings.append(finding)
         if not args.json:
-            show(finding)
+            _show(finding)
+    counts = Counter(finding.status for finding in findings)
     if args.json:
         say_json([asdict(finding) for finding in findings])
     elif in_terminal():
-        say(summary(findings))
-    return os.EX_UNAVAILABLE if any(finding.status is FAIL for finding in findings) else os.EX_OK
+        say(", ".join(f"{counts[status]} {status}" for status in (FAIL, WARN, OK) if status in counts))
+    return os.EX_UNAVAILABLE if FAIL in counts else os.EX_OK
