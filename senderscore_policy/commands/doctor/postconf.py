@@ -6,21 +6,19 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Network, ip_network
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor.restrictions import Restrictions, restrictions_of, tokens
+from senderscore_policy.commands.doctor.sockets import inside_endpoint
+from senderscore_policy.config.endpoints import Endpoint
 from senderscore_policy.errors import BackendError
+from senderscore_policy.policy.clients import Network, parse_address
 
-_SYSTEM_PATH: Final = "/usr/sbin:/usr/local/sbin:/usr/lib/postfix/sbin"
-"""Users' PATH often lacks the directories of administration."""
-_PATIENCE: Final = 20.0
+_SYSTEM_PATH: Final = "/usr/sbin:/usr/local/sbin:/usr/lib/postfix/sbin"  # users' PATH often lacks these
 _ABSENT: Final = re.compile(r"open \S*main\.cf: (No such file|Not a directory|Permission denied)")
-_MAPPED: Final = IPv6Network("::ffff:0:0/96")
-
-Network = IPv4Network | IPv6Network
 
 
 class BrokenPostfixError(BackendError):
@@ -29,22 +27,14 @@ class BrokenPostfixError(BackendError):
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One directory of configuration: Postfix has several with postmulti(1).
-
-    Args:
-        option: for `postconf` and `postfix`, " -c DIR"; empty for the default instance.
-        label: what the names of its services begin with in findings; empty if no other instance was read before.
-        main: the parameters of main.cf, defaults included, expanded.
-        written: those that main.cf sets, not expanded.
-        unused: lines of main.cf that set what Postfix does not know.
-    """
+    """One directory of configuration: Postfix has several with postmulti(1)."""
 
     directory: Path
-    option: str
-    label: str
-    main: Mapping[str, str]
-    written: Mapping[str, str]
-    unused: tuple[str, ...]
+    option: str  # for `postconf` and `postfix`, " -c DIR"; empty for the default instance
+    label: str  # what the names of its services begin with in findings; empty if no other instance was read before
+    main: Mapping[str, str]  # the parameters of main.cf, defaults included, expanded
+    written: Mapping[str, str]  # those that main.cf sets, not expanded
+    unused: tuple[str, ...]  # lines of main.cf that set what Postfix does not know
 
     @property
     def reload(self) -> str:
@@ -53,21 +43,14 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Smtpd:
-    """One smtpd service of master.cf.
-
-    Args:
-        service: as master.cf names it, "smtp/inet".
-        parameters: as they hold for it, expanded.
-        overridden: those that master.cf sets by -o, not expanded.
-        stray: words in master.cf that smtpd takes for arguments, and ends; empty: none.
-    """
+    """One smtpd service of master.cf."""
 
     instance: Instance
-    service: str
+    service: str  # as master.cf names it, "smtp/inet"
     chroot: bool
-    parameters: Mapping[str, str]
-    overridden: Mapping[str, str]
-    stray: str = ""
+    parameters: Mapping[str, str]  # as they hold for it, expanded
+    overridden: Mapping[str, str]  # those that master.cf sets by -o, not expanded
+    stray: str = ""  # words in master.cf that smtpd takes for arguments, and ends
 
     @property
     def name(self) -> str:
@@ -77,14 +60,14 @@ class Smtpd:
     def restrictions(self) -> Restrictions:
         return restrictions_of(self.parameters)
 
-    @property
-    def queue_directory(self) -> Path:
-        """Return the root of chrooted services, to which relative sockets belong."""
-        return Path(self.parameters["queue_directory"])
+    def endpoint(self, text: str, *, chrooted: bool = True) -> Endpoint | None:
+        """Where an endpoint in main.cf leads to, or would lead to without a chroot; None: it is not an endpoint."""
+        chroot, queue = self.chroot and chrooted, self.parameters["queue_directory"]
+        return inside_endpoint(text, chroot=chroot, queue_directory=queue)
 
     @property
     def disabled(self) -> bool:
-        """Return whether `multi_instance_enable` or `master_service_disable` (by its first match) turns it off."""
+        """Whether `multi_instance_enable` or `master_service_disable` (by its first match) turns it off."""
         if self.instance.label and self.instance.main.get("multi_instance_enable") != "yes":
             return True
         for pattern in tokens(self.instance.main.get("master_service_disable", "")):
@@ -94,7 +77,7 @@ class Smtpd:
 
     @property
     def takes_mail_from_outside(self) -> bool:
-        """Return whether it takes mail of other hosts: port 25 of a public address, or behind postscreen or a proxy."""
+        """Whether it has port 25 of a public address, or is behind postscreen or a proxy."""
         if self.service.endswith("/pass"):
             return True
         host, _, port = self.service.rpartition("/")[0].rpartition(":")
@@ -104,29 +87,29 @@ class Smtpd:
 
     @property
     def takes_submissions(self) -> bool:
-        """Return whether it is for users who log in (RFC 6409, RFC 8314)."""
+        """Whether it is for users who log in (RFC 6409, RFC 8314)."""
         port = self.service.rpartition("/")[0].rpartition(":")[2]
         return port in {"submission", "587", "submissions", "smtps", "465"}
 
 
 @dataclass(frozen=True, slots=True)
 class Postfix:
-    """The Postfix of this host; `unread` says why further instances could not be read."""
+    """The Postfix of this host."""
 
     instances: tuple[Instance, ...]
     smtpd: tuple[Smtpd, ...]
     disabled: tuple[Smtpd, ...] = ()
-    unread: tuple[BackendError, ...] = ()
+    unread: tuple[BackendError, ...] = ()  # why further instances could not be read
 
     @property
     def entrances(self) -> list[Smtpd]:
-        """Return the services for mail from outside; without a known one, all that are not for submission."""
+        """The services for mail from outside; without a known one, all that are not for submission."""
         known = [smtpd for smtpd in self.smtpd if smtpd.takes_mail_from_outside]
         return known or [smtpd for smtpd in self.smtpd if not smtpd.takes_submissions]
 
     @property
     def changed_at(self) -> float:
-        """Return when a main.cf or master.cf was last written, in seconds since the epoch."""
+        """When a main.cf or master.cf was last written, in seconds since the epoch."""
         files = (each.directory / name for each in self.instances for name in ("main.cf", "master.cf"))
         return max(file.stat().st_mtime for file in files)
 
@@ -181,41 +164,34 @@ def _services(instance: Instance) -> list[Smtpd]:
         # "-" meant yes before Postfix 3.0 (COMPATIBILITY_README).
         old = instance.main.get("compatibility_level", "0").partition(".")[0] == "0"
         chroot = columns["chroot"] in ({"y", "-"} if old else {"y"})
-        found.append(Smtpd(instance, service, chroot, parameters, own, _stray(words[1:])))
+        pairs = pairwise(words)
+        stray = [word for last, word in pairs if ("=" not in word if last == "-o" else not word.startswith("-"))]
+        found.append(Smtpd(instance, service, chroot, parameters, own, " ".join(stray)))
     return found
 
 
-def _stray(words: list[str]) -> str:
-    """Return the words in the command of a service that are neither options nor their values."""
-    pairs = pairwise(["", *words])
-    return " ".join(word for last, word in pairs if ("=" not in word if last == "-o" else not word.startswith("-")))
-
-
 def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host in {"localhost", "loopback-only"}
+    address = parse_address(host.strip("[]"))
+    return address.is_loopback if address else host in {"localhost", "loopback-only"}
 
 
 def networks_in(text: str) -> tuple[list[Network], list[str]]:
-    """Return the networks of a parameter such as mynetworks, and its elements that only Postfix can look up."""
+    """The networks of a parameter such as mynetworks, and its elements that only Postfix can look up."""
     networks: list[Network] = []
     others: list[str] = []
     for element in tokens(text):
         try:
-            network = ip_network(re.sub(r"[\[\]]", "", element), strict=False)
-            if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
-                network = ip_network((network.network_address.packed[12:], network.prefixlen - 96))
-            networks.append(network)
-        except ValueError:
-            try:
+            if element.startswith("/"):
                 # A file has networks, and no further files: they end here.
-                content = Path(element if element.startswith("/") else "").read_text("utf-8", "replace")
-                inner = networks_in(re.sub(r"#.*|(?<!\S)/\S*", "", content))
+                inner = networks_in(re.sub(r"#.*|(?<!\S)/\S*", "", Path(element).read_text("utf-8", "replace")))
                 networks, others = [*networks, *inner[0]], [*others, *inner[1]]
-            except OSError:
-                others.append(element)
+                continue
+            network = ip_network(re.sub(r"[\[\]]", "", element), strict=False)
+            if isinstance(network, IPv6Network) and (mapped := network.network_address.ipv4_mapped):
+                network = ip_network(f"{mapped}/{network.prefixlen - 96}")
+            networks.append(network)
+        except (OSError, ValueError):
+            others.append(element)
     return networks, others
 
 
@@ -229,7 +205,6 @@ def _by_service(output: str) -> dict[str, dict[str, str]]:
 
 
 def _assignments(output: str) -> dict[str, str]:
-    """Parse lines of `name = value`."""
     pairs = (line.partition(" =") for line in output.splitlines())
     return {name: value.strip() for name, equals, value in pairs if equals}
 
@@ -241,7 +216,7 @@ def _run(name: str, arguments: list[str]) -> tuple[str, list[str]]:
         raise BackendError(f"no Postfix on this host: {name} is not in PATH")
     try:
         done = subprocess.run(  # noqa: S603 - a program of the system, arguments of the administrator
-            [program, *arguments], capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False
+            [program, *arguments], capture_output=True, text=True, errors="replace", timeout=20, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BackendError(f"{name}: {error}") from error

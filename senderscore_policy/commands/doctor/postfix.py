@@ -3,23 +3,23 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from senderscore_policy.commands.doctor import restrictions as lists
 from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding, Status
-from senderscore_policy.commands.doctor.postconf import Network, Postfix, Smtpd, networks_in
+from senderscore_policy.commands.doctor.postconf import Postfix, Smtpd, networks_in
 from senderscore_policy.commands.doctor.restrictions import CHECK, DATA, END_OF_DATA, OWN_NETWORKS, Fault, Hook
 from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served, listens, obstacle
 from senderscore_policy.config.endpoints import Endpoint, Inet, Unix, notation
 from senderscore_policy.config.model import Config
+from senderscore_policy.policy.clients import Network
 from senderscore_policy.policy.tiers import UNLIMITED
 
 DEFAULT: Final = Inet("127.0.0.1", 10045)
-LONGEST_WAIT: Final = 30.0
-"""Seconds for which a daemon that hangs may hold up a message; with the recommended line it is 5, by default 201."""
-TERMS: Final = {"timeout": "5s", "try_limit": "1", "default_action": "DUNNO"}
-"""The recommended attributes of the check."""
+TERMS: Final = {"timeout": "5s", "try_limit": "1", "default_action": "DUNNO"}  # the recommended attributes of the check
 _DEFERS: Final = "Postfix defers every message that reaches it (451 4.3.5 Server configuration error)"
 
 Arrange = Callable[[list[str], list[str], list[str]], list[str]]
@@ -27,11 +27,12 @@ Arrange = Callable[[list[str], list[str], list[str]], list[str]]
 
 @dataclass(frozen=True, slots=True)
 class _Check:
-    """An smtpd that asks a policy server, this daemon (ours) or another."""
+    """An smtpd that asks a policy server."""
 
     smtpd: Smtpd
     hook: Hook
-    ours: bool
+    ours: bool  # it asks this daemon
+    hidden: bool  # it would ask this daemon, but its chroot hides the socket
 
     @property
     def place(self) -> str:
@@ -39,23 +40,22 @@ class _Check:
 
 
 def _checks(services: Iterable[Smtpd], served: Sequence[Endpoint]) -> list[_Check]:
-    return [
-        _Check(smtpd, hook, is_served(_endpoint(smtpd, hook.endpoint), served))
-        for smtpd in services
-        for hook in smtpd.restrictions.hooks
-    ]
+    found = []
+    for smtpd in services:
+        for hook in smtpd.restrictions.hooks:
+            ours, named = (is_served(smtpd.endpoint(hook.endpoint, chrooted=each), served) for each in (True, False))
+            found.append(_Check(smtpd, hook, ours, hidden=named and not ours))
+    return found
 
 
 def recommended(served: Sequence[Endpoint]) -> str:
-    """Return the endpoint that Postfix should ask: a TCP address if there is one, as a chroot does not hide it."""
-    endpoint = min(served, key=lambda endpoint: isinstance(endpoint, Unix), default=DEFAULT)
-    if isinstance(endpoint, Inet) and endpoint.host in {"0.0.0.0", "::"}:  # noqa: S104 - not bound to here
-        endpoint = Inet("127.0.0.1" if endpoint.host == "0.0.0.0" else "::1", endpoint.port)  # noqa: S104
-    return notation(endpoint)
+    """The endpoint that Postfix should ask: a TCP address if there is one, as a chroot does not hide it."""
+    endpoint = notation(min(served, key=lambda endpoint: isinstance(endpoint, Unix), default=DEFAULT))
+    return endpoint.replace(":0.0.0.0:", ":127.0.0.1:").replace("[::]", "[::1]")
 
 
 def check(endpoint: str, options: Mapping[str, str] | None = None) -> list[str]:
-    """Return the two elements of a check with the recommended attributes and further options."""
+    """The two elements of a check with the recommended attributes and further options."""
     terms = {**(options or {}), **TERMS}.items()
     shown = [f"{{ {name} = {text} }}" if re.search("[ ,]", text) else f"{name}={text}" for name, text in terms]
     return [CHECK, f"{{ {', '.join([endpoint, *shown])} }}"]
@@ -70,16 +70,16 @@ def postfix_findings(postfix: Postfix, served: Sequence[Endpoint], config: Confi
     for smtpd in broken:
         yield from _mistakes(smtpd, served)
     checks = _checks([smtpd for smtpd in postfix.smtpd if smtpd not in broken], served)
-    hidden = [each for each in checks if _is_hidden(each, served)]
+    hidden = [each for each in checks if each.hidden]
     for each in _distinct(hidden):
-        detail = f"{each.place}, but runs in the chroot {each.smtpd.queue_directory}, which has no such path"
-        remedy = f'set policy = ["{notation(DEFAULT)}"] in [listen], and in {each.hook.parameter} write '
-        remedy += f"{lists.joined(check(notation(DEFAULT)))}; then: {each.smtpd.instance.reload}"
+        queue, endpoint = Path(each.smtpd.parameters["queue_directory"]), notation(DEFAULT)
+        detail = f"{each.place}, but runs in the chroot {queue}, which has no such path"
+        remedy = f'set policy = ["{endpoint}"] in [listen], and in {each.hook.parameter} write '
+        remedy += f"{lists.joined(check(endpoint))}; then: {each.smtpd.instance.reload}"
         yield Finding("chroot", FAIL, detail, remedy)
     blind = [*broken, *(each.smtpd for each in hidden)]
+    yield from _entrances(postfix, checks, blind, served, asked=asked)
     reached = [each for each in checks if each.ours and not each.hook.blocked_by]
-    entrances = [each for each in postfix.entrances if each not in blind]
-    yield from _entrances(postfix, entrances, checks, served, asked=asked)
     for each in _distinct(reached):
         yield from _place(each, served, config)
         yield from _terms(each, config)
@@ -110,7 +110,7 @@ def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
     before, behind = written[:index], written[index + 1 :]
     new: list[str] = []
     if word.startswith("#"):
-        new, behind = before, []
+        new = before
     elif (meant := lists.similar(word)) and meant != word:
         new = [*before, meant, *behind]
     else:
@@ -119,20 +119,20 @@ def _correction(smtpd: Smtpd, fault: Fault, served: Sequence[Endpoint]) -> str:
             behind = [each for each in behind if "=" not in each]
         endpoint, options, _ = lists.service_of(word)
         for text in (endpoint, f"inet:{endpoint}"):
-            if is_served(_endpoint(smtpd, text), served):
+            if is_served(smtpd.endpoint(text), served):
                 before = before[:-1] if before[-1:] == [CHECK] else before
-                new = [*before, *check(text, lists.valid(options)), *behind]
+                new = [*before, *check(text, options), *behind]
     if new and fault.word in written:
         return _command(smtpd, {fault.parameter: new})
     return f"correct it in {smtpd.instance.directory}/main.cf or master.cf; then: {smtpd.instance.reload}"
 
 
 def _entrances(
-    postfix: Postfix, entrances: Sequence[Smtpd], checks: Sequence[_Check], served: Sequence[Endpoint], *, asked: bool
+    postfix: Postfix, checks: Sequence[_Check], blind: Sequence[Smtpd], served: Sequence[Endpoint], *, asked: bool
 ) -> Iterator[Finding]:
-    """Check that each of these services, which take mail from outside, asks the daemon."""
+    """Check that each entrance asks the daemon, but for the blind ones, which have a finding already."""
     asking = sorted({each.smtpd.name for each in checks if each.ours and not each.hook.blocked_by})
-    silent = [smtpd for smtpd in entrances if smtpd.name not in asking]
+    silent = [smtpd for smtpd in postfix.entrances if smtpd.name not in asking and smtpd not in blind]
     for smtpd in silent:
         status, what, remedy = _silence(smtpd, [each for each in checks if each.smtpd is smtpd], served)
         if asked and len(silent) == len(postfix.entrances):
@@ -151,22 +151,18 @@ def _entrances(
 
 
 def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint]) -> tuple[Status, str, str]:
-    """Return why an smtpd with these checks does not ask this daemon, and the remedy."""
+    """Why an smtpd with these checks does not ask this daemon, and the remedy."""
     if unreached := next((each for each in checks if each.ours), None):
         hook = unreached.hook
-        remedy = _change(
-            unreached,
-            lambda before, found, behind: _with_check(smtpd, hook.parameter, [*before, *behind], found),
-            "put the check before it",
-        )
+        remedy = _change(unreached, partial(_with_check, smtpd, hook.parameter), "put the check before it")
         what = f"never comes to the check: {hook.blocked_by} before it ends {hook.parameter} for every client"
         return FAIL, what, remedy
-    if any(is_served(_endpoint(smtpd, hook.endpoint), served) for hook in smtpd.restrictions.by_map):
+    if any(is_served(smtpd.endpoint(hook.endpoint), served) for hook in smtpd.restrictions.by_map):
         what = "may ask: a restriction class has the check, and an access map"
         return WARN, f"{what}, which doctor cannot follow, names the class", "see the check requests"
     found = []
     for each in checks:
-        endpoint = _endpoint(smtpd, each.hook.endpoint)
+        endpoint = smtpd.endpoint(each.hook.endpoint)
         there = "another service" if endpoint and listens(endpoint) else "where nothing listens"
         found.append(f"it asks {each.hook.endpoint} in {each.hook.parameter}, {there}")
     if END_OF_DATA in smtpd.overridden:
@@ -178,7 +174,7 @@ def _silence(smtpd: Smtpd, checks: Sequence[_Check], served: Sequence[Endpoint])
     # At the beginning of a list it would keep own hosts from the checks that are there.
     if not written or (OWN_NETWORKS not in written and _limited_networks(smtpd, Config())):
         new = [OWN_NETWORKS, *new]
-    remedy = _command(smtpd, {END_OF_DATA: _with_check(smtpd, END_OF_DATA, written, new)})
+    remedy = _command(smtpd, {END_OF_DATA: _with_check(smtpd, END_OF_DATA, written, new, [])})
     listening = ", ".join(map(notation, served))
     return FAIL, f"does not ask this daemon, which listens on {listening}: {why}", remedy
 
@@ -196,10 +192,9 @@ def _place(each: _Check, served: Sequence[Endpoint], config: Config) -> Iterator
     if hook.warned:
         problems.append("behind warn_if_reject: Postfix only logs deferrals")
         remedy = remedy or f"remove warn_if_reject before the check; then: {each.smtpd.instance.reload}"
-    if before := [word for word in hook.skipped_by if not is_served(_endpoint(each.smtpd, word), served)]:
+    if before := [word for word in hook.skipped_by if not is_served(each.smtpd.endpoint(word), served)]:
         problems.append(f"behind {', '.join(before)}: what that lets through with OK skips this check")
-        otherwise = "put the check before it, or let it answer DUNNO in place of OK"
-        remedy = remedy or _change(each, lambda before, found, behind: [*_ahead(before, found), *behind], otherwise)
+        remedy = remedy or _change(each, _ahead, "put the check before it, or let it answer DUNNO in place of OK")
     if problems:
         yield Finding("restriction", status, f"{each.place}, {', and '.join(problems)}", remedy)
     else:
@@ -224,9 +219,9 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
     terms = f"timeout={given['timeout']}, {tries} {'try' if tries == 1 else 'tries'}"
     longest = config.reputation.deadline + config.counters.timeout
     if timeout <= longest:
-        why = f"the daemon may need {longest:g} s (reputation.deadline and counters.timeout)"
-        yield Finding("timeout", WARN, f"{each.place} with {terms}: {why}", remedy)
-    elif hung > LONGEST_WAIT:
+        cost = f"the daemon may need {longest:g} s (reputation.deadline and counters.timeout)"
+    # A message waits 5 s for a daemon that hangs with the recommended line, 201 s by default.
+    if timeout <= longest or hung > 30:
         yield Finding("timeout", WARN, f"{each.place} with {terms}: {cost}", remedy)
     else:
         yield Finding("timeout", OK, f"{cost} ({terms})")
@@ -234,14 +229,13 @@ def _terms(each: _Check, config: Config) -> Iterator[Finding]:
 
 def _socket(each: _Check) -> Iterator[Finding]:
     """Check that the user that smtpd runs as may use a unix socket."""
-    endpoint, owner = _endpoint(each.smtpd, each.hook.endpoint), each.smtpd.parameters["mail_owner"]
+    endpoint, owner = each.smtpd.endpoint(each.hook.endpoint), each.smtpd.parameters["mail_owner"]
     if isinstance(endpoint, Unix) and (closed := obstacle(Path(endpoint.path), owner)):
         remedy = f"chmod o+x {closed} (o+rw for the socket itself), or use TCP"
         yield Finding("socket", FAIL, f"{each.place}, but the user {owner} may not pass {closed}", remedy)
 
 
 def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding]:
-    """Check that the site's own hosts are not limited."""
     exposed = [each for each in reached if not each.hook.own_networks]
     for each in exposed:
         if limited := _limited_networks(each.smtpd, config):
@@ -257,7 +251,7 @@ def _own_networks(reached: Sequence[_Check], config: Config) -> Iterator[Finding
 
 
 def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
-    """Return the elements of mynetworks that the daemon does not exempt."""
+    """The elements of mynetworks that the daemon does not exempt."""
     networks, others = networks_in(smtpd.parameters.get("mynetworks", ""))
     free = [*config.exempt.networks]
     free += [network for each in config.overrides if each.limit == UNLIMITED for network in each.networks]
@@ -266,7 +260,7 @@ def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
 
 
 def permitted_networks(postfix: Postfix, served: Sequence[Endpoint]) -> list[Network]:
-    """Return mynetworks if `permit_mynetworks` comes before each check of this daemon: Postfix does not ask then."""
+    """Mynetworks if `permit_mynetworks` comes before each check of this daemon: Postfix does not ask then."""
     if not all(each.hook.own_networks for each in _checks(postfix.entrances, served) if each.ours):
         return []
     return [each for smtpd in postfix.entrances for each in networks_in(smtpd.parameters.get("mynetworks", ""))[0]]
@@ -274,27 +268,23 @@ def permitted_networks(postfix: Postfix, served: Sequence[Endpoint]) -> list[Net
 
 def _references(postfix: Postfix, served: Sequence[Endpoint]) -> Finding:
     """List every parameter that names this daemon, in use or not: without the daemon they may stop mail."""
-    found: dict[str, list[str]] = {}
-    for instance in postfix.instances:
-        for name, value in instance.written.items():
-            if _names(value, Path(instance.main["queue_directory"]), served):
-                found.setdefault(f"{instance.directory}/main.cf", []).append(name)
+    settings = [
+        (f"{each.directory}/main.cf", name, value, each.main["queue_directory"])
+        for each in postfix.instances
+        for name, value in each.written.items()
+    ]
     for smtpd in (*postfix.smtpd, *postfix.disabled):
-        for name, value in {**smtpd.overridden, "": smtpd.stray}.items():
-            if _names(value, smtpd.queue_directory, served):
-                place = f"{smtpd.service} -o {name}".strip()
-                found.setdefault(f"{smtpd.instance.directory}/master.cf", []).append(place)
+        file, queue = f"{smtpd.instance.directory}/master.cf", smtpd.parameters["queue_directory"]
+        options = {**smtpd.overridden, "": smtpd.stray}.items()
+        settings += [(file, f"{smtpd.service} -o {name}".strip(), value, queue) for name, value in options]
+    found: dict[str, list[str]] = {}
+    for file, name, value, queue in settings:
+        named = re.findall(r"(?:inet|unix|local):[^\s,{}]+", value)
+        places = [inside_endpoint(n, chroot=chroot, queue_directory=queue) for n in named for chroot in (False, True)]
+        if any(is_served(place, served) for place in places):
+            found.setdefault(file, []).append(name)
     detail = "; ".join(f"{file}: {', '.join(names)}" for file, names in found.items())
     return Finding("references", OK, detail or "none")
-
-
-def _names(value: str, queue: Path, served: Sequence[Endpoint]) -> bool:
-    """Return whether a value contains an endpoint of this daemon, in any notation."""
-    return any(
-        is_served(inside_endpoint(text, chroot=chroot, queue_directory=queue), served)
-        for text in re.findall(r"(?:inet|unix|local):[^\s,{}]+", value)
-        for chroot in (False, True)
-    )
 
 
 def _change(each: _Check, arrange: Arrange | None, otherwise: str) -> str:
@@ -305,32 +295,34 @@ def _change(each: _Check, arrange: Arrange | None, otherwise: str) -> str:
     """
     smtpd, parameter = each.smtpd, each.hook.parameter
     written = _written(smtpd, parameter)
-    index = lists.position_of_check(written, lambda text: text == each.hook.endpoint)
-    if index is None:
-        return f"{otherwise}; then: {smtpd.instance.reload}"
-    before, found, behind = written[:index], written[index : index + 2], written[index + 2 :]
-    if arrange is not None:
-        return _command(smtpd, {parameter: arrange(before, found, behind)})
-    moved = lists.with_check(_written(smtpd, END_OF_DATA), found)
-    return _command(smtpd, {parameter: [*before, *behind], END_OF_DATA: moved})
+    for index, (word, argument) in enumerate(pairwise(written)):
+        if word.lower() == CHECK and lists.service_of(argument)[0] == each.hook.endpoint:
+            before, found, behind = written[:index], [word, argument], written[index + 2 :]
+            if arrange is not None:
+                return _command(smtpd, {parameter: arrange(before, found, behind)})
+            moved = lists.with_check(_written(smtpd, END_OF_DATA), found)
+            return _command(smtpd, {parameter: [*before, *behind], END_OF_DATA: moved})
+    return f"{otherwise}; then: {smtpd.instance.reload}"
 
 
-def _with_check(smtpd: Smtpd, parameter: str, rest: list[str], new: list[str]) -> list[str]:
-    """Add a check at the end of a list, or at its beginning if something would end the list before the check."""
+def _with_check(smtpd: Smtpd, parameter: str, before: list[str], new: list[str], behind: list[str]) -> list[str]:
+    """Put a check at the end of a list, or at its beginning if something would end the list before the check."""
+    rest = [*before, *behind]
     elements = lists.with_check(rest, new)
     hooks = lists.restrictions_of({**smtpd.parameters, parameter: lists.joined(elements)}).hooks
     blocked = any(hook.blocked_by for hook in hooks if hook.parameter == parameter)
     return [*new, *rest] if blocked else elements
 
 
-def _ahead(before: list[str], found: list[str]) -> list[str]:
-    """Move a check ahead of the policy services before it."""
-    first = lists.position_of_check(before, lambda _: True) or 0
-    return [*before[:first], *found, *before[first:]]
+def _ahead(before: list[str], found: list[str], behind: list[str]) -> list[str]:
+    """Move a check ahead of what may skip it."""
+    skips = {CHECK, "permit_auth_destination"}
+    first = next((index for index, word in enumerate(before) if word.lower() in skips), 0)
+    return [*before[:first], *found, *before[first:], *behind]
 
 
 def _command(smtpd: Smtpd, changed: Mapping[str, Sequence[str]]) -> str:
-    """Return what sets restriction lists of an smtpd in the file that sets them now, in a form that can be pasted."""
+    """What sets restriction lists of an smtpd in the file that sets them now, in a form that can be pasted."""
     instance = smtpd.instance
     settings = [f"{name} = {lists.joined(elements)}" for name, elements in changed.items()]
     if not smtpd.overridden.keys().isdisjoint(changed):
@@ -341,22 +333,10 @@ def _command(smtpd: Smtpd, changed: Mapping[str, Sequence[str]]) -> str:
 
 
 def _written(smtpd: Smtpd, parameter: str) -> list[str]:
-    """Return the elements of a list in master.cf or main.cf; variables and classes are not expanded."""
+    """The elements of a list in master.cf or main.cf; variables and classes are not expanded."""
     return lists.tokens(smtpd.overridden.get(parameter, smtpd.instance.written.get(parameter, "")))
 
 
 def _distinct(checks: Iterable[_Check]) -> list[_Check]:
-    """Return the first check of each way of asking."""
+    """The first check of each way of asking."""
     return list({str(each.hook): each for each in reversed(list(checks))}.values())[::-1]
-
-
-def _endpoint(smtpd: Smtpd, text: str) -> Endpoint | None:
-    """Return where an endpoint in main.cf leads to; None: it is not an endpoint."""
-    return inside_endpoint(text, chroot=smtpd.chroot, queue_directory=smtpd.queue_directory)
-
-
-def _is_hidden(each: _Check, served: Sequence[Endpoint]) -> bool:
-    """Return whether a check names the daemon's socket, and a chroot hides it."""
-    kind, _, path = each.hook.endpoint.partition(":")
-    absolute = kind == "unix" and path.startswith("/")
-    return absolute and not each.ours and each.smtpd.chroot and is_served(Unix(path), served)

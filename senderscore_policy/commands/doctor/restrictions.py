@@ -6,31 +6,27 @@ is in its source (smtpd_check.c, attr_override.c).
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 END_OF_DATA: Final = "smtpd_end_of_data_restrictions"
 DATA: Final = "smtpd_data_restrictions"
 RELAY: Final = "smtpd_relay_restrictions"
 RECIPIENT: Final = "smtpd_recipient_restrictions"
-EARLY: Final = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
-LATE: Final = (DATA, END_OF_DATA, "smtpd_etrn_restrictions")
+_EARLY: Final = ("smtpd_client_restrictions", "smtpd_helo_restrictions", "smtpd_sender_restrictions")
+_LATE: Final = (DATA, END_OF_DATA, "smtpd_etrn_restrictions")
 CHECK: Final = "check_policy_service"
 OWN_NETWORKS: Final = "permit_mynetworks"
 
 _CLASSES: Final = "smtpd_restriction_classes"
-_ENDS: Final = frozenset({"permit", "reject", "defer"})
-"""The words that end a list for every client."""
-_STATIC_END: Final = re.compile(
-    r"\{?\s*(ok|relay|permit|\d+|(?:reject|defer|[45]\d\d|discard)\b(?!_).*)\s*\}?", re.IGNORECASE
-)
+_ENDS: Final = frozenset({"permit", "reject", "defer"})  # the words that end a list for every client
+_STATIC_END: Final = re.compile(r"(?i)\{?\s*(ok|relay|permit|\d+|(?:reject|defer|[45]\d\d|discard)\b(?!_).*)\s*\}?")
 """A result of an access map that ends the list (access(5))."""
 _RELAY_GUARDS: Final = frozenset({"reject_unauth_destination", "defer_unauth_destination", "reject", "defer"})
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DEEPEST: Final = 10
-"""Restriction classes inside each other; Postfix itself would not end with more."""
+_DEEPEST: Final = 10  # restriction classes inside each other; Postfix itself would not end with more
 
 _CLIENT_OR_ADDRESS: Final = ("client", "reverse_client_hostname", "helo", "sender", "recipient")
 _SUBJECTS: Final = [who + what for who in _CLIENT_OR_ADDRESS for what in ("", "_a", "_mx", "_ns")]
@@ -51,93 +47,70 @@ _PLAIN: Final = frozenset(
     permit_tls_all_clientcerts permit_tls_clientcerts reject_unknown_recipient_domain reject_non_fqdn_recipient
     check_recipient_maps reject_unlisted_recipient reject_multi_recipient_bounce reject_unverified_recipient""".split()  # noqa: SIM905 - as a list of literals it fills a screen
 )
-_TIME: Final = re.compile(r"0*[1-9]\d*([smhdw].*)?")
 _ATTRIBUTES: Final = {
-    **dict.fromkeys(("timeout", "max_idle", "max_ttl", "retry_delay"), _TIME),
-    "try_limit": re.compile(r"0*[1-9]\d*"),
-    "request_limit": re.compile(r"\d+"),
-    **dict.fromkeys(("default_action", "policy_context"), re.compile(r".+")),
+    **dict.fromkeys(("timeout", "max_idle", "max_ttl", "retry_delay"), r"0*[1-9]\d*([smhdw].*)?"),
+    "try_limit": r"0*[1-9]\d*",
+    "request_limit": r"\d+",
+    **dict.fromkeys(("default_action", "policy_context"), r".+"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One `check_policy_service`.
-
-    Args:
-        endpoint: as the list has it, "inet:127.0.0.1:10045".
-        blocked_by: the word before it that ends the list for every client; empty: the check is reached.
-        skipped_by: what comes before it and may end the list for outside mail: endpoints of policy services, words.
-        guarded: asked only about mail that may be relayed: `reject_unauth_destination` comes before.
-        warned: behind `warn_if_reject`, so that Postfix only logs a deferral.
-        own_networks: `permit_mynetworks` comes before.
-    """
+    """One `check_policy_service`."""
 
     parameter: str
-    endpoint: str
+    endpoint: str  # as the list has it, "inet:127.0.0.1:10045"
     options: Mapping[str, str]
-    blocked_by: str = ""
-    skipped_by: tuple[str, ...] = ()
-    guarded: bool = False
-    warned: bool = False
-    own_networks: bool = False
+    blocked_by: str  # the word before it that ends the list for every client; empty: the check is reached
+    skipped_by: tuple[str, ...]  # what may end the list for outside mail before: endpoints of policy services, words
+    guarded: bool  # asked only about mail that may be relayed: `reject_unauth_destination` comes before
+    warned: bool  # behind `warn_if_reject`, so that Postfix only logs a deferral
+    own_networks: bool  # `permit_mynetworks` comes before
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A mistake in a restriction list.
+    """A mistake in a restriction list."""
 
-    Args:
-        parameter: the restriction list, or the class.
-        fatal: smtpd does not start; otherwise it answers 451 to each message that reaches the word.
-    """
-
-    parameter: str
+    parameter: str  # the restriction list, or the class
     word: str
     detail: str
-    fatal: bool
+    fatal: bool  # smtpd does not start; otherwise it answers 451 to each message that reaches the word
 
 
 @dataclass(frozen=True, slots=True)
 class Restrictions:
-    """What smtpd reads in its restriction lists.
+    """What smtpd reads in its restriction lists."""
 
-    Args:
-        hooks: the policy services that it asks, in the order in which it comes to them.
-        by_map: the policy services of restriction classes that no list names: access maps may.
-    """
-
-    hooks: tuple[Hook, ...]
+    hooks: tuple[Hook, ...]  # the policy services that it asks, in the order in which it comes to them
     faults: tuple[Fault, ...]
-    by_map: tuple[Hook, ...]
+    by_map: tuple[Hook, ...]  # the policy services of restriction classes that no list names: access maps may
 
 
 def tokens(text: str, separators: str = ", \t\r\n") -> list[str]:
     """The elements of a list: separated by commas and white space, those in braces as a whole (mystrtokq)."""
-    found: list[str] = []
-    depth, current = 0, ""
+    found, depth = [""], 0
     for character in text:
         depth = max(0, depth + (character == "{") - (character == "}"))
         if depth == 0 and character in separators:
-            found += [current] if current else []
-            current = ""
+            found.append("")
         else:
-            current += character
-    return [*found, current] if current else found
+            found[-1] += character
+    return list(filter(None, found))
 
 
 def restrictions_of(parameters: Mapping[str, str]) -> Restrictions:
-    """Read all restriction lists of one smtpd from its expanded parameters."""
     reader = _Reader(parameters)
     # Before Postfix 3.6, which brought the parameter, recipient restrictions came first.
     relay_first = parameters.get("smtpd_relay_before_recipient_restrictions") == "yes"
     relaying = (RELAY, RECIPIENT) if relay_first else (RECIPIENT, RELAY)
-    for parameter in (*EARLY, *relaying, *LATE):
-        reader.read(parameter, tokens(parameters.get(parameter, "")))
+    for parameter in (*_EARLY, *relaying, *_LATE):
+        reader.read(parameter)
     hooks, has_maps = tuple(reader.hooks), reader.has_maps
     reader.hooks.clear()
     for name in [name for name in reader.classes if name not in reader.named]:
-        reader.read(name, tokens(parameters.get(name, "")))
+        reader.read(name)
     # smtpd reads a class that nothing names when it starts, and never goes through it.
     faults = (fault for fault in reader.faults if fault.fatal or has_maps or fault.parameter not in reader.classes)
     return Restrictions(hooks, tuple(dict.fromkeys(faults)), tuple(reader.hooks) if has_maps else ())
@@ -159,14 +132,17 @@ class _Reader:
             if not parameters.get(name):
                 self.faults.append(Fault(_CLASSES, name, f'the class "{name}" has no definition', fatal=True))
 
-    def read(self, parameter: str, elements: Sequence[str]) -> None:
+    def read(self, parameter: str) -> None:
         self._parameter = parameter
         self._blocked_by, self._own_networks = "", False
         self._before: list[str] = []
-        self._walk(elements, 0, warned=False)
+        self._walk(parameter, 0, warned=False)
 
-    def _walk(self, elements: Sequence[str], depth: int, *, warned: bool) -> None:
-        words, only_logged = iter(elements), warned
+    def _walk(self, name: str, depth: int, *, warned: bool) -> None:
+        """Go through a list, or a class in it."""
+        self.named.add(name)
+        elements = self._parameters.get(name, "") if depth <= _DEEPEST else ""
+        words, only_logged = iter(tokens(elements)), warned
         for element in words:
             if element.lower() == "warn_if_reject":
                 only_logged = True
@@ -190,9 +166,7 @@ class _Reader:
         elif word in _PLAIN:
             self._plain(word, warned=warned)
         elif element in self.classes:
-            self.named.add(element)
-            if depth < _DEEPEST:
-                self._walk(tokens(self._parameters.get(element, "")), depth + 1, warned=warned)
+            self._walk(element, depth + 1, warned=warned)
         else:
             why = " (Postfix knows no comments behind a value)" if element.startswith("#") else ""
             if "=" in element:
@@ -218,7 +192,7 @@ class _Reader:
         elif argument.startswith("static:") and word in {"check_client_access", "check_sender_access"}:
             result = argument.removeprefix("static:")
             if result in self.classes:
-                self._take(result, iter(()), depth, warned=warned)
+                self._walk(result, depth + 1, warned=warned)
             elif _STATIC_END.fullmatch(result):
                 self._block(f"{word} {argument}")
 
@@ -241,7 +215,7 @@ class _Reader:
 
 
 def service_of(element: str) -> tuple[str, dict[str, str], str]:
-    """Return the endpoint and the options of `inet:…` or `{ inet:…, timeout=5s }`, and what smtpd cannot read in it."""
+    """The endpoint and valid options of `inet:…` or `{ inet:…, timeout=5s }`, and what smtpd cannot read in it."""
     text, problem = _inside(element)
     endpoint, *rest = tokens(text) or [""]
     if not re.match(r"(inet|unix|local):.", endpoint):
@@ -250,41 +224,28 @@ def service_of(element: str) -> tuple[str, dict[str, str], str]:
     for option in rest:
         inner, unbalanced = _inside(option)
         name, equals, value = (part.strip() for part in inner.partition("="))
-        options[name] = value
-        form = _ATTRIBUTES.get(name)
+        valid = name in _ATTRIBUTES and re.fullmatch(_ATTRIBUTES[name], value)
+        if valid:
+            options[name] = value
         if not equals or not name:
             problem = problem or f'has the attribute "{inner}" without "=": write name=value, or {{ name = value }}'
-        elif form is None:
+        elif name not in _ATTRIBUTES:
             problem = problem or f'has an unknown attribute "{name}"'
-        elif unbalanced or not form.fullmatch(value):
+        elif unbalanced or not valid:
             problem = problem or unbalanced or f'has an invalid value in "{name}={value}"'
     return endpoint, options, problem
-
-
-def valid(options: Mapping[str, str]) -> dict[str, str]:
-    """Those options of a policy service that smtpd takes."""
-    return {name: text for name, text in options.items() if name in _ATTRIBUTES and _ATTRIBUTES[name].fullmatch(text)}
 
 
 def _inside(text: str) -> tuple[str, str]:
     """The text in a pair of braces, or all of a text that has none, and what is wrong with the braces (extpar)."""
     if not text.startswith("{"):
         return text, ""
-    depth = 0
-    for index, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            behind = text[index + 1 :]
-            return text[1:index].strip(), f'has "{behind}" behind its closing brace' if behind else ""
-    return text[1:].strip(), "has no closing brace"
-
-
-def position_of_check(elements: Sequence[str], wanted: Callable[[str], bool]) -> int | None:
-    """Where a list has the first `check_policy_service` whose endpoint is wanted; None: nowhere."""
-    for index, (word, argument) in enumerate(pairwise(elements)):
-        if word.lower() == CHECK and wanted(service_of(argument)[0]):
-            return index
-    return None
+    depths = list(accumulate((character == "{") - (character == "}") for character in text))
+    if 0 not in depths:
+        return text[1:].strip(), "has no closing brace"
+    end = depths.index(0)
+    behind = text[end + 1 :]
+    return text[1:end].strip(), f'has "{behind}" behind its closing brace' if behind else ""
 
 
 def with_check(elements: Sequence[str], check: Sequence[str]) -> list[str]:

@@ -16,12 +16,12 @@ from senderscore_policy.commands.doctor import traffic as doctor_traffic
 from senderscore_policy.commands.doctor.daemon import Running
 from senderscore_policy.commands.doctor.finding import Finding, Status
 from senderscore_policy.commands.doctor.postconf import Instance, Postfix, Smtpd, networks_in
-from senderscore_policy.commands.doctor.postfix import check, recommended
+from senderscore_policy.commands.doctor.postfix import check, postfix_findings, recommended
 from senderscore_policy.commands.doctor.sockets import inside_endpoint, is_served
 from senderscore_policy.commands.doctor.traffic import clock_finding, traffic_findings
 from senderscore_policy.commands.doctor.zone import nameservers_in, resolver_finding, resolvers_of, zone_finding
 from senderscore_policy.config.endpoints import Inet, Unix
-from senderscore_policy.config.model import ReputationSettings
+from senderscore_policy.config.model import Config, ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Unavailable
 from senderscore_policy.reputation.lookup import LookupResult
 
@@ -198,6 +198,18 @@ def test_the_networks_of_mynetworks(tmp_path: Path) -> None:
     networks, others = networks_in(f"[::ffff:127.0.0.0]/104, 198.51.100.7 {tmp_path}/networks hash:/x !192.0.2.1 /none")
     assert list(map(str, networks)) == ["127.0.0.0/8", "198.51.100.7/32", "192.0.2.0/24", "2001:db8::/32"]
     assert others == ["hash:/x", "!192.0.2.1", "/none"]
+
+
+def test_a_check_is_moved_ahead_of_a_word_that_may_skip_it() -> None:
+    """`permit_auth_destination` ends the list for mail to the site's domains; `permit_mynetworks` stays before both."""
+    written = "permit_mynetworks, permit_auth_destination, check_policy_service inet:127.0.0.1:10045"
+    parameters = {"smtpd_end_of_data_restrictions": written, "queue_directory": str(QUEUE), "mail_owner": "postfix"}
+    instance = Instance(Path("/etc/postfix"), "", "", parameters, parameters, ())
+    postfix = Postfix((instance,), (Smtpd(instance, "smtp/inet", False, parameters, {}),))
+    findings = list(postfix_findings(postfix, [Inet("127.0.0.1", 10045)], Config(), asked=False))
+    (finding,) = [each for each in findings if each.check == "restriction"]
+    assert finding.detail.endswith("behind permit_auth_destination: what that lets through with OK skips this check")
+    assert "permit_mynetworks, check_policy_service inet:127.0.0.1:10045, permit_auth" in finding.remedy
 
 
 class TestTraffic:
