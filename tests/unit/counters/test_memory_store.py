@@ -284,13 +284,9 @@ def test_the_store_counts_as_a_list_of_messages_would(steps: list[tuple[str, Any
         assert count(store, client) == expected(client)
 
 
-def test_concurrent_messages_never_share_a_number() -> None:
+async def test_concurrent_messages_never_share_a_number() -> None:
     """Many tasks at once get the numbers 1 to N, each once."""
-
-    async def main() -> list[int]:
-        store = MemoryStore(HOUR, FakeClock())
-        batches = [[Charge("192.0.2.1", 1) for _ in range(3)] for _ in range(50)]
-        await asyncio.gather(*(store.charge(batch, []) for batch in batches))
-        return sorted(charge.count for batch in batches for charge in batch)
-
-    assert asyncio.run(main()) == list(range(1, 151))
+    store = MemoryStore(HOUR, FakeClock())
+    batches = [[Charge("192.0.2.1", 1) for _ in range(3)] for _ in range(50)]
+    await asyncio.gather(*(store.charge(batch, []) for batch in batches))
+    assert sorted(charge.count for batch in batches for charge in batch) == list(range(1, 151))

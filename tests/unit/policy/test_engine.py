@@ -1,7 +1,6 @@
 """The engine decides by reputation, counter and rules, with fakes behind it."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 
 import pytest
 from fakes import EngineBench, FakeRequest
@@ -18,11 +17,6 @@ limit = 2
 scores = "51-100"
 limit = 4
 """
-
-
-def run(scenario: Callable[[], Coroutine[None, None, None]]) -> None:
-    """Run a scenario to its end."""
-    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
