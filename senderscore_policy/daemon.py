@@ -61,7 +61,7 @@ class Service:
         self._seen = SeenClients(config.counters.window_of_time(), lambda: self._backend.now)
         observers = (DecisionLog(writer), metrics, self._seen, history)
         self._engine = Engine(policy_of(config), self._backend.store, self._source, time, observers)
-        self._state = StateDirectory(state_directory(config), {"counters": self._backend, "scores": self._source})
+        self._state = StateDirectory(state_directory(config), {"counters": self._backend.local, "scores": self._source})
         connections = sockets.connections_possible(config.listen.max_connections)
         self._server = PolicyServer(self._engine.submit, metrics.latency, connections, config.listen.idle_timeout)
         self._engine.answered = self._server.send_replies
@@ -238,7 +238,6 @@ class Service:
         self._backend.reconfigure(config.counters)
         self._seen.window = config.counters.window_of_time()
         self._source.reconfigure(config.reputation)
-        self._engine.store = self._backend.store
         self._engine.policy = policy
         self.generation += 1
         log.info("configuration reloaded, generation %d", self.generation)

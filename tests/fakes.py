@@ -419,7 +419,7 @@ class DaemonSite:
         self.history = DecisionHistory()
         observers = [self.metrics, self.seen, self.history]
         self.engine = Engine(policy_of(config), self.counting.store, self.source, self.clock, observers)
-        self.state = StateDirectory(directory, {"counters": self.counting, "scores": self.source})
+        self.state = StateDirectory(directory, {"counters": self.counting.local, "scores": self.source})
         self.traffic = RecentTraffic(self.metrics, self.clock)
         self.admin = ClientAdmin(self.engine, self.source, self.seen, self.clock, shared=False)
         evictions = Evictions(self.counting)

@@ -154,13 +154,13 @@ class _Memcached:
     complete = True
 
     def __init__(self, live: tuple[Server, ...]) -> None:
-        self.live = live
+        self.servers = self.live = live
         self._counts: dict[bytes, int] = {}
 
     def servers_for(self, _client: str) -> tuple[Server, ...]:
         return self.live
 
-    async def exchange(self, pipelines: dict[Server, Pipeline], _unanswered: object = None) -> dict[Server, Replies]:
+    async def exchange(self, pipelines: dict[Server, Pipeline]) -> dict[Server, Replies]:
         return {server: Replies([self._line(c) for c in each.commands], {}, {}) for server, each in pipelines.items()}
 
     def _line(self, command: bytes) -> bytes:

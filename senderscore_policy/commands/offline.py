@@ -6,7 +6,6 @@ import time
 from typing import Any, Self
 
 from senderscore_policy.config.model import Config, policy_of
-from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.errors import BackendError, InputError
@@ -41,10 +40,9 @@ class DirectAccess:
         window = config.counters.window_of_time()
         local = MemoryStore(window, time)
         self._counters: MemcachedCounters | None = None
-        self._shared: SharedScores | None = None
         if config.counters.store == "memcached":
             self._counters = MemcachedCounters(config.counters, local, time, _Unobserved())
-            self._shared = SharedScores(self._counters.cluster, config.counters.key_prefix, time)
+        self._shared = None if self._counters is None else self._counters.scores
         self._source = open_source(config.reputation, time, _Unobserved(), self._shared)
         engine = Engine(self._policy, self._counters or local, self._source, time, ())
         seen = SeenClients(window, time.time)
@@ -106,4 +104,5 @@ class DirectAccess:
             [usage] = await self._counters.read([client.key])
             if self._counters.cluster.live == servers:
                 return usage.count
-        raise BackendError(f"no daemon is running, nor memcached: {self._counters.state.removeprefix('degraded: ')}")
+        faults = self._counters.cluster.state.removeprefix("degraded: memcached ")
+        raise BackendError(f"no daemon is running, nor memcached: {faults}")

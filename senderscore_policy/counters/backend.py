@@ -1,8 +1,6 @@
 """The counters as the configuration wants them, and the way from one setting to the next."""
 
-import asyncio
 import logging
-from collections.abc import Iterable, Iterator
 
 from senderscore_policy.config.model import CounterSettings
 from senderscore_policy.counters.memcached.store import MemcachedCounters
@@ -13,33 +11,28 @@ log = logging.getLogger(__name__)
 
 
 class CounterBackend:
-    """The daemon's counters: its own and, with store = "memcached", those that a site shares.
-
-    Implements `ports.Persistent` for its own counters, and `ports.SharedCache` on the shared ones.
-    """
+    """The daemon's counters: its own and, with store = "memcached", those that a site shares."""
 
     def __init__(self, settings: CounterSettings, clock: Clock, observer: StoreObserver) -> None:
         self._settings = settings
         self._clock = clock
-        self._observer = observer
-        self._local = MemoryStore(settings.window_of_time(), clock)
-        self._retiring: set[asyncio.Task[None]] = set()
+        self.local = MemoryStore(settings.window_of_time(), clock)
         shared = settings.store == "memcached"
-        self.memcached = MemcachedCounters(settings, self._local, clock, observer) if shared else None
+        self.memcached = MemcachedCounters(settings, self.local, clock, observer) if shared else None
 
     @property
     def store(self) -> CounterStore:
-        return self.memcached or self._local
+        return self.memcached or self.local
 
     @property
     def shared(self) -> SharedCache | None:
         """Where daemons share scores; None: nowhere."""
-        return None if self.memcached is None else self
+        return None if self.memcached is None else self.memcached.scores
 
     @property
     def now(self) -> float:
         """The time that the buckets are numbered by."""
-        return self._local.now if self.memcached is None else self._clock.time()
+        return self.local.now if self.memcached is None else self._clock.time()
 
     @property
     def servers(self) -> dict[str, bool]:
@@ -49,36 +42,17 @@ class CounterBackend:
     @property
     def state(self) -> str:
         """The word "ok", or "degraded: memcached " and the servers that are down."""
-        state = "ok" if self.memcached is None else self.memcached.state
-        return state.replace("degraded: ", "degraded: memcached ", 1)
+        return "ok" if self.memcached is None else self.memcached.cluster.state
 
     def reconfigure(self, settings: CounterSettings) -> None:
-        """Go by other settings; `store` itself stays until a restart."""
+        """Go by other settings; the kind of store stays until a restart."""
         old, self._settings = self._settings, settings
         if settings.window_of_time() != old.window_of_time():
             log.warning("the window has changed: all counters start at zero")
-            self._local = MemoryStore(settings.window_of_time(), self._clock)
+            self.local.begin(settings.window_of_time())
         if self.memcached is not None and settings != old:
-            retired = self.memcached
-            self.memcached = MemcachedCounters(settings, self._local, self._clock, self._observer)
-            task = asyncio.get_running_loop().create_task(retired.retire(self.memcached))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self.memcached.configure(settings)
 
     async def close(self) -> None:
-        await asyncio.gather(*self._retiring)
         if self.memcached is not None:
             await self.memcached.close()
-
-    def snapshot(self) -> Iterator[str]:
-        return self._local.snapshot()
-
-    def restore(self, lines: Iterable[str]) -> None:
-        self._local.restore(lines)
-
-    async def get(self, key: str) -> str | None:
-        return None if self.memcached is None else await self.memcached.scores.get(key)
-
-    async def put(self, key: str, text: str, ttl: int) -> None:
-        if self.memcached is not None:
-            await self.memcached.scores.put(key, text, ttl)

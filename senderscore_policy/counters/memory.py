@@ -30,10 +30,14 @@ class MemoryStore:
     """
 
     def __init__(self, window: Window, clock: Clock, max_entries: int = 2_000_000) -> None:
-        self._window = window
         self._clock = clock
         self._max_entries = max_entries
-        self._epoch = clock.time() - clock.monotonic()
+        self.begin(window)
+
+    def begin(self, window: Window) -> None:
+        """Count in this window from now on, from zero."""
+        self._window = window
+        self._epoch = self._clock.time() - self._clock.monotonic()
         self._buckets: dict[int, dict[str, int]] = {}
 
     @property
@@ -77,12 +81,14 @@ class MemoryStore:
 
     def snapshot(self) -> Iterator[str]:
         self._advance()
-        return self._lines(sorted(self._buckets.items(), reverse=True))
+        return _lines(self._header(), sorted(self._buckets.items(), reverse=True))
 
     def restore(self, lines: Iterable[str]) -> None:
         """Load a snapshot, without the counters of another window and those that do not fit."""
-        saved = (_parse(line) for line in lines)
-        header = next(saved, None)
+        try:
+            header, *saved = [json.loads(line) for line in lines] or [None]
+        except RecursionError as error:
+            raise ValueError("a line is nested too deep") from error
         if not isinstance(header, dict) or header.keys() != self._header().keys():
             raise ValueError("it does not begin with the window of its counters")
         buckets = [_checked_bucket(value) for value in saved]
@@ -124,21 +130,15 @@ class MemoryStore:
     def _header(self) -> dict[str, int]:
         return {"window": self._window.seconds, "buckets": self._window.buckets}
 
-    def _lines(self, buckets: list[tuple[int, dict[str, int]]]) -> Iterator[str]:
-        encode = json.JSONEncoder(separators=(",", ":")).encode
-        yield encode(self._header())
-        for index, bucket in buckets:
-            # A dictionary is copied in one step, whatever thread counts in it meanwhile.
-            entries = iter(bucket.copy().items())
-            while chunk := dict(islice(entries, CLIENTS_PER_LINE)):
-                yield encode([index, chunk])
 
-
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except RecursionError as error:
-        raise ValueError("a line is nested too deep") from error
+def _lines(header: dict[str, int], buckets: list[tuple[int, dict[str, int]]]) -> Iterator[str]:
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    yield encode(header)
+    for index, bucket in buckets:
+        # A dictionary is copied in one step, whatever thread counts in it meanwhile.
+        entries = iter(bucket.copy().items())
+        while chunk := dict(islice(entries, CLIENTS_PER_LINE)):
+            yield encode([index, chunk])
 
 
 def _checked_bucket(value: Any) -> tuple[int, dict[str, int]]:

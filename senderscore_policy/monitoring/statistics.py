@@ -163,7 +163,7 @@ class Evictions:
 
     async def poll(self) -> None:
         memcached = self._counting.memcached
-        evicted = None if memcached is None else await memcached.evictions()
+        evicted = None if memcached is None else await memcached.cluster.evictions()
         servers = self._counting.servers
         if evicted is not None and self._before is not None and servers == self._servers:
             self.seen += max(0, evicted - self._before)

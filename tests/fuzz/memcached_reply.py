@@ -66,9 +66,7 @@ def _count(replies: Replies, lines: int) -> None:
     part = ServerBatch(Server(Inet("192.0.2.250", 11211), CounterSettings()))
     for number in range(lines):
         account = ClientBuckets(f"192.0.2.{number}", b"key%d" % number, ())
-        account.until = 1.0
-        part.accounts.append(account)
-        part.increments.append(account.increment)
+        part.increments[account] = account.increment
     part.take(replies)
     assert all(0 <= number < 10**20 for number in part.numbers.values())
     assert len(part.numbers) + len(part.missing) + len(part.invalid) <= lines + len(replies.values)

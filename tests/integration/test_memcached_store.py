@@ -5,10 +5,10 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,14 +18,12 @@ from pymemcache.client.base import Client
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.cluster import SharedScores
 from senderscore_policy.counters.memcached.store import MemcachedCounters
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.ports import Charge
 
 pytestmark = pytest.mark.real
 
-T = TypeVar("T")
 StartMemcached = Callable[..., MemcachedServer]
 
 
@@ -72,18 +70,12 @@ class Site:
         self.daemons.append(MemcachedCounters(self.settings, local, self.clock, self.watcher, probe_interval=0.01))
         return self.daemons[-1]
 
-    def run(self, test: Callable[[], Awaitable[T]], loop: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
-        """Run the test to its end and close what it opened."""
+    async def __aenter__(self) -> Self:
+        return self
 
-        async def main() -> T:
-            try:
-                return await test()
-            finally:
-                for daemon in self.daemons:
-                    await daemon.close()
-
-        with asyncio.Runner(loop_factory=loop) as runner:
-            return runner.run(main())
+    async def __aexit__(self, *_: object) -> None:
+        for daemon in self.daemons:
+            await daemon.close()
 
 
 async def count(counters: MemcachedCounters, *clients: str) -> list[int]:
@@ -95,7 +87,7 @@ async def count(counters: MemcachedCounters, *clients: str) -> list[int]:
 
 async def until(counters: MemcachedCounters, state: str) -> None:
     """Wait for the state to begin so."""
-    while not counters.state.startswith(state):  # noqa: ASYNC110 - there is nothing to wait on
+    while not counters.cluster.state.startswith(state):  # noqa: ASYNC110 - there is nothing to wait on
         await asyncio.sleep(0.01)
 
 
@@ -144,27 +136,25 @@ def test_exactly_the_limit_passes(
     memcached: MemcachedServer, daemons: int, loop: Callable[[], asyncio.AbstractEventLoop]
 ) -> None:
     """Of many more concurrent messages exactly 100 pass a limit of 100, on one daemon or on two."""
-    site = Site(memcached)
 
     async def test() -> None:
-        sites = [site.daemon() for _ in range(daemons)]
-        passed = await asyncio.gather(*(accepted(counters, 100, 30, 7) for counters in sites))
-        assert sum(passed) == 100
-        assert (await sites[0].read(["192.0.2.1"]))[0].count == 100
-        assert await count(sites[-1], "192.0.2.1") == [101]
+        async with Site(memcached) as site:
+            sites = [site.daemon() for _ in range(daemons)]
+            passed = await asyncio.gather(*(accepted(counters, 100, 30, 7) for counters in sites))
+            assert sum(passed) == 100
+            assert (await sites[0].read(["192.0.2.1"]))[0].count == 100
+            assert await count(sites[-1], "192.0.2.1") == [101]
 
-    site.run(test, loop)
+    # The hook for coroutine tests knows one loop.
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(test())
 
 
-def test_never_more_than_the_limit_with_two_replicas(start_memcached: StartMemcached) -> None:
+async def test_never_more_than_the_limit_with_two_replicas(start_memcached: StartMemcached) -> None:
     """Also while two daemons count on two servers at once."""
-    site = Site(start_memcached(), start_memcached(), replicas=2)
-
-    async def test() -> None:
+    async with Site(start_memcached(), start_memcached(), replicas=2) as site:
         passed = await asyncio.gather(*(accepted(site.daemon(), 100, 30, 7) for _ in range(2)))
         assert 0 < sum(passed) <= 100
-
-    site.run(test)
 
 
 STEPS = st.lists(
@@ -196,43 +186,42 @@ def test_memcached_counts_as_the_memory_does(
     seconds, buckets = window
     algorithm = "sliding" if buckets else "fixed"
     shape = {"window": seconds, "algorithm": algorithm, "buckets": buckets or 12, "replicas": replicas}
-    site = Site(*pair, key_prefix=f"{uuid.uuid4().hex}:", **shape)
 
+    # Hypothesis runs no coroutines.
     async def test() -> None:
-        shared = site.daemon()
-        memory = MemoryStore(site.settings.window_of_time(), site.clock)
-        last: list[tuple[Charge, Charge]] = []
-        for step, value in steps:
-            if step == "advance":
-                site.clock.now += value
-                last = []
-            elif step == "charge":
-                last = [(Charge(*each), Charge(*each)) for each in value]
-                for number, store in enumerate((shared, memory)):
-                    await store.charge([each[number] for each in last], [])
-                assert all(first.count == second.count for first, second in last)
-            elif step == "refund":
-                for number, store in enumerate((shared, memory)):
-                    await store.charge([], [each[number] for each in last[:value]])
-                last = last[value:]
-            else:
-                for store in (shared, memory):
-                    await store.reset(["192.0.2.1"])
-                last = []
-        clients = ["192.0.2.1", "192.0.2.9", "2001:db8::/64"]
-        assert await shared.read(clients) == await memory.read(clients)
-        assert shared.state == "ok"
+        async with Site(*pair, key_prefix=f"{uuid.uuid4().hex}:", **shape) as site:
+            shared = site.daemon()
+            memory = MemoryStore(site.settings.window_of_time(), site.clock)
+            last: list[tuple[Charge, Charge]] = []
+            for step, value in steps:
+                if step == "advance":
+                    site.clock.now += value
+                    last = []
+                elif step == "charge":
+                    last = [(Charge(*each), Charge(*each)) for each in value]
+                    for number, store in enumerate((shared, memory)):
+                        await store.charge([each[number] for each in last], [])
+                    assert all(first.count == second.count for first, second in last)
+                elif step == "refund":
+                    for number, store in enumerate((shared, memory)):
+                        await store.charge([], [each[number] for each in last[:value]])
+                    last = last[value:]
+                else:
+                    for store in (shared, memory):
+                        await store.reset(["192.0.2.1"])
+                    last = []
+            clients = ["192.0.2.1", "192.0.2.9", "2001:db8::/64"]
+            assert await shared.read(clients) == await memory.read(clients)
+            assert shared.cluster.state == "ok"
 
-    site.run(test)
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize("per_batch", [1, 2000])
-def test_large_and_small_batches_of_new_clients(memcached: MemcachedServer, per_batch: int) -> None:
+async def test_large_and_small_batches_of_new_clients(memcached: MemcachedServer, per_batch: int) -> None:
     """Two thousand clients with twelve buckets each are 24,000 keys in one round trip."""
-    site = Site(memcached)
     clients = [f"10.0.{n // 250}.{n % 250}" for n in range(per_batch)]
-
-    async def test() -> None:
+    async with Site(memcached) as site:
         counters = site.daemon()
         for _ in range(3):
             assert await count(counters, *clients) == [1] * per_batch
@@ -241,32 +230,24 @@ def test_large_and_small_batches_of_new_clients(memcached: MemcachedServer, per_
             assert await count(counters, *clients) == [expected] * per_batch
         assert site.watcher.round_trips == 5
 
-    site.run(test)
 
-
-def test_memcached_dies_and_comes_back(memcached: MemcachedServer) -> None:
+async def test_memcached_dies_and_comes_back(memcached: MemcachedServer) -> None:
     """The daemon counts by itself at once, from zero, and returns by itself to counters that start at zero."""
-    site = Site(memcached)
-
-    async def test() -> None:
+    async with Site(memcached) as site:
         counters = site.daemon()
         assert await count(counters, *["192.0.2.1"] * 5) == [1, 2, 3, 4, 5]
         memcached.kill()
         assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
-        assert counters.state.startswith(f"degraded: {memcached.address} ")
+        assert counters.cluster.state.startswith(f"degraded: memcached {memcached.address} ")
         assert await count(counters, "192.0.2.1") == [3]
         memcached.start()
         await until(counters, "ok")
         assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
 
-    site.run(test)
 
-
-def test_a_restart_between_two_messages_is_no_failure(memcached: MemcachedServer) -> None:
+async def test_a_restart_between_two_messages_is_no_failure(memcached: MemcachedServer) -> None:
     """The lost connection is noticed before anything is sent over it."""
-    site = Site(memcached)
-
-    async def test() -> None:
+    async with Site(memcached) as site:
         counters = site.daemon()
         assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
         memcached.kill()
@@ -275,22 +256,18 @@ def test_a_restart_between_two_messages_is_no_failure(memcached: MemcachedServer
             # The event loop reads what has arrived.
             await asyncio.sleep(0)
         assert await count(counters, "192.0.2.1") == [1]
-        assert counters.state == "ok"
-
-    site.run(test)
+        assert counters.cluster.state == "ok"
 
 
-def test_a_memcached_that_hangs_costs_one_timeout(memcached: MemcachedServer) -> None:
+async def test_a_memcached_that_hangs_costs_one_timeout(memcached: MemcachedServer) -> None:
     """Then the daemon counts by itself, until memcached answers again; nothing is sent twice."""
-    patient, hasty = Site(memcached), Site(memcached, timeout=0.2)
-
-    async def test() -> None:
+    async with Site(memcached) as patient, Site(memcached, timeout=0.2) as hasty:
         counters, other = hasty.daemon(), patient.daemon()
         assert await count(other, "192.0.2.1") == [1]
         memcached.freeze()
         try:
             assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
-            assert counters.state == f"degraded: {memcached.address} no answer within 0.2 s"
+            assert counters.cluster.state == f"degraded: memcached {memcached.address} no answer within 0.2 s"
             assert await count(counters, "192.0.2.1") == [3]
         finally:
             memcached.thaw()
@@ -298,19 +275,14 @@ def test_a_memcached_that_hangs_costs_one_timeout(memcached: MemcachedServer) ->
         [messages] = await count(other, "192.0.2.1")
         # The batch that timed out was counted once it woke up, or not at all.
         assert messages in {2, 4}
-        await other.close()
-
-    hasty.run(test)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_one_of_two_servers_dies(start_memcached: StartMemcached, replicas: int) -> None:
+async def test_one_of_two_servers_dies(start_memcached: StartMemcached, replicas: int) -> None:
     """With two replicas nothing is forgotten, not even when the other one dies after the first is back."""
     servers = [start_memcached(), start_memcached()]
-    site = Site(*servers, replicas=replicas)
     clients = [f"192.0.2.{n}" for n in range(50)]
-
-    async def test() -> None:
+    async with Site(*servers, replicas=replicas) as site:
         counters = site.daemon()
         await count(counters, *clients)
         assert await count(counters, *clients) == [2] * 50
@@ -329,15 +301,11 @@ def test_one_of_two_servers_dies(start_memcached: StartMemcached, replicas: int)
         servers[1].kill()
         assert await count(counters, *clients) == [6] * 50
 
-    site.run(test)
 
-
-def test_closed_buckets_survive_on_the_other_replica(start_memcached: StartMemcached) -> None:
+async def test_closed_buckets_survive_on_the_other_replica(start_memcached: StartMemcached) -> None:
     """A server that comes back empty gets what was counted before it died, too."""
     servers = [start_memcached(), start_memcached()]
-    site = Site(*servers, replicas=2)
-
-    async def test() -> None:
+    async with Site(*servers, replicas=2) as site:
         counters = site.daemon()
         await count(counters, *["192.0.2.1"] * 10)
         site.clock.now += 900
@@ -353,19 +321,15 @@ def test_closed_buckets_survive_on_the_other_replica(start_memcached: StartMemca
         assert await count(counters, "192.0.2.1") == [15]
         assert (await counters.read(["192.0.2.1"]))[0].buckets == {3334: 10, 3337: 5}
 
-    site.run(test)
-
 
 @pytest.mark.parametrize(
     "poison",
     [b"hello", b"", b"END\r\nVALUE k 0 1\r\n7", b"-5", b"x" * 500_000],
     ids=["word", "empty", "reply", "negative", "large"],
 )
-def test_an_invalid_key_harms_itself_alone(memcached: MemcachedServer, poison: bytes) -> None:
+async def test_an_invalid_key_harms_itself_alone(memcached: MemcachedServer, poison: bytes) -> None:
     """Whatever somebody wrote there: it is deleted, and the other clients of the batch are counted on."""
-    site = Site(memcached)
-
-    async def test() -> None:
+    async with Site(memcached) as site:
         counters = site.daemon()
         assert await count(counters, "192.0.2.1", "192.0.2.2") == [1, 1]
         with somebody_else(memcached) as stranger:
@@ -376,23 +340,17 @@ def test_an_invalid_key_harms_itself_alone(memcached: MemcachedServer, poison: b
         assert await count(counters, "192.0.2.1", "192.0.2.2", "192.0.2.3") == [1, 3, 2]
         with somebody_else(memcached) as stranger:
             assert stranger.get("ssp:192.0.2.3:3600.12:3330") is None
-        assert counters.state == "ok"
-
-    site.run(test)
+        assert counters.cluster.state == "ok"
 
 
-def test_counters_of_the_longest_window_live_as_long(memcached: MemcachedServer) -> None:
+async def test_counters_of_the_longest_window_live_as_long(memcached: MemcachedServer) -> None:
     """Memcached would take 28 days and two buckets, in seconds, for a date long past."""
-    site = Site(memcached, window=2_419_200)
-
-    async def test() -> None:
+    async with Site(memcached, window=2_419_200) as site:
         counters = site.daemon()
         # Here memcached's own clock matters.
         site.clock.now = time.time()
         assert await count(counters, "192.0.2.1") == [1]
         assert await count(counters, "192.0.2.1") == [2]
-
-    site.run(test)
     with socket.create_connection(("127.0.0.1", memcached.port), timeout=20) as connection:
         index = int(site.clock.now // 201_600)
         connection.sendall(b"mg ssp:192.0.2.1:2419200.12:%d t v\r\n" % index)
@@ -401,39 +359,31 @@ def test_counters_of_the_longest_window_live_as_long(memcached: MemcachedServer)
     assert abs(int(reply.split()[2][1:]) - (2_419_200 + 2 * 201_600)) < 600
 
 
-def test_texts_and_counters_share_the_servers(start_memcached: StartMemcached) -> None:
+async def test_texts_and_counters_share_the_servers(start_memcached: StartMemcached) -> None:
     """Scores find their way through memcached between batches; they are away while it is."""
     server = start_memcached()
-    site = Site(server)
-
-    async def test() -> None:
+    async with Site(server) as site:
         counters = site.daemon()
-        texts = SharedScores(counters.cluster, "ssp:", site.clock)
+        texts = counters.scores
         await texts.put("192.0.2.75", "scored:75", 86400)
         found = await asyncio.gather(*(texts.get("192.0.2.75") for _ in range(10)), count(counters, "192.0.2.75"))
         assert found == ["scored:75"] * 10 + [[1]]
-        assert await counters.evictions() == 0
+        assert await counters.cluster.evictions() == 0
         server.kill()
         assert await texts.get("192.0.2.75") is None
         await texts.put("192.0.2.75", "scored:75", 86400)
-        assert await counters.evictions() is None
-
-    site.run(test)
+        assert await counters.cluster.evictions() is None
 
 
-def test_an_evicted_counter_is_noticed(start_memcached: StartMemcached) -> None:
+async def test_an_evicted_counter_is_noticed(start_memcached: StartMemcached) -> None:
     """A memcached that is too small forgets clients, and says how many items it threw out."""
     server = start_memcached("-m", "2")
-    site = Site(server)
-
-    async def test() -> None:
+    async with Site(server) as site:
         counters = site.daemon()
         for n in range(40):
             await count(counters, *(f"10.{n}.{m // 250}.{m % 250}" for m in range(1000)))
-        assert (await counters.evictions() or 0) > 0
-        assert counters.state == "ok"
-
-    site.run(test)
+        assert (await counters.cluster.evictions() or 0) > 0
+        assert counters.cluster.state == "ok"
 
 
 def certificates(directory: Path) -> None:
@@ -458,15 +408,13 @@ async def test_counters_travel_over_tls(tmp_path: Path, start_memcached: StartMe
     chain = f"ssl_chain_cert={tmp_path}/server.pem,ssl_key={tmp_path}/server.key,ssl_ca_cert={tmp_path}/ca.pem"
     memcached = start_memcached("-Z", "-o", f"{chain},ssl_verify_mode=2")
     tls = {f"tls_{name}": str(tmp_path / file) for name, file in TLS_FILES.items()}
-    encrypted, anonymous = Site(memcached, **tls), Site(memcached, tls_ca=tls["tls_ca"], timeout=5.0)
-    counters, refused = encrypted.daemon(), anonymous.daemon()
-    assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
-    assert await counters.evictions() == 0
-    assert await count(refused, "192.0.2.1") == [1]
-    assert refused.state.startswith(f"degraded: {memcached.address} ")
-    assert await count(counters, "192.0.2.1") == [3]
-    for daemon in (counters, refused):
-        await daemon.close()
+    async with Site(memcached, **tls) as encrypted, Site(memcached, tls_ca=tls["tls_ca"], timeout=5.0) as anonymous:
+        counters, refused = encrypted.daemon(), anonymous.daemon()
+        assert await count(counters, "192.0.2.1", "192.0.2.1") == [1, 2]
+        assert await counters.cluster.evictions() == 0
+        assert await count(refused, "192.0.2.1") == [1]
+        assert refused.cluster.state.startswith(f"degraded: memcached {memcached.address} ")
+        assert await count(counters, "192.0.2.1") == [3]
 
 
 TLS_FILES = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}

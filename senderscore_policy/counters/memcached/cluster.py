@@ -5,11 +5,10 @@ import logging
 import time
 from collections.abc import Mapping
 from hashlib import blake2b
-from types import MappingProxyType
-from typing import Final, Self
+from typing import Final
 
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.connection import Server, Unanswered
+from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, add, delete, expiry, incr, key_named, put
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.ports import Clock, StoreObserver
@@ -20,27 +19,30 @@ log = logging.getLogger(__name__)
 
 
 class Cluster:
-    """All servers of a site, those that are up in `live`; one that is down is probed each `probe_interval` seconds.
+    """All servers of a site, those that are up in `live`; one that is down is probed each `probe_interval` seconds."""
 
-    Attributes:
-        beside: to each server a second connection, for what mail does not wait for.
-    """
-
-    def __init__(self, settings: CounterSettings, observer: StoreObserver, probe_interval: float) -> None:
-        self.servers = tuple(Server(endpoint, settings) for endpoint in settings.servers)
-        self.beside = dict(zip(self.servers, [Server(each, settings) for each in settings.servers], strict=True))
-        self._replicas = settings.replicas
-        self._probe_key = key_named(f"{settings.key_prefix}probe")
+    def __init__(self, observer: StoreObserver, probe_interval: float) -> None:
         self._observer = observer
         self._probe_interval = probe_interval
         self._watch: asyncio.Task[None] | None = None
-        self.live = self.servers
+        self.servers: tuple[Server, ...] = ()
+        self.beside: dict[Server, Server] = {}  # to each server a second connection, for what mail does not wait for
+
+    def configure(self, settings: CounterSettings) -> None:
+        """Use these servers from now on; the connections of before are closed once they are idle."""
+        self._probe_key = key_named(f"{settings.key_prefix}probe")
+        for server in (*self.servers, *self.beside.values()):
+            server.retire()
+        owed = {server.name: server.owed for server in self.servers}
+        self.settings = settings
+        self.servers = self.live = tuple(Server(each, settings, owed.get(str(each))) for each in settings.servers)
+        self.beside = {server: Server(server.endpoint, settings) for server in self.servers}
 
     @property
     def state(self) -> str:
-        """Either "ok", or "degraded: " with each server that is down and the reason."""
+        """Either "ok", or "degraded: memcached " with each server that is down and the reason."""
         faults = [f"{server.name} {server.fault}" for server in self.servers if server not in self.live]
-        return f"degraded: {', '.join(faults)}" if faults else "ok"
+        return f"degraded: memcached {', '.join(faults)}" if faults else "ok"
 
     @property
     def complete(self) -> bool:
@@ -57,62 +59,44 @@ class Cluster:
         Rendezvous hashing: each daemon of a site comes to the same answer, and a server that leaves
         or comes back moves no clients but its own.
         """
-        if len(self.live) <= self._replicas:
+        if len(self.live) <= self.settings.replicas:
             return self.live
 
         def weight(server: Server) -> bytes:
             return blake2b(f"{server.name} {client}".encode(), digest_size=8).digest()
 
-        return tuple(sorted(self.live, key=weight)[: self._replicas])
+        return tuple(sorted(self.live, key=weight)[: self.settings.replicas])
 
-    async def exchange(
-        self, pipelines: Mapping[Server, Pipeline], unanswered: Mapping[Server, Unanswered] = MappingProxyType({})
-    ) -> dict[Server, Replies]:
-        """Send each live server its pipeline, all at once; one that fails is down then, and absent in the result.
-
-        For a server that is absent, `unanswered` is called at once or later.
-        """
-        asked = [self._ask(server, pipeline, unanswered.get(server)) for server, pipeline in pipelines.items()]
+    async def exchange(self, pipelines: Mapping[Server, Pipeline]) -> dict[Server, Replies]:
+        """Send each server its pipeline, all at once; one that fails is down then, and absent in the result."""
+        asked = [self._ask(server, pipeline) for server, pipeline in pipelines.items()]
         # One server needs no task of its own.
         answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         return {server: replies for server, replies in zip(pipelines, answers, strict=True) if replies is not None}
 
     async def evictions(self) -> int | None:
         """Items that the live servers have evicted since they started; None if no server says."""
-        answers = await asyncio.gather(*(server.evictions() for server in self.live), return_exceptions=True)
-        counts = [answer for answer in answers if isinstance(answer, int)]
+        answers = await asyncio.gather(*(server.evictions() for server in self.live))
+        counts = [answer for answer in answers if answer is not None]
         return sum(counts) if counts else None
 
     async def close(self) -> None:
-        await self._stop_probing()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
         for server in (*self.servers, *self.beside.values()):
             server.close()
         # The event loop closes the sockets.
         await asyncio.sleep(0)
 
-    async def retire(self, successor: Self) -> None:
-        """Let `successor` do what is left to be done; connections are closed once they are idle."""
-        await self._stop_probing()
-        heirs = {server.name: server for server in successor.servers}
-        for server in (*self.servers, *self.beside.values()):
-            server.retire()
-            if server.name in heirs:
-                heirs[server.name].owed.update(server.owed)
-
-    async def _stop_probing(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
-
-    async def _ask(self, server: Server, pipeline: Pipeline, unanswered: Unanswered | None) -> Replies | None:
+    async def _ask(self, server: Server, pipeline: Pipeline) -> Replies | None:
         """Return the replies; without a reply return None, and the server is down."""
         if server.fault is not None:
-            if unanswered is not None:
-                unanswered(None)
+            pipeline.unanswered(None)
             return None
         started = time.perf_counter()
         try:
-            replies = await server.exchange(pipeline, unanswered)
+            replies = await server.exchange(pipeline)
         except BackendError:
             replies = None
             self._lost(server)
@@ -130,7 +114,7 @@ class Cluster:
             self._lost(server)
             return
         server.works()
-        if server not in self.live:
+        if server in self.servers and server not in self.live:
             self.live = tuple(other for other in self.servers if other is server or other in self.live)
             log.warning("memcached %s is back", server.name)
 
@@ -154,9 +138,8 @@ class SharedScores:
     A server that is down has nothing.
     """
 
-    def __init__(self, cluster: Cluster, prefix: str, clock: Clock) -> None:
+    def __init__(self, cluster: Cluster, clock: Clock) -> None:
         self._cluster = cluster
-        self._prefix = f"{prefix}s:"
         self._clock = clock
 
     async def get(self, key: str) -> str | None:
@@ -174,7 +157,7 @@ class SharedScores:
     def _name(self, key: str) -> bytes:
         """Empty if memcached has no such keys."""
         try:
-            return key_named(f"{self._prefix}{key}")
+            return key_named(f"{self._cluster.settings.key_prefix}s:{key}")
         except ValueError:
             return b""
 

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from functools import partial
 from ipaddress import ip_address
@@ -23,7 +24,7 @@ from pymemcache.exceptions import MemcacheError, MemcacheUnexpectedCloseError  #
 
 from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, ReplyReader, nonsense
+from senderscore_policy.counters.memcached.protocol import Pipeline, Replies, ReplyReader, Unanswered, nonsense
 from senderscore_policy.errors import BackendError
 
 WATCH_TIME: Final = 80e-6
@@ -34,8 +35,6 @@ _RECEIVE: Final = 64 * 1024
 _GRACE: Final = 0.001
 """Seconds in which the event loop reads what has arrived in time."""
 
-Unanswered = Callable[[Replies | None], None]
-"""Called once for a pipeline without an answer in time: with a late answer, or None if there will be no answer."""
 T = TypeVar("T")
 
 
@@ -44,35 +43,21 @@ class _Due(NamedTuple):
 
     reader: ReplyReader
     answer: asyncio.Future[Replies]
-    unanswered: Unanswered | None
+    unanswered: Unanswered
 
-    def settle(self, outcome: Replies | Exception) -> None:
-        """Pass it to the caller, or to `unanswered` if the caller has stopped waiting or gets an error."""
-        in_time = not self.answer.done()
-        if isinstance(outcome, Exception):
-            if in_time:
-                self.answer.set_exception(outcome)
-            if self.unanswered is not None:
-                self.unanswered(None)
-        elif in_time:
-            self.answer.set_result(outcome)
-        elif self.unanswered is not None:
-            self.unanswered(outcome)
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class Connection(asyncio.Protocol):
-    """A connection to one memcached.
-
-    Attributes:
-        due: the answers that the server owes.
-        error: why the connection cannot be used any more.
-    """
+    """A connection to one memcached."""
 
     def __init__(self) -> None:
         self.due: deque[_Due] = deque()
         self._local: socket.socket | None = None
         self._poll = select.poll()
-        self.error: Exception | None = None
+        self.error: Exception | None = None  # why the connection cannot be used any more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -81,11 +66,11 @@ class Connection(asyncio.Protocol):
             self._local = socket.socket(fileno=os.dup(raw.fileno()))
             self._poll.register(self._local, select.POLLIN)
 
-    def send(self, pipeline: Pipeline, unanswered: Unanswered | None) -> asyncio.Future[Replies]:
+    def send(self, pipeline: Pipeline) -> asyncio.Future[Replies]:
         """Send all commands at once; the result comes with their replies."""
         answer: asyncio.Future[Replies] = asyncio.get_running_loop().create_future()
         reader = ReplyReader(len(pipeline.commands), values=bool(pipeline.keys))
-        self.due.append(_Due(reader, answer, unanswered))
+        self.due.append(_Due(reader, answer, pipeline.unanswered))
         data = pipeline.encoded()
         if self._local is None or len(self.due) > 1 or self._transport.get_write_buffer_size():
             self._transport.write(data)
@@ -129,7 +114,11 @@ class Connection(asyncio.Protocol):
                 data = self.due[0].reader.rest
                 if data and len(self.due) == 1:
                     raise nonsense(data)
-                self.due.popleft().settle(replies)
+                due = self.due.popleft()
+                if due.answer.done():
+                    due.unanswered(replies)
+                else:
+                    due.answer.set_result(replies)
         except BackendError as error:
             self.end(error)
 
@@ -141,8 +130,7 @@ class Connection(asyncio.Protocol):
         if not answer.done():
             self.error = TimeoutError()
             for due in self.due:
-                if not due.answer.done():
-                    due.answer.set_exception(TimeoutError())
+                due.fail(self.error)
 
     def end(self, error: Exception) -> None:
         """Close the connection; there will be no answers."""
@@ -157,43 +145,39 @@ class Connection(asyncio.Protocol):
             self._local.close()
             self._local = None
         while self.due:
-            self.due.popleft().settle(error)
+            due = self.due.popleft()
+            due.fail(error)
+            due.unanswered(None)
 
 
 class Server:
     """One memcached.
 
     Attributes:
-        name: its address, as configured.
         fault: why it is down; None while it is up. Set on the first failure; the caller clears it
             once the server works again.
-        owed: refunds by key that the server has not executed, because it was away: those of requests that were
-            in hand when it failed. They do not pile up, because each batch that it answers takes them along.
+        owed: refunds by key that the next batch is to take along. They do not pile up: while the server is away,
+            these are the refunds of requests that were in hand when it failed.
     """
 
-    def __init__(self, endpoint: Endpoint, settings: CounterSettings) -> None:
+    def __init__(self, endpoint: Endpoint, settings: CounterSettings, owed: Counter[bytes] | None = None) -> None:
         self.name = str(endpoint)
+        self.endpoint = endpoint
         self.fault: str | None = None
-        self.owed: Counter[bytes] = Counter()
+        self.owed: Counter[bytes] = Counter() if owed is None else owed
         self._retired = False
-        self._endpoint = endpoint
         self._settings = settings
         self._connection: Connection | None = None
         self._late: set[Connection] = set()
         self._connecting = asyncio.Lock()
-        self._addresses: asyncio.Future[list[str]] | None = None
+        self._addresses: Future[list[str]] | None = None
 
-    async def exchange(
-        self, pipeline: Pipeline, unanswered: Unanswered | None = None, *, probe: bool = False
-    ) -> Replies:
+    async def exchange(self, pipeline: Pipeline, *, probe: bool = False) -> Replies:
         """Send a pipeline and read the replies. Only a probe reaches a server that is down.
 
-        `unanswered` is called once if this raises BackendError, now or later.
-
-        Raises:
-            BackendError: no server, no time left, or no sensible reply. The connection is not used
-                any more, so that a late reply is never taken for the reply to another pipeline. The
-                commands may have been executed: do not send them again.
+        BackendError: no server, no time left, or no sensible reply. The connection is not used any more, so that a
+        late reply is never taken for the reply to another pipeline. The commands may have been executed: do not send
+        them again.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._settings.timeout
@@ -203,10 +187,9 @@ class Server:
                 connection = await self._connect(deadline, probe=probe)
         except (OSError, BackendError) as error:
             self.fault = description(error, self._settings)
-            if unanswered is not None:
-                unanswered(None)
+            pipeline.unanswered(None)
             raise BackendError(self.fault) from error
-        answer = connection.send(pipeline, unanswered)
+        answer = connection.send(pipeline)
         if answer.done() and not answer.exception():
             return answer.result()
         alarm = loop.call_at(deadline, loop.call_later, _GRACE, connection.give_up, answer)
@@ -235,13 +218,12 @@ class Server:
         self._late.discard(connection)
         connection.end(BackendError("no answer"))
 
-    async def evictions(self) -> int:
-        """Items that the server has evicted since it started; raises BackendError as `exchange` does."""
-        try:
+    async def evictions(self) -> int | None:
+        """Items that the server has evicted since it started; None if it does not say in time."""
+        with suppress(OSError, MemcacheError):
             async with asyncio.timeout(self._settings.timeout):
-                return await _in_thread(lambda: evictions(self._endpoint, self._settings))
-        except (OSError, MemcacheError) as error:
-            raise BackendError(description(error, self._settings)) from error
+                return await asyncio.wrap_future(_in_thread(partial(evictions, self.endpoint, self._settings)))
+        return None
 
     def retire(self) -> None:
         """From now on close each connection once the server owes no answer."""
@@ -269,12 +251,12 @@ class Server:
     async def _dial(self) -> Connection:
         """Connect to the first address that accepts the connection: that of "localhost" may be ::1."""
         loop = asyncio.get_running_loop()
-        if isinstance(self._endpoint, Unix):
-            return (await loop.create_unix_connection(Connection, self._endpoint.path))[1]
-        port, tls = self._endpoint.port, tls_context(self._settings)
-        name = self._endpoint.host if tls else None
+        if isinstance(self.endpoint, Unix):
+            return (await loop.create_unix_connection(Connection, self.endpoint.path))[1]
+        port, tls = self.endpoint.port, tls_context(self._settings)
+        name = self.endpoint.host if tls else None
         failure = OSError("no address")
-        for address in await self._resolve(self._endpoint):
+        for address in await self._resolve(self.endpoint):
             try:
                 return (await loop.create_connection(Connection, address, port, ssl=tls, server_hostname=name))[1]
             except OSError as error:
@@ -288,7 +270,7 @@ class Server:
         if self._addresses is None or self._addresses.done():
             resolve = partial(socket.getaddrinfo, endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
             self._addresses = _in_thread(lambda: [str(address[0]) for *_, address in resolve()])
-        return await asyncio.shield(self._addresses)
+        return await asyncio.wrap_future(self._addresses)
 
 
 def description(error: Exception, settings: CounterSettings) -> str:
@@ -314,12 +296,7 @@ def client(endpoint: Endpoint, settings: CounterSettings) -> Client:
 
 
 def evictions(endpoint: Endpoint, settings: CounterSettings) -> int:
-    """Items that the server has evicted since it started (`stats`); blocks.
-
-    Raises:
-        OSError: no server, or no answer in time.
-        MemcacheError: not a sensible answer.
-    """
+    """Items that the server has evicted since it started (`stats`); blocks. OSError, MemcacheError: it does not say."""
     with closing(client(endpoint, settings)) as memcached:
         try:
             return int(memcached.stats()[b"evictions"])
@@ -328,11 +305,7 @@ def evictions(endpoint: Endpoint, settings: CounterSettings) -> int:
 
 
 def tls_context(settings: CounterSettings) -> ssl.SSLContext | None:
-    """How to talk TLS to memcached; None: in the clear. The files are read again for each connection.
-
-    Raises:
-        OSError: a file is missing, or is not a certificate or key.
-    """
+    """How to talk TLS to memcached, from the files as they are now; None: in the clear. OSError: a file is unusable."""
     if not settings.tls_ca:
         return None
     context = ssl.create_default_context(cafile=settings.tls_ca)
@@ -341,30 +314,19 @@ def tls_context(settings: CounterSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
+def _in_thread(work: Callable[[], T]) -> Future[T]:
     """The result of blocking work in a thread of its own.
 
     The event loop's own threads are few, and the end of the process waits for them.
     """
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[T] = loop.create_future()
-
-    def settle(outcome: T | Exception) -> None:
-        if result.done():
-            return
-        if isinstance(outcome, Exception):
-            result.set_exception(outcome)
-        else:
-            result.set_result(outcome)
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()
 
     def run() -> None:
-        outcome: T | Exception
         try:
-            outcome = work()
+            result.set_result(work())
         except (OSError, MemcacheError) as error:
-            outcome = error
-        with suppress(RuntimeError):  # The event loop is closed.
-            loop.call_soon_threadsafe(settle, outcome)
+            result.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
     return result

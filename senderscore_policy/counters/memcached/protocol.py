@@ -5,15 +5,15 @@ first bad line and lose the replies to commands that were executed.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.window import Window
 
 NOT_FOUND: Final = b"NOT_FOUND"
-STORED: Final = b"STORED"
-
+INVALID: Final = b"CLIENT_ERROR"
+"""What the reply begins with if the key holds no number."""
 LARGEST_REPLY: Final = 64 * 1024 * 1024
 """Bytes of all replies of a round trip; a thousand clients' buckets are about one megabyte."""
 LONGEST_RELATIVE: Final = 30 * 86400
@@ -72,24 +72,9 @@ def number_in(value: bytes) -> int | None:
     return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_NUMBER else None
 
 
-def is_invalid(line: bytes) -> bool:
-    """Whether the reply says that the key holds no number."""
-    return line.startswith(b"CLIENT_ERROR")
-
-
-class Pipeline(NamedTuple):
-    """What one server is asked in one round trip: commands, then keys to read, with `tokens` also theirs for `cas`."""
-
-    commands: Sequence[bytes]
-    keys: Sequence[bytes]
-    tokens: bool = False
-
-    def encoded(self) -> bytes:
-        """The bytes to send. All keys go in one `get`: only memory bounds their number in memcached."""
-        commands = b"".join(self.commands)
-        if not self.keys:
-            return commands
-        return commands + (b"gets " if self.tokens else b"get ") + b" ".join(self.keys) + b"\r\n"
+def count_in(values: Mapping[bytes, bytes], key: bytes) -> int:
+    """The count under the key; 0 if there is none."""
+    return number_in(values.get(key, b"")) or 0
 
 
 class Replies(NamedTuple):
@@ -103,12 +88,32 @@ class Replies(NamedTuple):
     tokens: dict[bytes, bytes]
 
 
-class ReplyReader:
-    """Puts the replies to one pipeline together, in whatever pieces they arrive; `rest` is what arrived after them.
+Unanswered = Callable[[Replies | None], None]
 
-    Args:
-        lines: how many commands await a line.
-        values: whether the values of keys follow.
+
+class Pipeline(NamedTuple):
+    """What one server is asked in one round trip: commands, then keys to read, with `tokens` also theirs for `cas`.
+
+    `unanswered` is called once if no answer comes in time: with a late answer, or None if there will be no answer.
+    """
+
+    commands: Sequence[bytes]
+    keys: Sequence[bytes]
+    tokens: bool = False
+    unanswered: Unanswered = lambda _: None
+
+    def encoded(self) -> bytes:
+        """The bytes to send. All keys go in one `get`: only memory bounds their number in memcached."""
+        commands = b"".join(self.commands)
+        if not self.keys:
+            return commands
+        return commands + (b"gets " if self.tokens else b"get ") + b" ".join(self.keys) + b"\r\n"
+
+
+class ReplyReader:
+    """Puts the replies to one pipeline together, in whatever pieces they arrive: lines, then the values of keys if any.
+
+    `rest` is what arrived after them.
     """
 
     __slots__ = ("_in_values", "_missing", "_received", "_replies", "rest")
@@ -190,10 +195,6 @@ class BucketKeys:
         self._tail = f":{window.seconds}.{window.buckets}:"
 
     def stem(self, client: str) -> bytes:
-        """What the names of the client's counters begin with; the bucket's index in decimal follows.
-
-        Raises:
-            ValueError: the client cannot be part of a key.
-        """
+        """The names of a client's counters without the bucket's index; empty if the client cannot be part of a key."""
         stem = f"{self._prefix}{client}{self._tail}"
-        return key_named(f"{stem}{_LARGEST_INDEX}")[: len(stem)]
+        return stem.encode("ascii") if _KEY.fullmatch(f"{stem}{_LARGEST_INDEX}") else b""

@@ -1,12 +1,12 @@
 """Counters in memcached; the daemon's own counters decide while memcached cannot."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Final, Self, TypeVar
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
 
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.batch import Batch, ClientBuckets, CountedAt, LaggingClient, ServerBatch
+from senderscore_policy.counters.memcached.batch import Batch, ClientBuckets, CountedAt, Lags, ServerBatch, compare
 from senderscore_policy.counters.memcached.cluster import Cluster, SharedScores
 from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import (
@@ -15,9 +15,9 @@ from senderscore_policy.counters.memcached.protocol import (
     Replies,
     add,
     cas,
+    count_in,
     delete,
     expiry,
-    number_in,
 )
 from senderscore_policy.counters.memory import MemoryStore
 from senderscore_policy.policy.bounded import BoundedCache
@@ -34,7 +34,7 @@ MAX_LAGGING: Final = 40_000
 """Clients whose counters are compared after one of their servers was away; those seen longest ago are dropped first."""
 MAX_RESETS: Final = 1000
 """Resets that are repeated once an absent server is back; the oldest are dropped first."""
-_OBSERVATIONS: Final = 6
+_COMPARISONS: Final = 6
 """Comparisons that must show a difference before it is corrected. They last longer than all daemons of
 a site take to notice that a server is back, and than any increment is under way."""
 _AT_ONCE: Final = 100
@@ -48,13 +48,8 @@ class MemcachedCounters:
     very batch in which its server fails, where its key holds no number or memcached is out of
     memory, and for a client that cannot be part of a key. What was counted there is not merged back.
 
-    Args:
-        settings: servers, replicas, window, timeout.
-        local: the daemon's own counters.
-        clock: time; buckets go by the wall clock, which the hosts of a site share.
-        observer: notified of round trips and invalid keys.
-        probe_interval: seconds between two attempts to reach a server that is down; four times
-            as often it is looked whether a server that was away has to catch up.
+    Buckets go by the wall clock, which the hosts of a site share. Each `probe_interval` seconds a server that is
+    down is probed; four times as often the daemon looks whether a server that was away has to catch up.
     """
 
     def __init__(
@@ -65,67 +60,54 @@ class MemcachedCounters:
         observer: StoreObserver,
         probe_interval: float = 1.0,
     ) -> None:
-        self._window = settings.window_of_time()
-        self._keys = BucketKeys(settings.key_prefix, self._window)
         self._local = local
         self._clock = clock
         self._observer = observer
-        self.cluster = Cluster(settings, observer, probe_interval)
-        self.scores = SharedScores(self.cluster, settings.key_prefix, clock)
+        self.cluster = Cluster(observer, probe_interval)
+        self.scores = SharedScores(self.cluster, clock)
         self._accounts: BoundedCache[str, ClientBuckets] = BoundedCache(MAX_ACCOUNTS)
         self._accounts_held_for: object = None
-        self._replicas = settings.replicas
-        self._lagging: dict[str, LaggingClient] = {}
+        self.lagging: dict[str, Lags] = {}  # clients whose servers are compared, as one may have to catch up
         self._resets: dict[str, float] = {}
         self._interval = probe_interval / 4
         self._catching_up: asyncio.Task[None] | None = None
+        self.configure(settings)
 
-    @property
-    def state(self) -> str:
-        return self.cluster.state
-
-    @property
-    def lagging(self) -> int:
-        """Clients whose servers are compared with each other, because one of them may have to catch up."""
-        return len(self._lagging)
-
-    async def evictions(self) -> int | None:
-        return await self.cluster.evictions()
+    def configure(self, settings: CounterSettings) -> None:
+        """Go by these settings from now on; their servers get what is left to be done."""
+        self._window = settings.window_of_time()
+        self._keys = BucketKeys(settings.key_prefix, self._window)
+        self._replicas = settings.replicas
+        self.cluster.configure(settings)
 
     async def close(self) -> None:
-        await self._stop()
-        await self.cluster.close()
-
-    async def retire(self, successor: Self) -> None:
-        """Let `successor`, which counts from now on, do what is left to be done, and close connections once idle."""
-        await self._stop()
-        await self.cluster.retire(successor.cluster)
-        successor._lagging |= self._lagging
-        successor._resets |= self._resets
-        successor._catch_up_later()
-
-    async def _stop(self) -> None:
         if self._catching_up is not None:
             self._catching_up.cancel()
             await asyncio.wait([self._catching_up])
+        await self.cluster.close()
 
     async def charge(self, charges: Sequence[Charge], refunds: Sequence[Charge]) -> None:
-        now = self._clock.time()
+        now, monotonic = self._clock.time(), self._clock.monotonic()
         view = self._window.view(now)
-        batch = Batch(view, self._keys, expiry(self._window.ttl, now), self.cluster.live)
-        local_refunds = _refund(batch, refunds)
         # Accounts hold for the same buckets on the same servers.
         held_for = (view.current, view.closed, self.cluster.live)
         if self._accounts_held_for != held_for:
-            self._accounts.clear()
-            self._accounts_held_for = held_for
-        monotonic = self._clock.monotonic()
-        accounts = self._enter(charges, batch, view, monotonic)
-        await self._exchange(batch)
-        uncounted = []
+            self._accounts, self._accounts_held_for = BoundedCache(MAX_ACCOUNTS), held_for
+        known = self._accounts
+        local_refunds = _refund(refunds)
+        batch = Batch(view, expiry(self._window.ttl, now), self.cluster.live)
+        accounts = self._enter(charges, batch, view.current, monotonic)
+        second = batch.take(await self.cluster.exchange(batch.pipelines(self._unanswered)))
+        if second:
+            batch.take_again(await self.cluster.exchange(second))
         before = batch.counted_before(monotonic + CLOSED_FOR)
+        for account in batch.unread:
+            if account in before:
+                known.put(account.client, account)
+        self._look_after(batch)
+        uncounted = []
         for charge, account in zip(charges, accounts, strict=True):
-            if account is not None and account in before:
+            if account in before:
                 charge.count = before[account] = before[account] + charge.amount
                 charge.receipt = batch.receipt(account)
             else:
@@ -133,28 +115,19 @@ class MemcachedCounters:
         if uncounted or local_refunds:
             await self._local.charge([charge for charge, _ in uncounted], local_refunds)
             for charge, account in uncounted:
-                if account is not None:
-                    charge.receipt = batch.receipt(account, charge.receipt)
+                charge.receipt = batch.receipt(account, charge.receipt)
 
-    async def _exchange(self, batch: Batch) -> None:
-        held_for = self._accounts_held_for
-        unanswered = {server: partial(self._unanswered, part) for server, part in batch.parts.items()}
-        second = batch.take(await self.cluster.exchange(batch.pipelines(), unanswered))
-        if second:
-            batch.take_again(await self.cluster.exchange(second))
+    def _look_after(self, batch: Batch) -> None:
+        """Report what was wrong with the counters, and begin to correct it."""
         for _ in range(batch.invalid):
             self._observer.invalid_key()
-        for account in batch.evicted:
-            self._accounts.pop(account.client)
-        if self._accounts_held_for is held_for:
-            for account in batch.unread:
-                if account in batch.numbers:
-                    self._accounts.put(account.client, account)
         if self._replicas > 1:
-            for client in batch.lagging if self.cluster.complete else [account.client for account in batch.amounts]:
-                self._lagging.setdefault(client, LaggingClient())
-            _keep_newest(self._lagging, MAX_LAGGING)
-        if self._lagging:
+            if not self.cluster.complete:
+                self.lagging |= {account.client: {} for account in batch.amounts}
+            for client in batch.lagging:
+                self.lagging.setdefault(client, {})
+            _keep_newest(self.lagging, MAX_LAGGING)
+        if self.lagging or any(server.owed for server in self.cluster.servers):
             self._catch_up_later()
 
     def _unanswered(self, part: ServerBatch, replies: Replies | None) -> None:
@@ -163,29 +136,34 @@ class MemcachedCounters:
 
     async def read(self, clients: Sequence[str]) -> list[Usage]:
         view = self._window.view(self._clock.time())
-        indexes = (view.current, *view.open, *view.closed)
-        names = {client: self._names(client, indexes) for client in clients}
-        servers, replies = await self._read(names)
+        found = await self._read(clients, view)
         usages = []
         for client in clients:
-            if answers := [replies[server].values for server in servers[client] if server in replies]:
-                buckets = _buckets(dict(zip(indexes, names[client], strict=True)), answers)
+            names, replies = found[client]
+            if replies:
+                values = [reply.values for reply in replies.values()]
+                counts = {index: max(count_in(each, name) for each in values) for index, name in names.items()}
+                buckets = {index: count for index, count in counts.items() if count}
                 usages.append(Usage(view.total(buckets), buckets))
             else:
                 usages += await self._local.read([client])
         return usages
 
     async def _read(
-        self, names: Mapping[str, Sequence[bytes]], *, tokens: bool = False
-    ) -> tuple[dict[str, tuple[Server, ...]], dict[Server, Replies]]:
-        """The servers of each client, and what they have under its names."""
-        servers = {client: self.cluster.servers_for(client) if names[client] else () for client in names}
-        wanted: dict[Server, list[bytes]] = {}
-        for client, its_servers in servers.items():
-            for server in its_servers:
-                wanted.setdefault(server, []).extend(names[client])
-        pipelines = {server: Pipeline([], keys, tokens) for server, keys in wanted.items()}
-        return servers, await self.cluster.exchange(pipelines)
+        self, clients: Sequence[str], view: View, *, tokens: bool = False
+    ) -> dict[str, tuple[dict[int, bytes], dict[Server, Replies]]]:
+        """The names of each client's counters, and what those of its servers that answered have under them."""
+        names = {client: self._names(client, (view.current, *view.open, *view.closed)) for client in clients}
+        servers = {client: self.cluster.servers_for(client) if names[client] else () for client in clients}
+        wanted = defaultdict[Server, list[bytes]](list)
+        for client, its_names in names.items():
+            for server in servers[client]:
+                wanted[server] += its_names.values()
+        replies = await self.cluster.exchange({each: Pipeline([], keys, tokens) for each, keys in wanted.items()})
+        return {
+            client: (names[client], {server: replies[server] for server in servers[client] if server in replies})
+            for client in names
+        }
 
     async def reset(self, clients: Sequence[str]) -> list[str]:
         """Delete the counters on all servers that are up, wherever the clients belong now.
@@ -195,7 +173,7 @@ class MemcachedCounters:
         """
         current = self._window.view(self._clock.time()).current
         indexes = range(current - self._window.buckets, current + 2)
-        commands = [delete(name) for client in clients for name in self._names(client, indexes)]
+        commands = [delete(name) for client in clients for name in self._names(client, indexes).values()]
         if commands:
             await self.cluster.exchange({server: Pipeline(commands, []) for server in self.cluster.live})
         await self._local.reset(clients)
@@ -213,7 +191,7 @@ class MemcachedCounters:
 
     async def _catch_up(self) -> None:
         """Once all servers are up, send to those that were away what they have missed."""
-        while self._resets or self._lagging or any(server.owed for server in self.cluster.servers):
+        while self._resets or self.lagging or any(server.owed for server in self.cluster.servers):
             await asyncio.sleep(self._interval)
             if self.cluster.complete:
                 await self.charge([], [])
@@ -221,35 +199,32 @@ class MemcachedCounters:
                     oldest = self._clock.time() - self._window.ttl
                     resets, self._resets = self._resets, {}
                     await self.reset([client for client, since in resets.items() if since > oldest])
-                clients = list(self._lagging)
+                clients = list(self.lagging)
                 for start in range(0, len(clients), _AT_ONCE):
                     await self._compare(clients[start : start + _AT_ONCE])
 
     async def _compare(self, clients: Sequence[str]) -> None:
         """Raise the counters that are lower on one of their servers, by compare-and-swap, once the difference lasts."""
         now = self._clock.time()
-        view, exptime = self._window.view(now), expiry(self._window.ttl, now)
-        names = {client: self._names(client, (view.current, *view.open, *view.closed)) for client in clients}
-        servers, replies = await self._read(names, tokens=True)
-        if replies.keys() != set().union(*servers.values()):
-            return
-        commands: dict[Server, list[bytes]] = {}
-        for client in clients:
-            lagging = self._lagging[client]
-            values = {server: replies[server].values for server in servers[client]}
-            if not lagging.observe(names[client], values):
-                del self._lagging[client]
-            for (server, name), lag in lagging.lasting(_OBSERVATIONS).items():
-                token = replies[server].tokens.get(name)
-                number = number_in(values[server].get(name, b"")) or 0
-                command = cas(name, number + lag, exptime, token) if token else add(name, lag, exptime)
-                commands.setdefault(server, []).append(command)
-        if commands:
-            await self.cluster.exchange({server: Pipeline(lines, []) for server, lines in commands.items()})
+        found = await self._read(clients, self._window.view(now), tokens=True)
+        commands = defaultdict[Server, list[bytes]](list)
+        for client, (names, replies) in found.items():
+            if names and len(replies) < self._replicas:
+                # A server has failed meanwhile.
+                continue
+            lags = self.lagging[client] = compare(self.lagging.get(client, {}), names.values(), replies)
+            if not lags:
+                del self.lagging[client]
+            for (server, name), (times, lag) in lags.items():
+                if times >= _COMPARISONS:
+                    exptime, token = expiry(self._window.ttl, now), replies[server].tokens.get(name)
+                    number = count_in(replies[server].values, name) + lag
+                    commands[server].append(cas(name, number, exptime, token) if token else add(name, lag, exptime))
+        await self.cluster.exchange({server: Pipeline(lines, []) for server, lines in commands.items()})
 
-    def _enter(self, charges: Sequence[Charge], batch: Batch, view: View, now: float) -> list[ClientBuckets | None]:
-        """Enter the charges into the batch, summed up by account; the account of each charge, None without a key."""
-        accounts: list[ClientBuckets | None] = []
+    def _enter(self, charges: Sequence[Charge], batch: Batch, current: int, now: float) -> list[ClientBuckets]:
+        """Enter the charges into the batch, summed up by account; the account of each charge."""
+        accounts = []
         amounts: dict[ClientBuckets, int] = {}
         known = self._accounts.young.get
         unread: dict[str, ClientBuckets] = {}
@@ -259,30 +234,19 @@ class MemcachedCounters:
             if account is None or account.until <= now:
                 account = unread.get(key)
                 if account is None:
-                    names = self._names(key, [view.current])
-                    if not names:
-                        accounts.append(None)
-                        continue
-                    account = unread[key] = ClientBuckets(key, names[0], self.cluster.servers_for(key))
+                    name = self._names(key, [current]).get(current, b"")
+                    servers = self.cluster.servers_for(key) if name else ()
+                    account = unread[key] = ClientBuckets(key, name, servers)
             accounts.append(account)
             amounts[account] = amounts.get(account, 0) + charge.amount
         for account, amount in amounts.items():
             batch.charge(account, amount)
         return accounts
 
-    def _names(self, client: str, indexes: Iterable[int]) -> list[bytes]:
-        """The client's counters; none for a client that cannot be part of a key."""
-        try:
-            stem = self._keys.stem(client)
-        except ValueError:
-            return []
-        return [stem + b"%d" % index for index in indexes]
-
-
-def _buckets(names: dict[int, bytes], answers: list[dict[bytes, bytes]]) -> dict[int, int]:
-    """The buckets that are not empty, from the values of all servers that answered; the larger one decides."""
-    largest = {index: max(number_in(values.get(name, b"")) or 0 for values in answers) for index, name in names.items()}
-    return {index: count for index, count in largest.items() if count}
+    def _names(self, client: str, indexes: Iterable[int]) -> dict[int, bytes]:
+        """The client's counters by bucket; none for a client that cannot be part of a key."""
+        stem = self._keys.stem(client)
+        return {index: stem + b"%d" % index for index in indexes} if stem else {}
 
 
 def _keep_newest(entries: dict[str, T], most: int) -> None:
@@ -290,14 +254,11 @@ def _keep_newest(entries: dict[str, T], most: int) -> None:
         del entries[next(iter(entries))]
 
 
-def _refund(batch: Batch, refunds: Sequence[Charge]) -> list[Charge]:
-    """Enter the refunds into the batch; those of charges that the daemon itself has decided."""
-    local = []
+def _refund(refunds: Sequence[Charge]) -> list[Charge]:
+    """Refund charges to the servers that counted them; return those that the daemon itself counted."""
     for refund in refunds:
         receipt = refund.receipt
-        if isinstance(receipt, CountedAt):
-            batch.refund(receipt, refund.amount)
-            receipt = refund.receipt = receipt.local
-        if receipt is not None:
-            local.append(refund)
-    return local
+        assert isinstance(receipt, CountedAt)
+        receipt.refund(refund.amount)
+        refund.receipt = receipt.local
+    return [refund for refund in refunds if refund.receipt is not None]

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import CounterSettings
-from senderscore_policy.counters.memcached.batch import Batch, ClientBuckets, CountedAt, LaggingClient
+from senderscore_policy.counters.memcached.batch import (
+    Batch,
+    ClientBuckets,
+    CountedAt,
+    Lags,
+    ServerBatch,
+    compare,
+)
 from senderscore_policy.counters.memcached.connection import Server
 from senderscore_policy.counters.memcached.protocol import BucketKeys, Pipeline, Replies, ReplyReader, expiry
 from senderscore_policy.policy.window import Window
@@ -50,12 +57,12 @@ class Site:
         self, amounts: dict[ClientBuckets, int], refunds: Mapping[CountedAt, int] | None = None, now: float = NOW
     ) -> dict[str, tuple[int, tuple[Server, ...]]]:
         """Each client's messages before this charge, and the servers that counted it."""
-        self.last = batch = Batch(HOUR.view(now), KEYS, expiry(HOUR.ttl, now))
         for receipt, amount in (refunds or {}).items():
-            batch.refund(receipt, amount)
+            receipt.refund(amount)
+        self.last = batch = Batch(HOUR.view(now), expiry(HOUR.ttl, now), self.servers)
         for account, amount in amounts.items():
             batch.charge(account, amount)
-        second = batch.take(self.run(batch.pipelines()))
+        second = batch.take(self.run(batch.pipelines(ServerBatch.unanswered)))
         if second:
             batch.take_again(self.run(second))
         before = batch.counted_before(until=60.0)
@@ -225,12 +232,13 @@ def test_servers_that_disagree_are_noticed(bucket: int) -> None:
 def lasting(*observed: tuple[int, int]) -> int:
     """By how much the first server's counter is lower, after these observations of both servers' counters."""
     first, second = Site(2).servers
-    client = LaggingClient()
+    lags: Lags = {}
     for numbers in observed:
-        values = {server: {b"k": b"%d" % number} for server, number in zip((first, second), numbers, strict=True)}
-        differ = client.observe([b"k"], values)
-        assert differ == (numbers[0] != numbers[1])
-    return client.lasting(3).get((first, b"k"), 0)
+        values = [Replies([], {b"k": b"%d" % number}, {}) for number in numbers]
+        lags = compare(lags, [b"k"], dict(zip((first, second), values, strict=True)))
+        assert bool(lags) == (numbers[0] != numbers[1])
+    times, least = lags.get((first, b"k"), (0, 0))
+    return least if times >= 3 else 0
 
 
 def test_only_a_difference_that_lasts_is_one() -> None:

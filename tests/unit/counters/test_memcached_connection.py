@@ -227,7 +227,7 @@ async def test_a_late_answer_is_reported(tmp_path: Path) -> None:
 
     async with served(tmp_path, late, SOON) as server:
         with pytest.raises(BackendError):
-            await server.exchange(COUNT, unanswered)
+            await server.exchange(COUNT._replace(unanswered=unanswered))
         assert outcomes == []
         failed.set()
         await server.exchange(COUNT, probe=True)
@@ -251,7 +251,7 @@ async def test_a_pipeline_without_an_answer_is_reported_once(
 
     async with served(tmp_path, script, SOON) as server:
         with pytest.raises(BackendError):
-            await server.exchange(COUNT, unanswered)
+            await server.exchange(COUNT._replace(unanswered=unanswered))
         server.works()
         await reported.wait()
     assert outcomes == [None]
@@ -360,20 +360,18 @@ async def test_a_name_is_tried_with_all_its_addresses() -> None:
     "reply", [b"END\r\n", b"ERROR\r\n", b"STAT\r\nEND\r\n", b"STAT evictions many\r\nEND\r\n", b""]
 )
 async def test_evictions_are_read_from_the_statistics(tmp_path: Path, reply: bytes) -> None:
-    """Among the many figures of `stats`; a server that has none is an error, whatever it says instead."""
+    """Among the many figures of `stats`; a server that has none has no number, whatever it says instead."""
     stats = b"STAT pid 1\r\nSTAT version 1.6.18\r\nSTAT evictions 12\r\nEND\r\n"
     async with served(tmp_path, answering(stats), PLENTY) as server:
         assert await server.evictions() == 12
     async with served(tmp_path, answering(reply, then_close=not reply), PLENTY) as server:
-        with pytest.raises(BackendError):
-            await server.evictions()
+        assert await server.evictions() is None
 
 
 async def test_statistics_are_waited_for_only_so_long(tmp_path: Path) -> None:
-    """A server that says nothing is an error after the timeout."""
+    """A server that says nothing has no number after the timeout."""
     async with served(tmp_path, silent, SOON) as server:
-        with pytest.raises(BackendError, match=r"no answer within 0\.1 s"):
-            await server.evictions()
+        assert await server.evictions() is None
 
 
 async def test_a_silent_resolver_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
