@@ -203,7 +203,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.evicted: int | None = 40
         self.servers = {"127.0.0.1:11211": True}
-        self.memcached = self
+        self.memcached = self.cluster = self
 
     async def evictions(self) -> int | None:
         return self.evicted
