@@ -2,9 +2,6 @@
 
 import sys
 
-INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C ended, by the shells' convention."""
-
 
 def main() -> int:
     """Run the command line; Ctrl-C may come while it is still being imported."""
@@ -13,7 +10,7 @@ def main() -> int:
 
         return cli.main()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return 130  # the shells' status of a program that Ctrl-C ended
 
 
 if __name__ == "__main__":

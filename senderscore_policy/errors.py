@@ -1,15 +1,11 @@
-"""The program's own exceptions, named by whose fault it is.
+"""The program's own exceptions, named by whose fault it is; their texts are fit for an administrator.
 
 Foreign exceptions (dnspython, pymemcache, jinja2, sockets) stop at the adapter that knows the
 library and leave it as one of these.
 """
 
 
-class SenderscorePolicyError(Exception):
-    """Base of every error that the program raises on purpose; its text is fit for an administrator."""
-
-
-class ConfigError(SenderscorePolicyError):
+class ConfigError(Exception):
     """The configuration is wrong.
 
     Args:
@@ -23,13 +19,13 @@ class ConfigError(SenderscorePolicyError):
         self.excerpt = excerpt
 
 
-class ProtocolError(SenderscorePolicyError):
+class ProtocolError(Exception):
     """The peer on a policy connection sent something that is not a policy delegation request."""
 
 
-class BackendError(SenderscorePolicyError):
+class BackendError(Exception):
     """Something behind the daemon (memcached, DNS, the daemon itself for a command) cannot be used."""
 
 
-class InputError(SenderscorePolicyError):
+class InputError(Exception):
     """A file that a command was given to work on cannot be read, or is something else."""
