@@ -17,7 +17,6 @@ from senderscore_policy import __version__
 from senderscore_policy.errors import BackendError, ConfigError, InputError
 
 PROGRAM: Final = "senderscore-policy"
-USAGE: Final = f"{PROGRAM} [-c FILE] COMMAND ..."
 _OUTPUT_ERRORS: Final = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 COMMANDS: Final = {
@@ -40,17 +39,6 @@ _MODULES: Final = {
 }
 """The modules that are not named after their command, in `senderscore_policy.commands`."""
 
-Register = Callable[[argparse.ArgumentParser], None]
-Run = Callable[[argparse.Namespace], int]
-
-_EPILOG: Final = f"""commands:
-{"".join(f"  {name:<14}{summary}{os.linesep}" for name, summary in COMMANDS.items())}
-Each command has its own --help with an example.
-
-exit status: 0 done, 64 wrong usage, 69 daemon or back end not reachable,
-74 output not written, 77 no permission, 78 mistake in the configuration
-"""
-
 
 class Formatter(argparse.HelpFormatter):
     """Help whose paragraphs are wrapped to the terminal; examples, and texts in columns, keep their layout."""
@@ -67,6 +55,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(os.EX_USAGE, f"{PROGRAM}: {message}; see {self.prog} --help\n")
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Convert an argument; argparse would not show the text of a ValueError."""
+        try:
+            return action.type(arg_string) if callable(action.type) else arg_string
+        except ValueError as error:
+            raise argparse.ArgumentError(action, str(error)) from error
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print help; argparse would ignore a full disk."""
@@ -88,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
-            return _main(sys.argv[1:] if argv is None else list(argv))
+            return _run(sys.argv[1:] if argv is None else list(argv))
         finally:
             sys.stdout.flush()
     except OSError as error:
@@ -102,41 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(os.EX_IOERR, f"cannot write the output: {error.strerror}")
 
 
-def _main(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     general = _general(arguments)
     if general.command == "serve":
         # SIGHUP would end the process before the daemon handles it; blocked, it becomes a reload after the start.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    register, run = command(general.command)
-    parser = Parser(f"{PROGRAM} {general.command}", formatter_class=Formatter, allow_abbrev=False)
-    register(parser)
-    return _run(run, parser.parse_intermixed_args(general.arguments, argparse.Namespace(config=general.config)))
-
-
-def command(name: str) -> tuple[Register, Run]:
-    """Import a command: a function that describes it to a parser, and one that does it and returns the exit status."""
-    module = importlib.import_module(f"senderscore_policy.commands.{_MODULES.get(name, name.replace('-', '_'))}")
-    suffix = f"_{name}" if _MODULES.get(name) == "clients" else ""
-    return getattr(module, f"register{suffix}"), getattr(module, f"run{suffix}")
-
-
-def _general(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(
-        PROGRAM,
-        usage=USAGE,
-        description="Limits how many messages a client may send to Postfix by its SenderScore.",
-        epilog=_EPILOG,
-        formatter_class=Formatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    parser.add_argument("-c", "--config", metavar="FILE", type=Path, help="the configuration file, for any command")
-    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS, metavar="COMMAND")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
-
-
-def _run(run: Run, args: argparse.Namespace) -> int:
+    parser, run = command(general.command)
+    args = parser.parse_intermixed_args(general.arguments, argparse.Namespace(config=general.config))
     try:
         return run(args)
     except ConfigError as error:
@@ -146,6 +113,37 @@ def _run(run: Run, args: argparse.Namespace) -> int:
         return _fail(os.EX_UNAVAILABLE if isinstance(error, BackendError) else os.EX_USAGE, str(error))
     except PermissionError as error:
         return _fail(os.EX_NOPERM, f"{error.filename}: {error.strerror}" if error.errno else str(error))
+
+
+def command(name: str) -> tuple[Parser, Callable[[argparse.Namespace], int]]:
+    """Import a command: the parser of its arguments, and the function that does it and returns the exit status."""
+    from senderscore_policy.config.paths import CONFIG_FILE  # noqa: PLC0415 - `serve` blocks SIGHUP before
+
+    module = importlib.import_module(f"senderscore_policy.commands.{_MODULES.get(name, name.replace('-', '_'))}")
+    suffix = f"_{name}" if _MODULES.get(name) == "clients" else ""
+    parser = Parser(f"{PROGRAM} {name}", formatter_class=Formatter, allow_abbrev=False)
+    help_ = f"the configuration file (default: {CONFIG_FILE}, and without it the built-in defaults)"
+    # Absent, it leaves the value of a -c before the command.
+    parser.add_argument("-c", "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help=help_)
+    getattr(module, f"register{suffix}")(parser)
+    return parser, getattr(module, f"run{suffix}")
+
+
+def _general(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(PROGRAM, f"{PROGRAM} [-c FILE] COMMAND ...", formatter_class=Formatter, allow_abbrev=False)
+    parser.description = "Limits how many messages a client may send to Postfix by its SenderScore."
+    parser.epilog = f"""commands:
+{"".join(f"  {name:<14}{summary}{os.linesep}" for name, summary in COMMANDS.items())}
+Each command has its own --help with an example.
+
+exit status: 0 done, 64 wrong usage, 69 daemon or back end not reachable,
+74 output not written, 77 no permission, 78 mistake in the configuration
+"""
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("-c", "--config", metavar="FILE", type=Path, help="the configuration file, for any command")
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS, metavar="COMMAND")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
 
 
 def _fail(status: int, *problems: str, excerpt: str = "") -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from scdoc import escaped, literal, paragraph
 
 from senderscore_policy import cli
-from senderscore_policy.cli import COMMANDS, PROGRAM
+from senderscore_policy.cli import COMMANDS
 
 
 class OneLine(argparse.RawDescriptionHelpFormatter):
@@ -22,8 +22,8 @@ class OneLine(argparse.RawDescriptionHelpFormatter):
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """Return the argument parser of one command."""
-    parser = argparse.ArgumentParser(f"{PROGRAM} {command}", formatter_class=OneLine)
-    cli.command(command)[0](parser)
+    parser, _ = cli.command(command)
+    parser.formatter_class = OneLine
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands take."""
+"""Arguments that several commands take. Their ValueErrors are shown to the user (`cli.Parser`)."""
 
 import argparse
 import contextlib
@@ -6,36 +6,15 @@ import re
 import sys
 from collections.abc import Callable
 from ipaddress import IPv6Network
-from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from senderscore_policy.config.load import read
 from senderscore_policy.config.model import Config
-from senderscore_policy.config.paths import CONFIG_FILE, config_file
+from senderscore_policy.config.paths import config_file
 from senderscore_policy.policy.clients import parse_address
-
-V = TypeVar("V")
 
 _IN_BRACKETS: Final = re.compile(r"[^\s\[\]]*\[(?:IPv6:)?([^\[\]]+)\](?::[0-9]+)?", re.IGNORECASE)
 _LABEL: Final = re.compile(r"(?:client|client_address|address|ip)=", re.IGNORECASE)
-
-
-def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-c",
-        "--config",
-        metavar="FILE",
-        type=Path,
-        # Absent, it leaves the value of a -c before the command.
-        default=argparse.SUPPRESS,
-        help=f"the configuration file (default: {CONFIG_FILE}, and without it the built-in defaults)",
-    )
-
-
-def given_file(args: argparse.Namespace) -> Path | None:
-    """The file that -c names; None without -c."""
-    file: Path | None = getattr(args, "config", None)
-    return file
 
 
 def configuration(args: argparse.Namespace) -> Config:
@@ -44,9 +23,9 @@ def configuration(args: argparse.Namespace) -> Config:
     Raises:
         ConfigError: the file that -c names cannot be read.
     """
-    reading = read(config_file(given_file(args)))
+    reading = read(config_file(args.config))
     if reading.error:
-        if reading.error.__cause__ and given_file(args):
+        if reading.error.__cause__ and args.config:
             raise reading.error
         first, *more = reading.error.problems
         count = f" (and {len(more)} more mistakes)" if more else ""
@@ -54,18 +33,12 @@ def configuration(args: argparse.Namespace) -> Config:
     return reading.config
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add -c FILE and --json."""
-    add_config(parser)
+def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def client(text: str) -> str:
-    """A client's address, or an IPv6 network that is counted as one client, in its canonical form.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """A client's address, or an IPv6 network that is counted as one client, in its canonical form."""
     # People copy it from logs: "[192.0.2.75]", "client=mx.example.net[192.0.2.75],".
     bare = _LABEL.sub("", text.strip().rstrip(",;"), count=1)
     if found := _IN_BRACKETS.fullmatch(bare):
@@ -78,30 +51,17 @@ def client(text: str) -> str:
     raise ValueError(f"{text!r} is not an IP address")
 
 
-def checked(read: Callable[[str], V]) -> Callable[[str], V]:
-    """For argparse: a reader of texts whose ValueError is shown to the user."""
-
-    def convert(text: str) -> V:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return convert
-
-
 def whole(low: int, high: int) -> Callable[[str], int]:
-
     def read(text: str) -> int:
         if text.isdecimal() and text.isascii() and len(text) <= len(str(high)) and low <= int(text) <= high:
             return int(text)
         raise ValueError(f"{text!r} is not a whole number from {low} to {high}")
 
-    return checked(read)
+    return read
 
 
 def seconds(low: float) -> Callable[[str], float]:
-    """For argparse: seconds, an hour at most."""
+    """Reads a number of seconds, an hour at most."""
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):
@@ -109,4 +69,4 @@ def seconds(low: float) -> Callable[[str], float]:
                 return number
         raise ValueError(f"{text!r} is not a number of seconds from {low:g} to 3600")
 
-    return checked(read)
+    return read

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_common, checked, client, configuration, seconds
+from senderscore_policy.commands.arguments import add_json, client, configuration, seconds
+from senderscore_policy.commands.control import connect
 from senderscore_policy.commands.output import say, say_json
-from senderscore_policy.config.endpoints import Endpoint, Unix, endpoint, notation
+from senderscore_policy.config.endpoints import Endpoint, endpoint, notation
 from senderscore_policy.errors import BackendError
 from senderscore_policy.monitoring.decisions import TRIAL
 
@@ -57,26 +58,20 @@ def ask(endpoint: Endpoint, attributes: Mapping[str, str], timeout: float) -> st
     where = notation(endpoint)
     try:
         with connect(endpoint, timeout) as connection:
-            return _action(_exchange(connection, request(attributes)), where)
+            reply = _exchange(connection, request(attributes))
     except PermissionError as error:
         raise PermissionError(f"{where}: permission denied; run this as root or as a member of its group") from error
     except TimeoutError as error:
         raise BackendError(f"{where}: no answer within {timeout:g} s") from error
     except OSError as error:
         raise BackendError(f"{where}: {error.strerror or error}; is the daemon running?") from error
-
-
-def connect(endpoint: Endpoint, timeout: float) -> socket.socket:
-    if not isinstance(endpoint, Unix):
-        return socket.create_connection((endpoint.host, endpoint.port), timeout)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(timeout)
-    try:
-        connection.connect(endpoint.path)
-    except OSError:
-        connection.close()
-        raise
-    return connection
+    if not reply:
+        raise BackendError(f"{where}: the connection was closed without a reply; the daemon's log says why")
+    first, end, _ = reply.partition(b"\n\n")
+    name, equals, action = first.decode("utf-8", "backslashreplace").partition("=")
+    if not end or not equals or name != "action" or not action.isprintable():
+        raise BackendError(f"{where}: the answer is not a policy reply: {reply[:60]!r}")
+    return action
 
 
 def _exchange(connection: socket.socket, message: bytes) -> bytes:
@@ -90,44 +85,21 @@ def _exchange(connection: socket.socket, message: bytes) -> bytes:
     return received
 
 
-def _action(reply: bytes, where: str) -> str:
-    first, end, _ = reply.partition(b"\n\n")
-    name, equals, action = first.decode("utf-8", "backslashreplace").partition("=")
-    if not reply:
-        raise BackendError(f"{where}: the connection was closed without a reply; the daemon's log says why")
-    if not end or not equals or name != "action" or not action.isprintable():
-        raise BackendError(f"{where}: the answer is not a policy reply: {reply[:60]!r}")
-    return action
-
-
 def register(parser: argparse.ArgumentParser) -> None:
-    parser.description = """Send one policy request to the running daemon, as Postfix does, and print the
-action.
+    parser.description = """Send one policy request to the running daemon, as Postfix does, and print the action.
 
-The daemon counts it like a message: each call sends a new instance, unless one
-is given."""
+The daemon counts it like a message: each call sends a new instance, unless one is given."""
     parser.epilog = """examples:
   senderscore-policy ask 192.0.2.75
   senderscore-policy ask 2001:db8::25 recipient_count=50 sasl_username=joe
   senderscore-policy ask --endpoint unix:/run/senderscore-policy/policy.sock"""
-    add_common(parser)
-    parser.add_argument(
-        "--endpoint",
-        metavar="E",
-        type=checked(endpoint),
-        help="the daemon's endpoint in Postfix's notation: inet:HOST:PORT or unix:/PATH (default: the first of policy)",
-    )
-    parser.add_argument(
-        "--timeout", metavar="S", type=seconds(0.01), default=10.0, help="seconds to wait (default: 10)"
-    )
-    parser.add_argument(
-        "attributes",
-        metavar="IP|key=value",
-        nargs="*",
-        type=checked(_attribute),
-        help="the client's address, and attributes of the request (see Postfix's SMTPD_POLICY_README); the others "
-        "have sensible values",
-    )
+    add_json(parser)
+    add = parser.add_argument
+    help_ = "the daemon's endpoint in Postfix's notation: inet:HOST:PORT or unix:/PATH (default: the first of policy)"
+    add("--endpoint", metavar="E", type=endpoint, help=help_)
+    add("--timeout", metavar="S", type=seconds(0.01), default=10.0, help="seconds to wait (default: 10)")
+    help_ = "the client's address, and attributes of the request (see Postfix's SMTPD_POLICY_README); the others have "
+    add("attributes", metavar="IP|key=value", nargs="*", type=_attribute, help=f"{help_}sensible values")
 
 
 def _attribute(text: str) -> tuple[str, str]:

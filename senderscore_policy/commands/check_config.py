@@ -7,40 +7,37 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from senderscore_policy.commands.arguments import add_common, given_file
+from senderscore_policy.commands.arguments import add_json
 from senderscore_policy.commands.output import say, say_json, table
 from senderscore_policy.config.load import DEFAULT_FILE, read
 from senderscore_policy.config.paths import CONFIG_FILE, config_file
 from senderscore_policy.config.warnings import warnings_of
 from senderscore_policy.policy.status import limit_as_json
 
-ITEMS_SHOWN: Final = 5
-"""Items of a list that are shown to people."""
+ITEMS_SHOWN: Final = 5  # of a list, to people
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     parser.description = """Check the configuration before the daemon reads it.
 
-Every mistake is shown with its line and key, and what is allowed; the exit
-status is 78 then. A file without a mistake is shown as far as it differs from
-the defaults, with its tiers, and with warnings about what may surprise."""
+Every mistake is shown with its line and key, and what is allowed; the exit status is 78 then. A file without a mistake
+is shown as far as it differs from the defaults, with its tiers, and with warnings about what may surprise."""
     parser.epilog = """examples:
   senderscore-policy check-config
   senderscore-policy check-config ./policy.toml
   senderscore-policy check-config --defaults > policy.toml"""
-    add_common(parser)
-    parser.add_argument("--quiet", action="store_true", help="print mistakes and warnings only")
-    parser.add_argument(
-        "--defaults", action="store_true", help="print the default file instead, which explains every option"
-    )
-    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="the file to check, as -c FILE")
+    add_json(parser)
+    add = parser.add_argument
+    add("--quiet", action="store_true", help="print mistakes and warnings only")
+    add("--defaults", action="store_true", help="print the default file instead, which explains every option")
+    add("file", metavar="FILE", nargs="?", type=Path, help="the file to check, as -c FILE")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.defaults:
         say(DEFAULT_FILE.read_text(encoding="utf-8").rstrip("\n"))
         return 0
-    path = config_file(args.file or given_file(args))
+    path = config_file(args.file or args.config)
     reading = read(path)
     if reading.error:
         if args.json:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from senderscore_policy.commands.arguments import add_common, checked, client, configuration, whole
+from senderscore_policy.commands.arguments import add_json, client, configuration, whole
 from senderscore_policy.commands.control import open_access
 from senderscore_policy.commands.output import say, say_json, say_paragraph, table
 from senderscore_policy.policy.durations import span
@@ -15,22 +15,17 @@ SCORE: Final = ("client", "score", "reputation", "tier", "limit", "source", "age
 _NUMBERS: Final = frozenset({"count", "deferred", "score", "limit", "left", "age"})
 
 
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
+    help_ = "the client's address, also as logs write it: mx.example.net[192.0.2.75]"
+    parser.add_argument("clients", metavar="IP", nargs="+", type=client, help=help_)
+
+
 def _print(columns: Sequence[str], clients: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         say_json([{name: client[name] for name in columns} for client in clients])
     else:
         say(table(columns, [[client[name] for name in columns] for client in clients], _NUMBERS))
-
-
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_common(parser)
-    parser.add_argument(
-        "clients",
-        metavar="IP",
-        nargs="+",
-        type=checked(client),
-        help="the client's address, also as logs write it: mx.example.net[192.0.2.75]",
-    )
 
 
 def register_get(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +58,8 @@ This shows what happens above a limit; "reset" undoes it."""
     parser.epilog = """example:
   senderscore-policy increment 192.0.2.75 --by 800"""
     _add_arguments(parser)
-    parser.add_argument(
-        "--by", metavar="N", type=whole(1, 1_000_000_000), default=1, help="number of messages (default: 1)"
-    )
+    help_ = "number of messages (default: 1)"
+    parser.add_argument("--by", metavar="N", type=whole(1, 1_000_000_000), default=1, help=help_)
 
 
 def run_increment(args: argparse.Namespace) -> int:
@@ -75,12 +69,10 @@ def run_increment(args: argparse.Namespace) -> int:
 
 
 def register_reset(parser: argparse.ArgumentParser) -> None:
-    parser.description = """Forget the messages that are counted for a client, so that it may send again at
-once.
+    parser.description = """Forget the messages that are counted for a client, so that it may send again at once.
 
-The score is kept. Daemons of other hosts that share the counters in memcached
-follow within 60 s. An IPv6 network must be one that is counted as one client,
-as "top" shows it."""
+The score is kept. Daemons of other hosts that share the counters in memcached follow within 60 s. An IPv6 network must
+be one that is counted as one client, as "top" shows it."""
     parser.epilog = """example:
   senderscore-policy reset 192.0.2.75"""
     _add_arguments(parser)
@@ -96,11 +88,10 @@ def run_reset(args: argparse.Namespace) -> int:
 
 
 def register_score(parser: argparse.ArgumentParser) -> None:
-    parser.description = """Show a client's score, and look it up if it is unknown, which may cost a DNS
-query. If the lookup fails, the reason is shown and the exit status is 69.
+    parser.description = """Show a client's score, and look it up if it is unknown, which may cost a DNS query. If the
+lookup fails, the reason is shown and the exit status is 69.
 
-The running daemon looks it up, within its query budget; without a daemon this
-command does.
+The running daemon looks it up, within its query budget; without a daemon this command does.
 
 score       0 (worst) to 100 (best)
 reputation  scored, unknown (no score), refused, unavailable or override

@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
-from senderscore_policy.commands.arguments import add_common, checked, client, configuration
+from senderscore_policy.commands.arguments import add_json, client, configuration
 from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.output import say, say_json, say_paragraph
-from senderscore_policy.config.paths import control_paths
 from senderscore_policy.maillog.timestamps import as_text
 from senderscore_policy.policy.durations import span
 
-Account = Mapping[str, Any]
-"""The daemon's answer about a client or a message: decisions, clients, window."""
+EFFECTS: Final = {"accepted": "green", "deferred": "bold red", "rejected": "bold red"}
+"""The colour of an effect in a terminal."""
+MOST_PRINTED: Final = 10
+"""Decisions printed for people, the newest ones; JSON has up to a thousand."""
 
 
 def verdict(decision: Mapping[str, Any]) -> str:
@@ -29,11 +30,8 @@ def verdict(decision: Mapping[str, Any]) -> str:
     return "rejected" if word.startswith("5") or word == "REJECT" else f"answered {word}"
 
 
-def explanation(decision: Mapping[str, Any], account: Account) -> str:
-    return " ".join(_sentences(decision, f"{account['counted']}/{account['window']}"))
-
-
-def _sentences(decision: Mapping[str, Any], unit: str) -> Iterator[str]:
+def explanation(decision: Mapping[str, Any], unit: str) -> Iterator[str]:
+    """The reason of a decision in sentences; `unit` is such as "messages/hour"."""
     count, limit = decision["count"], decision["limit"]
     match decision["reason"]:
         case "exempt":
@@ -89,16 +87,15 @@ def _source(decision: Mapping[str, Any]) -> str:
     return f" ({origin} {when})"
 
 
-def standing_now(client: Mapping[str, Any], account: Account, now: float) -> str:
-    """A client's count now (seconds since the epoch), and when the daemon accepts its next message."""
-    unit = f"{account['counted']}/{account['window']}"
+def standing_now(client: Mapping[str, Any], unit: str) -> str:
+    """A client's count, and when the daemon accepts its next message."""
     text = f"{client['client']} now: {client['count']} of {client['limit']} {unit} (tier {client['tier']})"
     if client["limit"] == "unlimited":
         return f"{text}; it is not limited"
     if client["limit"] == 0:
         return f"{text}; with this limit it can never send"
     if opens_in := client["opens_in"]:
-        when = f"in {span(opens_in)} (at {as_text(now + opens_in)})"
+        when = f"in {span(opens_in)} (at {as_text(time.time() + opens_in)})"
         return f"{text}; the daemon accepts one message again {when} if the client sends nothing before"
     score = ", then its score decides" if client["reputation"] == "not-asked" else ""
     return f"{text}; {client['left']} more will be accepted{score}"
@@ -116,50 +113,41 @@ def _say_nothing_found(subject: str, since: Mapping[str, float]) -> None:
         say_paragraph(reason, head=["- "], indent=2)
 
 
-EFFECTS: Final = {"accepted": "green", "deferred": "bold red", "rejected": "bold red"}
-"""The colour of an effect in a terminal."""
-MOST_PRINTED: Final = 10
-"""Decisions printed for people, the newest ones; JSON has up to a thousand."""
-
-
 def register(parser: argparse.ArgumentParser) -> None:
     parser.description = """Show the recent decisions about a message or a client, and their reasons.
 
-The queue ID is the one in Postfix's log. It leads from a line there to the
-count, the limit, the score and its source, and to the time at which the daemon
-accepts a message of the client again.
+The queue ID is the one in Postfix's log. It leads from a line there to the count, the limit, the score and its source,
+and to the time at which the daemon accepts a message of the client again.
 
-The daemon remembers its last 10,000 deferrals and as many other decisions,
-until it is restarted. If it remembers none, the exit status is 0, and the
-output lists the possible reasons."""
+The daemon remembers its last 10,000 deferrals and as many other decisions, until it is restarted. If it remembers none,
+the exit status is 0, and the output lists the possible reasons."""
     parser.epilog = """examples:
   senderscore-policy explain 4T9xKk3gZ2z1Rw
   senderscore-policy explain 192.0.2.75
   senderscore-policy explain --json 2001:db8::25"""
-    add_common(parser)
-    parser.add_argument(
-        "subject", metavar="QUEUE_ID|IP", type=checked(_subject), help="the message, or the client, as logs write them"
-    )
+    add_json(parser)
+    help_ = "the message, or the client, as logs write them"
+    parser.add_argument("subject", metavar="QUEUE_ID|IP", type=_subject, help=help_)
 
 
 def _subject(text: str) -> str:
     """The path of the message or client in the daemon's API."""
+    # Copied from the log it ends with a colon. Both kinds of Postfix's queue IDs have letters and digits only.
+    if found := re.fullmatch(r"([0-9A-Za-z]{1,64}):?", text):
+        return f"/api/messages/{found[1]}/decisions"
     try:
         return f"/api/clients/{quote(client(text), safe=':')}/decisions"
     except ValueError:
-        # Copied from the log it ends with a colon. Both kinds of Postfix's queue IDs have letters and digits only.
-        found = re.fullmatch(r"([0-9A-Za-z]{1,64}):?", text)
-        if found is None:
-            raise ValueError(f"{text!r} is neither a queue ID nor an IP address") from None
-        return f"/api/messages/{found[1]}/decisions"
+        raise ValueError(f"{text!r} is neither a queue ID nor an IP address") from None
 
 
 def run(args: argparse.Namespace) -> int:
-    with find_daemon(control_paths(configuration(args))) as control:
-        account = control.request("GET", args.subject)
-    decisions = account["decisions"]
+    with find_daemon(configuration(args)) as control:
+        account = control.call("GET", args.subject)
+    unit = f"{account['counted']}/{account['window']}"
+    decisions = [each | {"explanation": " ".join(explanation(each, unit))} for each in account["decisions"]]
     if args.json:
-        say_json([decision | {"explanation": explanation(decision, account)} for decision in decisions])
+        say_json(decisions)
         return 0
     if not decisions:
         _say_nothing_found(unquote(args.subject.split("/")[3]), account["remembered_since"])
@@ -168,10 +156,10 @@ def run(args: argparse.Namespace) -> int:
     for decision in decisions[-MOST_PRINTED:]:
         when, effect, *rest = _headline(decision)
         say_paragraph(f"{when}, ", (effect, EFFECTS.get(effect, "bold")), ", ".join(["", *rest]))
-        say_paragraph(explanation(decision, account), indent=2)
+        say_paragraph(decision["explanation"], indent=2)
         say("")
     for each in account["clients"]:
-        say_paragraph(standing_now(each, account, time.time()))
+        say_paragraph(standing_now(each, unit))
     return 0
 
 

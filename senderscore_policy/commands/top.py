@@ -11,13 +11,12 @@ import termios
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from senderscore_policy.commands.arguments import add_common, configuration, seconds, whole
+from senderscore_policy.commands.arguments import add_json, configuration, seconds, whole
 from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.output import console, in_terminal, plain, say, say_json, table
-from senderscore_policy.config.paths import control_paths
+from senderscore_policy.config.model import Config
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.durations import span
 from senderscore_policy.policy.status import LimitState
@@ -30,15 +29,14 @@ NUMBERS: Final = frozenset({"score", "count", "limit", "left", "deferred", "agai
 _DROPPED: Final = ("tier", "left", "deferred", "score", "again in", "limit", "count", "status")
 """The columns that a narrow terminal does without, in this order; the name takes the width that is left."""
 _SHORTEST_NAME: Final = 8
-_ORDER: Final = [LimitState.LIMITED, LimitState.NEAR, LimitState.WITHIN, LimitState.UNLIMITED]
-_STYLES: Final = dict(zip(_ORDER, ("bold red", "yellow", "", "dim"), strict=True))
+_STYLES: Final = {"limited": "bold red", "near": "yellow", "within": "", "unlimited": "dim"}
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
 
 def _nearest(client: dict[str, Any]) -> tuple[Any, ...]:
     """Limited clients first, those with the most deferrals before the others; then by the used share of the limit."""
     share = 0.0 if client["limit"] == "unlimited" else client["count"] / max(client["limit"], 0.5)
-    return _ORDER.index(client["state"]), -client["deferred"], -share, -client["count"], client["client"]
+    return list(_STYLES).index(client["state"]), -client["deferred"], -share, -client["count"], client["client"]
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -55,38 +53,31 @@ A narrow terminal shows fewer columns."""
     parser.epilog = """examples:
   senderscore-policy top
   senderscore-policy top --once --clients 10"""
-    add_common(parser)
-    parser.add_argument(
-        "--once", action="store_true", help="print the list once and end, as with --json and without a terminal"
-    )
-    parser.add_argument(
-        "--clients",
-        metavar="N",
-        type=whole(1, 100_000),
-        help="number of clients to show (default: as many as fit, with --once 20)",
-    )
-    parser.add_argument(
-        "--interval", metavar="S", type=seconds(0.5), default=2.0, help="seconds between updates (default: 2)"
-    )
+    add_json(parser)
+    add = parser.add_argument
+    add("--once", action="store_true", help="print the list once and end, as with --json and without a terminal")
+    help_ = "number of clients to show (default: as many as fit, with --once 20)"
+    add("--clients", metavar="N", type=whole(1, 100_000), help=help_)
+    add("--interval", metavar="S", type=seconds(0.5), default=2.0, help="seconds between updates (default: 2)")
 
 
 def run(args: argparse.Namespace) -> int:
-    paths = control_paths(configuration(args))
-    first = _look(paths)
+    config = configuration(args)
+    first = _look(config)
     if args.json:
         say_json(first | {"clients": first["clients"][: args.clients]})
     elif args.once or not in_terminal():
         say("\n".join(summary(first)) + "\n")
         say("\n".join(rows(first["clients"][: args.clients or 20], console().width if in_terminal() else None)))
     else:
-        _watch(first, lambda: _look(paths), args)
+        _watch(first, config, args)
     return 0
 
 
-def _look(paths: Sequence[Path]) -> dict[str, Any]:
+def _look(config: Config) -> dict[str, Any]:
     """The daemon's status, with the clients nearest to their limits first."""
-    with find_daemon(paths) as daemon:
-        status = daemon.request("GET", "/api/status")
+    with find_daemon(config) as daemon:
+        status = daemon.call("GET", "/api/status")
     try:
         summary(status)
         return status | {"clients": sorted(status["clients"], key=_nearest)}
@@ -94,7 +85,7 @@ def _look(paths: Sequence[Path]) -> dict[str, Any]:
         raise BackendError("the daemon's answer is incomplete: it may have another version") from error
 
 
-def _watch(shown: dict[str, Any], look: Callable[[], dict[str, Any]], args: argparse.Namespace) -> None:
+def _watch(shown: dict[str, Any], config: Config, args: argparse.Namespace) -> None:
     # Only here: other commands, and `top --json`, do without.
     from rich.console import Group  # noqa: PLC0415
     from rich.live import Live  # noqa: PLC0415
@@ -111,7 +102,7 @@ def _watch(shown: dict[str, Any], look: Callable[[], dict[str, Any]], args: argp
             if key_pressed(args.interval) in {"q", "Q"}:
                 return
             try:
-                shown = look()
+                shown = _look(config)
             except (BackendError, PermissionError) as error:
                 shown |= {"health": str(error)}
 
@@ -129,15 +120,11 @@ def _keys() -> Iterator[Callable[[float], str]]:
             raise KeyboardInterrupt
         return pressed.decode("ascii", "replace") if ready else ""
 
-    if not keyboard:
+    with contextlib.ExitStack() as at_end:
+        if keyboard:
+            at_end.callback(termios.tcsetattr, descriptor, termios.TCSADRAIN, termios.tcgetattr(descriptor))
+            tty.setcbreak(descriptor)
         yield key
-        return
-    before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor)
-    try:
-        yield key
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 def wait(client: dict[str, Any]) -> str:
@@ -175,7 +162,7 @@ def rows(clients: Sequence[dict[str, Any]], width: int | None) -> list[str]:
 def summary(status: dict[str, Any]) -> list[str]:
     """The lines above the table: the daemon's health, then its numbers."""
     mode = " (observe: no message is deferred)" if status["service"]["mode"] == "observe" else ""
-    queries, minutes, places = status["scores"], traffic(status), [client["state"] for client in status["clients"]]
+    queries, minutes, states = status["scores"], traffic(status), [client["state"] for client in status["clients"]]
     deferred = sum(sum(minute["deferred"].values()) for minute in status["minutes"])
     budget = f" of {queries['daily_limit']:,} today, {queries['used']:,} of {queries['limit']:,} in 30 days"
     # The last minute is the one before the current one; the current one if it is the only one.
@@ -183,7 +170,7 @@ def summary(status: dict[str, Any]) -> list[str]:
     return [
         plain(f"daemon: {status['health']}{mode}"),
         f"requests: {minute:,} in the last minute, {sum(minutes):,} in the last hour, {deferred:,} deferred",
-        f"clients: {places.count(LimitState.LIMITED):,} limited now, {places.count(LimitState.NEAR):,} near the limit",
+        f"clients: {states.count(LimitState.LIMITED):,} limited now, {states.count(LimitState.NEAR):,} near the limit",
         f"score queries: {queries['used_today']:,}" + (budget if queries["limit"] else " today, no budget"),
     ]
 
@@ -214,7 +201,7 @@ def screen(shown: dict[str, Any], width: int, height: int, most: int | None) -> 
     clients = shown["clients"][: room if most is None else min(most, room)]
     head, *body = rows(clients, width)
     lines.append(Text(head, "dim"))
-    lines += [Text(row, _STYLES[LimitState(each["state"])]) for row, each in zip(body, clients, strict=True)]
+    lines += [Text(row, _STYLES[each["state"]]) for row, each in zip(body, clients, strict=True)]
     more = len(shown["clients"]) - len(clients)
     lines.append(Text(f"{more} more; q ends" if more else "q ends", "dim"))
     for line in lines:

@@ -1,6 +1,5 @@
 """The Debian package's own files."""
 
-import argparse
 import configparser
 import os
 import re
@@ -163,8 +162,7 @@ def test_tab_completes_commands_options_and_files(line: str, offered: set[str], 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_tab_offers_files_where_an_option_takes_one(command: str, tmp_path: Path) -> None:
     """TAB offers files after an option that takes a file, and nothing after one that takes a number or a text."""
-    parser = argparse.ArgumentParser()
-    cli.command(command)[0](parser)
+    parser, _ = cli.command(command)
     actions = [action for action in parser._actions if action.option_strings and action.nargs != 0]
     expected = {
         name: {"senderscore-policy"} if re.fullmatch(r"FILE|DIR|OUT|.*\.toml", str(action.metavar)) else set[str]()

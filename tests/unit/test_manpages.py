@@ -1,6 +1,5 @@
 """The manual pages say what the program does."""
 
-import argparse
 import importlib
 import importlib.resources
 import os
@@ -51,8 +50,7 @@ def plain(text: str) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_is_described_with_all_its_arguments(program_page: str, command: str) -> None:
     """The page has every command, and under it every option and its help."""
-    parser = argparse.ArgumentParser()
-    cli.command(command)[0](parser)
+    parser, _ = cli.command(command)
     section = re.search(rf"^## {command}\n(.*?)(?=^##? )", program_page, re.MULTILINE | re.DOTALL)
     assert section
     text = plain(section[1])
@@ -66,8 +64,7 @@ def test_each_command_is_described_with_all_its_arguments(program_page: str, com
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_sentence_of_the_help_stays_in_one_paragraph(program_page: str, command: str) -> None:
     """The page has each paragraph at the end of a command's help on one line, however the help wraps it."""
-    parser = argparse.ArgumentParser()
-    cli.command(command)[0](parser)
+    parser, _ = cli.command(command)
     for block in re.split(r"\n{2,}", parser.epilog or ""):
         prose = " ".join(line for line in block.splitlines() if not line.startswith(" "))
         assert prose[:1].upper() + prose[1:] in plain(program_page).splitlines()

@@ -1,6 +1,5 @@
 """The program accepts the configuration and the commands of README and docs/operations.md."""
 
-import argparse
 import re
 import shlex
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from senderscore_policy import cli
-from senderscore_policy.cli import COMMANDS, Parser
+from senderscore_policy.cli import COMMANDS
 from senderscore_policy.config.load import parse
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +35,5 @@ def test_each_command_can_be_pasted(call: str) -> None:
     """The program accepts each command of the pages with its arguments."""
     name, *arguments = shlex.split(call.replace("QUEUE_ID", "4T9xKk3gZ2z1Rw"), comments=True)
     assert name in COMMANDS
-    parser: argparse.ArgumentParser = Parser(name)
-    cli.command(name)[0](parser)
+    parser, _ = cli.command(name)
     parser.parse_intermixed_args(arguments)

@@ -1,6 +1,5 @@
 """docs/troubleshooting.md describes the checks of `doctor`; the program accepts the commands of its pages."""
 
-import argparse
 import re
 import shlex
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 
 import senderscore_policy
 from senderscore_policy import cli
-from senderscore_policy.cli import COMMANDS, Parser
+from senderscore_policy.cli import COMMANDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
@@ -40,6 +39,5 @@ def test_the_commands_can_be_typed_as_they_stand(call: str) -> None:
     """The program accepts each command of the pages with its arguments."""
     name, *arguments = shlex.split(call)
     assert name in COMMANDS
-    parser: argparse.ArgumentParser = Parser(name)
-    cli.command(name)[0](parser)
+    parser, _ = cli.command(name)
     parser.parse_intermixed_args(arguments)

@@ -12,7 +12,6 @@ from senderscore_policy.commands.control import find_daemon
 from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.config.endpoints import Endpoint, endpoint, notation
 from senderscore_policy.config.model import Config
-from senderscore_policy.config.paths import control_paths
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.durations import span
 
@@ -35,8 +34,8 @@ class Running:
 
 def daemon_of(config: Config) -> tuple[Running | None, list[Finding]]:
     try:
-        with find_daemon(control_paths(config)) as control:
-            return Running(control.request("GET", "/api/status"), control.request("GET", "/api/daemon")), []
+        with find_daemon(config) as control:
+            return Running(control.call("GET", "/api/status"), control.call("GET", "/api/daemon")), []
     except PermissionError as error:
         return None, [Finding("daemon", WARN, f"not looked at: {error}", "run doctor as root")]
     except BackendError as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from senderscore_policy.commands.arguments import add_common, checked, client, given_file
+from senderscore_policy.commands.arguments import add_json, client
 from senderscore_policy.commands.doctor.daemon import Running, daemon_findings, daemon_of, policy_findings
 from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.commands.doctor.memcached import memcached_findings
@@ -26,7 +26,7 @@ from senderscore_policy.errors import BackendError
 
 
 def examine(args: argparse.Namespace) -> Iterator[Finding]:
-    given = given_file(args)
+    given: Path | None = args.config
     path = config_file(given)
     config, problems = _configuration(path)
     running, findings = daemon_of(config)
@@ -92,11 +92,11 @@ reads the file of the running daemon. Users other than root get the checks that 
   senderscore-policy doctor --json --postfix-config /etc/postfix-in
 
 A healthy zone has no entry for {TEST_ADDRESS}, and a SOA record that tells it from a misspelt one."""
-    add_common(parser)
+    add_json(parser)
     instance = "the configuration of the Postfix instance to look at (default: that of postconf)"
     parser.add_argument("--postfix-config", metavar="DIR", type=Path, help=instance)
     about = f"the client to ask the zone about (default: {TEST_ADDRESS})"
-    parser.add_argument("address", metavar="IP", nargs="?", default=TEST_ADDRESS, type=checked(_address), help=about)
+    parser.add_argument("address", metavar="IP", nargs="?", default=TEST_ADDRESS, type=_address, help=about)
 
 
 def _address(text: str) -> str:

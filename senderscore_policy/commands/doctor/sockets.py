@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
-from senderscore_policy.commands.ask import connect
+from senderscore_policy.commands.control import connect
 from senderscore_policy.config.endpoints import Endpoint, Inet, Unix
 
 

@@ -14,7 +14,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from senderscore_policy.commands.arguments import add_config, checked, configuration, given_file
+from senderscore_policy.commands.arguments import configuration
 from senderscore_policy.commands.forecast.report import Report
 from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores, reputation_of
 from senderscore_policy.commands.forecast.simulation import Case, ClientForecast
@@ -60,15 +60,14 @@ that sent more than the smallest limit. All others are assumed to have what --as
   senderscore-policy forecast --lookup --html forecast.html /var/log/mail.log
   senderscore-policy forecast --compare stricter.toml --assume 50 /var/log/mail.log
   docker compose logs postfix | senderscore-policy forecast -"""
-    add_config(parser)
     add = parser.add_argument
     add("logs", metavar="MAILLOG", nargs="*", help="a mail log; - is standard input (default: the journal)")
     add("--scores", metavar="FILE", type=Path, help='"address-or-network,score" a line; or the output of --csv')
     add("--lookup", action="store_true", help="look up over DNS, within the query budget, the scores that decide")
     help_ = "the score of clients whose score is unknown (default: unscored, and the range of results)"
-    add("--assume", metavar="SCORE|unscored", type=checked(reputation_of), help=help_)
+    add("--assume", metavar="SCORE|unscored", type=reputation_of, help=help_)
     help_ = 'networks that main.cf permits before the check: "$(postconf -xh mynetworks)"'
-    add("--not-asked", metavar="NETWORKS", type=checked(_networks), default=(), help=help_)
+    add("--not-asked", metavar="NETWORKS", type=_networks, default=(), help=help_)
     add("--compare", metavar="OTHER.toml", type=Path, help="show what this configuration would change")
     add("--html", metavar="OUT", type=Path, help="write the report as a page to this file")
     forms = parser.add_mutually_exclusive_group()
@@ -108,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> Report:
-    path = config_file(given_file(args))
+    path = config_file(args.config)
     config = configuration(args)
     other = load(args.compare) if args.compare else None
     given: NetworkTable[Scored | Unknown] = read_scores(args.scores) if args.scores else NetworkTable(())

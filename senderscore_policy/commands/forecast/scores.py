@@ -14,7 +14,7 @@ from typing import Final
 from senderscore_policy.commands.control import ControlClient, NoDaemonError, find_daemon
 from senderscore_policy.commands.output import counted
 from senderscore_policy.config.model import Config
-from senderscore_policy.config.paths import control_paths, state_directory
+from senderscore_policy.config.paths import state_directory
 from senderscore_policy.errors import ConfigError, InputError
 from senderscore_policy.policy.clients import Network, NetworkTable, parse_address
 from senderscore_policy.policy.reputation import UNKNOWN, Reputation, Scored, Unknown
@@ -124,7 +124,7 @@ def learn(scores: Scores, config: Config, clients: Iterable[str], wanted: Iterab
     if not missing:
         return ""
     try:
-        daemon = find_daemon(control_paths(config))
+        daemon = find_daemon(config)
     except (NoDaemonError, ConfigError):
         return asyncio.run(_look_up(scores, source, missing)) if lookup else ""
     except PermissionError:
