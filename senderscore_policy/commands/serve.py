@@ -3,17 +3,14 @@
 import argparse
 
 from senderscore_policy import daemon as service
-from senderscore_policy.commands.arguments import add_config, given_file
-from senderscore_policy.config.load import load
 from senderscore_policy.config.paths import config_file
 
 
 def register(parser: argparse.ArgumentParser) -> None:
     parser.description = """Run the daemon in the foreground, until SIGTERM or Ctrl-C.
 
-At SIGHUP it reads its file again; a file with a mistake changes nothing, and
-the log says why. Under systemd it reports when it is ready, and uses sockets
-that systemd has opened."""
+At SIGHUP it reads its file again; a file with a mistake changes nothing, and the log says why. Under systemd it reports
+when it is ready, and uses sockets that systemd has opened."""
     parser.epilog = """example:
   senderscore-policy serve -c ./policy.toml
 
@@ -21,9 +18,7 @@ In Postfix's main.cf:
   smtpd_end_of_data_restrictions =
       permit_mynetworks,
       check_policy_service { inet:127.0.0.1:10045, timeout=5s, try_limit=1, default_action=DUNNO }"""
-    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    path = config_file(given_file(args))
-    return service.run(load(path), path)
+    return service.run(config_file(args.config))
