@@ -21,11 +21,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clients", metavar="IP", nargs="+", type=client, help=help_)
 
 
-def _print(columns: Sequence[str], clients: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    if as_json:
-        say_json([{name: client[name] for name in columns} for client in clients])
-    else:
-        say(table(columns, [[client[name] for name in columns] for client in clients], _NUMBERS))
+def _show(args: argparse.Namespace, clients: Sequence[Mapping[str, Any]]) -> int:
+    if args.json:
+        say_json([{name: client[name] for name in STATUS} for client in clients])
+        return os.EX_OK
+    say(table(STATUS, [[client[name] for name in STATUS] for client in clients], _NUMBERS))
+    for note in dict.fromkeys(each["note"] for each in clients if each.get("note")):
+        say(f"\n{note}")
+    return os.EX_OK
 
 
 def register_get(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +50,7 @@ left        messages until the limit"""
 
 def run_get(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
-        _print(STATUS, [access.client(address) for address in args.clients], as_json=args.json)
-    return 0
+        return _show(args, [access.client(address) for address in args.clients])
 
 
 def register_increment(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +66,7 @@ This shows what happens above a limit; "reset" undoes it."""
 
 def run_increment(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
-        _print(STATUS, [access.increment(address, args.by) for address in args.clients], as_json=args.json)
-    return 0
+        return _show(args, [access.increment(address, args.by) for address in args.clients])
 
 
 def register_reset(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +81,7 @@ be one that is counted as one client, as "top" shows it."""
 
 def run_reset(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
-        clients = [access.reset(address) for address in args.clients]
-    _print(STATUS, clients, as_json=args.json)
-    for note in dict.fromkeys(each["note"] for each in clients if each.get("note") and not args.json):
-        say(f"\n{note}")
-    return 0
+        return _show(args, [access.reset(address) for address in args.clients])
 
 
 def register_score(parser: argparse.ArgumentParser) -> None:
@@ -111,10 +108,10 @@ def run_score(args: argparse.Namespace) -> int:
     scores = [each if each["source"] in {"cache", "dns"} else each | {"age": None} for each in answers]
     failed = [score for score in scores if score["detail"]]
     if args.json:
-        _print((*SCORE, "detail"), scores, as_json=True)
+        say_json([{name: score[name] for name in (*SCORE, "detail")} for score in scores])
     else:
         shown = [score | {"age": None if score["age"] is None else span(score["age"])} for score in scores]
-        _print(SCORE, shown, as_json=False)
+        say(table(SCORE, [[score[name] for name in SCORE] for score in shown], _NUMBERS))
         for score in failed:
             say_paragraph(f"{score['client']} {score['reputation']}: {score['detail']}")
         if failed:

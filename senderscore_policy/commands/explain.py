@@ -101,18 +101,6 @@ def standing_now(client: Mapping[str, Any], unit: str) -> str:
     return f"{text}; {client['left']} more will be accepted{score}"
 
 
-def _say_nothing_found(subject: str, since: Mapping[str, float]) -> None:
-    say_paragraph(f"Nothing is remembered about {subject}. The possible reasons:")
-    over_limit, others = as_text(since["over_limit"]), as_text(since["others"])
-    begins = f"which begins at {over_limit} for messages above their limit, at {others} for all others"
-    for reason in (
-        f"The decision is older than the daemon's memory, {begins}. A restart empties it.",
-        "Postfix did not ask, since it had rejected the message before, or is not set up to ask (see doctor).",
-        "Postfix asked the daemon of another host.",
-    ):
-        say_paragraph(reason, head=["- "], indent=2)
-
-
 def register(parser: argparse.ArgumentParser) -> None:
     parser.description = """Show the recent decisions about a message or a client, and their reasons.
 
@@ -150,7 +138,15 @@ def run(args: argparse.Namespace) -> int:
         say_json(decisions)
         return 0
     if not decisions:
-        _say_nothing_found(unquote(args.subject.split("/")[3]), account["remembered_since"])
+        say_paragraph(f"Nothing is remembered about {unquote(args.subject.split('/')[3])}. The possible reasons:")
+        since = {kind: as_text(moment) for kind, moment in account["remembered_since"].items()}
+        begins = f"at {since['over_limit']} for messages above their limit, at {since['others']} for all others"
+        for reason in (
+            f"The decision is older than the daemon's memory, which begins {begins}. A restart empties it.",
+            "Postfix did not ask, since it had rejected the message before, or is not set up to ask (see doctor).",
+            "Postfix asked the daemon of another host.",
+        ):
+            say_paragraph(reason, head=["- "], indent=2)
     elif account["found"] > MOST_PRINTED:
         say(f"The last {MOST_PRINTED} of {account['found']} decisions:\n")
     for decision in decisions[-MOST_PRINTED:]:
