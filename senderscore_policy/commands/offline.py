@@ -77,4 +77,4 @@ class DirectAccess(AbstractContextManager["DirectAccess"]):
                 text = await scores.get(client.address) if client.address else None
                 found = from_text(text or "", self._source.settings.zone)
                 return status_of(self._admin.policy, client, found and found[0], usage.count).as_json()
-        raise BackendError(f"no daemon is running, nor {cluster.state.removeprefix('degraded: ')}")
+        raise BackendError(f"no daemon is running, nor memcached: {cluster.state.removeprefix('degraded: memcached ')}")
