@@ -23,6 +23,12 @@ class Inet:
     host: str
     port: int
 
+    @property
+    def local(self) -> bool:
+        """Whether only this host can reach the address."""
+        address = _address(self.host)
+        return address.is_loopback if address else self.host == "localhost"
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -79,7 +85,6 @@ def _socket_path(text: str, allowed: str) -> str:
 
 
 def control_socket(text: str) -> str:
-    """The control socket's absolute path, or nothing."""
     return text and _socket_path(text, 'must be an absolute path such as "/run/senderscore-policy/control.sock", or ""')
 
 
@@ -105,21 +110,15 @@ def http_listener(text: str) -> Inet | None:
     if not text:
         return None
     allowed = 'must be an IP address and a port such as "127.0.0.1:10046" or "[::1]:10046", or "" to turn it off'
-    address = _inet(text, allowed)
-    if not _address(address.host):
-        refuse(text, allowed)
-    return address
+    found = _inet(text, allowed)
+    return found if _address(found.host) else refuse(text, allowed)
 
 
 def nameserver(text: str) -> Inet:
     """A name server's IP address, with a port if it is not 53."""
-    allowed = (
-        'must be an IP address, with a port if it is not 53, such as "192.0.2.53", "192.0.2.53:5353" or '
-        '"[2001:db8::53]:5353"'
-    )
+    examples = '"192.0.2.53", "192.0.2.53:5353" or "[2001:db8::53]:5353"'
+    allowed = f"must be an IP address, with a port if it is not {DNS_PORT}, such as {examples}"
     if address := _address(text.removeprefix("[").removesuffix("]")):
         return Inet(str(address), DNS_PORT)
     found = _inet(text, allowed)
-    if not _address(found.host):
-        refuse(text, allowed)
-    return found
+    return found if _address(found.host) else refuse(text, allowed)

@@ -15,17 +15,12 @@ LONGEST_SHOWN: Final = 80
 
 
 class InvalidPartsError(ValueError):
-    """Some parts of a list are invalid.
-
-    Args:
-        problems: for each the index ("[2]"; "" for the whole list), the part's text and what is wrong.
-        valid: the option's value without these parts.
-    """
+    """Some parts of a list are invalid."""
 
     def __init__(self, problems: list[tuple[str, str, str]], valid: Any) -> None:
         super().__init__(problems)
-        self.problems = problems
-        self.valid = valid
+        self.problems = problems  # of each the index ("[2]"; "" for the whole list), the part's text and what is wrong
+        self.valid = valid  # the option's value without these parts
 
 
 def option(default: D, check: Check[V], *, key: str = "", required: str = "") -> D | V:
@@ -47,9 +42,7 @@ def refuse(value: object, allowed: str) -> NoReturn:
 
 def absolute_path(text: str, allowed: str) -> str:
     """An absolute path; the text `allowed` says so otherwise."""
-    if not text.startswith("/") or not text.isprintable():
-        refuse(text, allowed)
-    return text
+    return text if text.startswith("/") and text.isprintable() else refuse(text, allowed)
 
 
 def boolean(value: object) -> bool:
@@ -57,6 +50,8 @@ def boolean(value: object) -> bool:
 
 
 def _between(low: float, high: float, reason: str, kind: str, types: Any) -> Check[Any]:
+    """A number; `reason` explains the bounds in the error message."""
+
     def check(value: object) -> Any:
         if isinstance(value, types) and not isinstance(value, bool) and low <= value <= high:
             return value
@@ -66,12 +61,10 @@ def _between(low: float, high: float, reason: str, kind: str, types: Any) -> Che
 
 
 def whole(low: int, high: int, reason: str) -> Check[int]:
-    """A whole number; `reason` explains the bounds in the error message."""
     return _between(low, high, reason, "a whole number", int)
 
 
 def number(low: float, high: float, reason: str) -> Check[float]:
-    """A number, whole or not; `reason` explains the bounds in the error message."""
     return _between(low, high, reason, "a number", int | float)
 
 

@@ -24,8 +24,6 @@ CHECK_TIMEOUT: Final = 5
 """Seconds: the timeout in the main.cf line that default.toml and the manual recommend."""
 LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 
-_SINGLE_BRACES: Final = re.compile(r"(?<!\{)\{\s*\w+\s*\}(?!\})")
-
 
 Warned = tuple[str, str]
 """The path of an option or the name of a limit, and the consequences of its value."""
@@ -62,17 +60,16 @@ def _about_replies(config: Config) -> Iterator[Warned]:
     replies = [("reply.over_limit", config.over_limit)]
     replies += [(limit.name, limit.reply) for limit in config.tiers.limits if limit.reply]
     for path, reply in replies:
-        if found := _SINGLE_BRACES.search(reply):
+        if found := re.search(r"(?<!\{)\{\s*\w+\s*\}(?!\})", reply):
             name = found[0].strip("{ }")
             remedy = f"a variable needs two braces on each side, {{{{ {name} }}}}"
             yield path, f"{found[0]} is sent unchanged: {remedy}"
 
 
 def _coverage(settings: ReputationSettings) -> str:
-    if not settings.query_budget:
-        return "one DNS query for each client"
-    clients = f"{settings.query_budget // 30} new clients a day"
-    return f"one DNS query for each client; a query_budget of {settings.query_budget} covers {clients}"
+    budget = settings.query_budget
+    covers = f"; a query_budget of {budget} covers {budget // 30} new clients a day" if budget else ""
+    return f"one DNS query for each client{covers}"
 
 
 def _about_scores(settings: ReputationSettings) -> Iterator[Warned]:
@@ -94,27 +91,19 @@ def _about_scores(settings: ReputationSettings) -> Iterator[Warned]:
 def _about_network(config: Config) -> Iterator[Warned]:
     listen, counters = config.listen, config.counters
     for endpoint in listen.policy:
-        if isinstance(endpoint, Inet) and not _local(endpoint):
+        if isinstance(endpoint, Inet) and not endpoint.local:
             effect = "every host that reaches it can count messages against any client"
             problem = f"inet:{endpoint} is not a loopback address: {effect}"
             yield "listen.policy", f"{problem}; a firewall must admit the MX hosts only"
-    if listen.status and not _local(listen.status):
+    if listen.status and not listen.status.local:
         effect = "every host that reaches it can read who sends how much"
         yield "listen.status", f"{listen.status} is not a loopback address: {effect}"
     if listen.idle_timeout <= POSTFIX_MAX_IDLE:
         keeps = f"keeps a connection for {POSTFIX_MAX_IDLE} s (smtpd_policy_service_max_idle)"
         effect = f"Postfix, which {keeps}, will find connections closed and connect again"
         yield "listen.idle_timeout", f"with {listen.idle_timeout:g} s {effect}"
-    remote = [str(server) for server in counters.servers if isinstance(server, Inet) and not _local(server)]
+    remote = [str(server) for server in counters.servers if isinstance(server, Inet) and not server.local]
     if counters.store == "memcached" and remote and not counters.tls_certificate:
         problem = "memcached has no password, and every host that reaches it can change every counter"
         remedy = "a firewall must admit the MX hosts only (or use TLS with certificates)"
         yield "counters.servers", f"{', '.join(remote)}: {problem}; {remedy}"
-
-
-def _local(address: Inet) -> bool:
-    """Whether only this host can reach the address."""
-    try:
-        return ip_address(address.host).is_loopback
-    except ValueError:
-        return address.host == "localhost"
