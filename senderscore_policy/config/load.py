@@ -3,8 +3,8 @@
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -22,37 +22,34 @@ DEFAULT_FILE: Final = Path(__file__).with_name("default.toml")
 MOST_PROBLEMS: Final = 100
 """Problems shown of one file; a list in the wrong format has one in every line."""
 
-_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
-_LINE_BREAK: Final = re.compile(r"\s*[\r\n]\s*")
-_SECTIONS: Final[dict[str, type]] = {
-    "listen": model.Listen, "reputation": model.ReputationSettings, "counters": model.CounterSettings,
-    "exempt": model.Exempt, "log": model.Log,
-}  # fmt: skip
+_SECTIONS: Final[dict[str, Any]] = {
+    each.name: each.default_factory for each in fields(Config) if is_dataclass(each.default_factory)
+}
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A configuration file.
+    """A configuration file."""
 
-    Args:
-        config: its valid part, and the defaults for the rest.
-        document: its content as TOML; empty if it has syntax errors.
-        tiers: the path of each [[tier]], by the name of its limit.
-    """
-
-    config: Config
+    config: Config  # its valid part, and the defaults for the rest
     name: str = ""
     error: ConfigError | None = None
-    document: Mapping[str, object] = field(default_factory=dict)
+    document: Mapping[str, object] = field(default_factory=dict)  # empty if the file has syntax errors
     lines: KeyLines = field(default_factory=lambda: KeyLines(""))
-    tiers: Mapping[str, str] = field(default_factory=dict)
+    tiers: Mapping[str, str] = field(default_factory=dict)  # the path of each [[tier]], by the name of its limit
 
     def place(self, path: str) -> str:
         """The file, the line and the path of a key, or of the limit of this name; empty without a file."""
         path = self.tiers.get(path, path)
         line = self.lines.line(path)
         return f"{self.name}:{line}: {path}" if line else f"{self.name}: {path}".removeprefix(": ")
+
+    def valid(self) -> Config:
+        """The configuration; ConfigError: something in it is wrong."""
+        if self.error:
+            raise self.error
+        return self.config
 
 
 def load(path: Path | None) -> Config:
@@ -61,7 +58,7 @@ def load(path: Path | None) -> Config:
     Raises:
         ConfigError: it cannot be read (the cause is the OSError), or something in it is wrong.
     """
-    return _valid(read(path))
+    return read(path).valid()
 
 
 def parse(text: str, name: str) -> Config:
@@ -70,13 +67,7 @@ def parse(text: str, name: str) -> Config:
     Raises:
         ConfigError: with every problem, such as `policy.toml:12: counters.buckets: …`; a syntax error comes alone.
     """
-    return _valid(read_text(text, name))
-
-
-def _valid(reading: Reading) -> Config:
-    if reading.error:
-        raise reading.error
-    return reading.config
+    return read_text(text, name).valid()
 
 
 def read(path: Path | None) -> Reading:
@@ -118,8 +109,8 @@ class _Reader:
         self.lines = KeyLines(text)
         self.tiers: dict[str, str] = {}
         self._name = name
-        self._known: list[str] = []
-        self._unknown: list[tuple[str, str]] = []
+        self._known: dict[str, None] = {}
+        self._read: list[tuple[str, Mapping[str, object]]] = []
         self._wrong: set[str] = set()
         self._problems: list[tuple[int, str]] = []
         self._more = 0
@@ -142,27 +133,24 @@ class _Reader:
             return
         line = self.lines.line(path, item)
         place = self._name if line is None else f"{self._name}:{line}"
-        self._problems.append((line or 0, _LINE_BREAK.sub(", ", f"{place}: {path}: {problem}")))
+        self._problems.append((line or 0, re.sub(r"\s*[\r\n]\s*", ", ", f"{place}: {path}: {problem}")))
 
     def valid(self, *paths: str) -> bool:
         """Whether nothing is wrong with these keys and the ones below them."""
         return self._wrong.isdisjoint(paths)
 
     def config(self, document: Mapping[str, object]) -> Config:
-        sections: dict[str, Any] = {
-            key: self.section(cls, self._table(document, key), key) for key, cls in _SECTIONS.items()
-        }
+        sections = {key: self.section(cls, self._table(document, key), key) for key, cls in _SECTIONS.items()}
         exempt = sections["exempt"]
-        if exempt.networks_file:
-            sections["exempt"] = replace(exempt, networks=exempt.networks + exempt.networks_file.networks)
-        tables = {key: self._table(document, key) for key in ("unscored", "unavailable", "reply", "state")}
-        overrides = self._overrides(document)
-        tiers = self._tiers(document, tables)
-        values = self._options(Config, document, "")
-        config = Config(**sections, **values, overrides=overrides, tiers=tiers)
-        for key, option in (("reply", "over_limit"), ("state", "directory")):
-            self._note_unknown(tables[key], f"{key}.", {option})
-        self._note_unknown(document, "", {*_SECTIONS, *tables, "mode", "override", "tier"})
+        sections["exempt"] = replace(exempt, networks=exempt.networks + (exempt.networks_file or ()))
+        options = {"mode": document.get("mode")}
+        for section, key in (("reply", "over_limit"), ("state", "directory")):
+            table = self._table(document, section)
+            options[f"{section}.{key}"] = table.get(key)
+            self._read.append((f"{section}.", table))
+        overrides, tiers = self._overrides(document), self._tiers(document)
+        config = Config(**sections, **self._options(Config, options, ""), overrides=overrides, tiers=tiers)
+        self._read.append(("", document))
         own = config.over_limit != model.OVER_LIMIT and self.valid("reply.over_limit")
         if own and (problem := model.reply_problem(config.over_limit, config.reply_cases)):
             self.wrong("reply.over_limit", problem)
@@ -172,12 +160,11 @@ class _Reader:
     def section(self, cls: type[T], table: Mapping[str, object], path: str) -> T:
         """A section; an option that is absent or wrong has its default."""
         result = cls(**self._options(cls, table, f"{path}."))
-        self._note_unknown(table, f"{path}.", {each.name for each in fields(cls)})  # type: ignore[arg-type]
+        self._read.append((f"{path}.", table))
         for keys, problem in getattr(result, "conflicts", tuple)():
             if self.valid(*(f"{path}.{key}" for key in keys)):
                 self.wrong(f"{path}.{keys[0]}", problem)
-                [default] = [each.default for each in fields(cls) if each.name == keys[0]]  # type: ignore[arg-type]
-                result = replace(result, **{keys[0]: default})  # type: ignore[type-var]
+                result = replace(result, **{keys[0]: getattr(cls(), keys[0])})  # type: ignore[type-var]
         return result
 
     def _options(self, cls: Any, table: Mapping[str, object], prefix: str) -> dict[str, Any]:
@@ -186,9 +173,10 @@ class _Reader:
         for each in fields(cls):
             if "check" not in each.metadata:
                 continue
-            path = prefix + (each.metadata["key"] or each.name)
-            self._known.append(path)
-            value = _look_up(table, each.metadata["key"] or each.name)
+            key = each.metadata["key"] or each.name
+            path = prefix + key
+            self._known[path] = None
+            value = table.get(key)
             if value is None:
                 if example := each.metadata["required"]:
                     self.wrong(path, f"must be given, for example {example}")
@@ -207,9 +195,9 @@ class _Reader:
     def _overrides(self, document: Mapping[str, object]) -> tuple[Override, ...]:
         given: dict[Network, str] = {}
         overrides = []
-        for path, table in self._tables(document, "override") or []:
+        for path, table in self._tables(document, "override"):
             settings = self.section(model.OverrideSettings, table, path)
-            listed = settings.networks_file.networks if settings.networks_file else ()
+            listed = settings.networks_file or ()
             for network in settings.networks:
                 if network in given:
                     self.wrong(f"{path}.networks", f"{network} is already in {given[network]}", str(network))
@@ -221,14 +209,15 @@ class _Reader:
                 overrides.append(Override(settings.networks + listed, settings.score, settings.limit))
         return tuple(overrides)
 
-    def _tiers(self, document: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> TierTable:
+    def _tiers(self, document: Mapping[str, object]) -> TierTable:
         """All [[tier]], [unscored] and [unavailable]; without any [[tier]] the default's ten are in force."""
         default = model.default_tiers()
         limits = [
-            Limit(key, self.section(model.NoScore, tables[key], key).limit) for key in ("unscored", "unavailable")
+            Limit(key, self.section(model.NoScore, self._table(document, key), key).limit)
+            for key in ("unscored", "unavailable")
         ]
         found = self._tables(document, "tier")
-        if found is None:
+        if "tier" not in document:
             return TierTable(default.tiers, *limits)
         tiers = {path: self.section(model.TierSettings, table, path).tier for path, table in found}
         self.tiers = {tier.limit.name: path for path, tier in tiers.items()}
@@ -252,7 +241,7 @@ class _Reader:
 
     def _table(self, document: Mapping[str, object], key: str) -> Mapping[str, object]:
         """The [section] of this name; empty if the file has none."""
-        self._known.append(key)
+        self._known[key] = None
         value = document.get(key)
         if isinstance(value, dict):
             return value
@@ -261,23 +250,21 @@ class _Reader:
             self.wrong(key, f"must be a section: [{key}], {hint}")
         return {}
 
-    def _tables(self, document: Mapping[str, object], key: str) -> list[tuple[str, Mapping[str, object]]] | None:
-        """All [[sections]] of this name with their paths; None if the file has none."""
-        self._known.append(key)
-        value = document.get(key)
-        if value is None:
-            return None
+    def _tables(self, document: Mapping[str, object], key: str) -> list[tuple[str, Mapping[str, object]]]:
+        """All [[sections]] of this name with their paths."""
+        self._known[key] = None
+        value = document.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             self.wrong(key, f"must be written [[{key}]], with two brackets on each side, once for each")
             return []
         return [(f"{key}[{number}]", item) for number, item in enumerate(value, 1)]
 
-    def _note_unknown(self, table: Mapping[str, object], prefix: str, known: Collection[str]) -> None:
-        """Remember the unknown keys; suggestions need all known keys first."""
-        self._unknown += [(prefix, key) for key in table if key not in known]
-
     def report_unknown(self) -> None:
-        for section, key in self._unknown:
+        """Report every key of the tables read that is unknown; suggestions need all known keys first."""
+        read = [(section, key) for section, table in self._read for key in table]
+        for section, key in read:
+            if "." not in key and section + key in self._known:
+                continue
             siblings = [path.removeprefix(section) for path in self._known if path.startswith(section)]
             close = difflib.get_close_matches(key, [name for name in siblings if "." not in name], 1)
             elsewhere = [path for path in self._known if path.rpartition(".")[2] == key]
@@ -287,12 +274,5 @@ class _Reader:
             elif key == "mode":
                 hint = "; mode belongs at the top of the file, before the first [section]"
             elif elsewhere:
-                hint = f"; did you mean {' or '.join(dict.fromkeys(elsewhere))}?"
-            self.wrong(section + (key if _BARE_KEY.fullmatch(key) else ascii(key)), f"unknown key{hint}")
-
-
-def _look_up(document: Mapping[str, object], path: str) -> object | None:
-    """The value at a path of one or two keys."""
-    section, _, key = path.rpartition(".")
-    table = document.get(section, {}) if section else document
-    return table.get(key) if isinstance(table, dict) else None
+                hint = f"; did you mean {' or '.join(elsewhere)}?"
+            self.wrong(section + (key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else ascii(key)), f"unknown key{hint}")

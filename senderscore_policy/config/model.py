@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Final, Literal
 
 from senderscore_policy.config import endpoints, values
 from senderscore_policy.config.endpoints import Endpoint, Inet
-from senderscore_policy.config.options import Check, boolean, number, one_of, option, text, texts, whole
-from senderscore_policy.config.values import NetworksFile
+from senderscore_policy.config.options import boolean, number, one_of, option, text, texts, whole
 from senderscore_policy.policy.clients import ClientDirectory, Network, Override
 from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.reply import ReplyTemplate
@@ -16,7 +15,6 @@ from senderscore_policy.policy.tiers import UNLIMITED, Limit, Tier, TierTable
 from senderscore_policy.policy.window import CLOCK_SKEW, Window
 
 _TTL: Final = number(10, 604_800, "seconds; the zone lets an answer live 10 s, and scores over 7 days are dropped")
-_HTTP_LISTENER: Final[Check[Inet | None]] = text(endpoints.http_listener)
 
 Conflict = tuple[tuple[str, ...], str]
 """Options of a section that contradict each other, and the problem. The first one is reported and gets its default,
@@ -28,9 +26,9 @@ class Listen:
     """[listen]: where the daemon answers."""
 
     policy: tuple[Endpoint, ...] = option((Inet("127.0.0.1", 10045),), texts(endpoints.endpoint, distinct=True))
-    status: Inet | None = option(Inet("127.0.0.1", 10046), _HTTP_LISTENER)
+    status: Inet | None = option(Inet("127.0.0.1", 10046), text(endpoints.http_listener))
     status_public: bool = option(False, boolean)
-    metrics: Inet | None = option(None, _HTTP_LISTENER)
+    metrics: Inet | None = option(None, text(endpoints.http_listener))
     control: str = option("", text(endpoints.control_socket))
     max_connections: int = option(
         2000, whole(10, 100_000, "each Postfix process holds one, and each takes a file descriptor")
@@ -40,7 +38,7 @@ class Listen:
     )
 
     def conflicts(self) -> Iterator[Conflict]:
-        if self.status and not self.status_public and not ip_address(self.status.host).is_loopback:
+        if self.status and not self.status_public and not self.status.local:
             problem = f'"{self.status}" is not a loopback address. The status page shows who sends how much'
             remedy = "set status_public = true to allow this, or publish the numbers alone with metrics"
             yield ("status", "status_public"), f"{problem}; {remedy}"
@@ -116,7 +114,7 @@ class OverrideSettings:
     """One [[override]]."""
 
     networks: tuple[Network, ...] = option((), texts(values.network))
-    networks_file: NetworksFile | None = option(None, text(values.networks_file))
+    networks_file: tuple[Network, ...] | None = option(None, text(values.networks_file))
     score: int | None = option(None, whole(0, 100, "0 is the worst, 100 the best"))
     limit: float | None = option(None, values.limit)
 
@@ -137,7 +135,6 @@ class TierSettings:
     reply: str | None = option(None, text(values.reply))
 
     def conflicts(self) -> Iterator[Conflict]:
-        """A reply must be an action for every score of the tier."""
         if self.reply and (problem := reply_problem(self.reply, over_limit_in(self.tier))):
             yield ("reply", "scores", "limit"), problem
 
@@ -159,7 +156,7 @@ class Exempt:
     """[exempt]: clients that are never counted. After reading, `networks` has those of the file, too."""
 
     networks: tuple[Network, ...] = option((ip_network("127.0.0.0/8"), ip_network("::1/128")), texts(values.network))
-    networks_file: NetworksFile | None = option(None, text(values.networks_file))
+    networks_file: tuple[Network, ...] | None = option(None, text(values.networks_file))
     authenticated: bool = option(True, boolean)
 
 
@@ -201,9 +198,8 @@ class Config:
     @property
     def reply_cases(self) -> Iterator[tuple[int | None, Limit]]:
         """Every score and limit that `over_limit` may have to answer."""
-        limits = {each.limit for each in self.overrides if each.limit is not None}
-        without_score = (self.tiers.unscored, self.tiers.unavailable, *(Limit("override", each) for each in limits))
-        yield from ((None, limit) for limit in without_score)
+        limits = {Limit("override", each.limit) for each in self.overrides if each.limit is not None}
+        yield from ((None, limit) for limit in (self.tiers.unscored, self.tiers.unavailable, *limits))
         for tier in self.tiers.tiers:
             yield from [] if tier.limit.reply else over_limit_in(tier)
 
@@ -223,13 +219,12 @@ def reply_problem(template: str, cases: Iterable[tuple[int | None, Limit]]) -> s
 
 
 def policy_of(config: Config) -> Policy:
-    replies = {limit.reply for limit in config.tiers.limits if limit.reply is not None}
     settings = config.reputation
     return Policy(
         tiers=config.tiers,
         directory=ClientDirectory(config.exempt.networks, config.overrides, config.counters.ipv6_prefix),
         over_limit=ReplyTemplate(config.over_limit),
-        tier_replies={reply: ReplyTemplate(reply) for reply in replies},
+        tier_replies={limit.reply: ReplyTemplate(limit.reply) for limit in config.tiers.limits if limit.reply},
         window=str(config.counters.window_of_time()),
         ask_from=1 if settings.lookup == "eager" else settings.lazy_share * config.tiers.not_asked.messages,
         observe=config.mode == "observe",

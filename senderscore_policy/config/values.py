@@ -4,10 +4,9 @@ import contextlib
 import os
 import pwd
 import re
-from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from senderscore_policy.config.endpoints import HOST_NAME
 from senderscore_policy.config.options import InvalidPartsError, absolute_path, refuse, shown
@@ -22,13 +21,10 @@ LONGEST_KEY_PREFIX: Final = 100
 """A memcached key has 250 bytes at most, and client and bucket follow the prefix."""
 LARGEST_LIMIT: Final = 1_000_000_000
 
-_SCORES: Final = re.compile(r"([0-9]{1,3})\s*-\s*([0-9]{1,3})")
-_KEY_PREFIX: Final = re.compile(r"[!-~]*")
 _LIKE_A_NETWORK: Final = re.compile(r"[0-9A-Fa-f]*[.:][0-9A-Fa-f.:/]*")
 
 
 def directory(text: str) -> str:
-    """A directory's absolute path, or nothing."""
     return text and absolute_path(text, 'must be an absolute path such as "/var/lib/senderscore-policy", or ""')
 
 
@@ -54,7 +50,7 @@ def reason(error: OSError) -> str:
     """Why a file cannot be read; for a lack of permission with the name of the user."""
     if not isinstance(error, PermissionError):
         return str(error.strerror)
-    user = str(os.geteuid())
+    user: object = os.geteuid()
     with contextlib.suppress(KeyError):
         user = pwd.getpwuid(os.geteuid()).pw_name
     return f"{error.strerror}: the user {user} must be able to read it"
@@ -69,49 +65,30 @@ def zone(text: str) -> str:
 
 
 def key_prefix(text: str) -> str:
-    if not _KEY_PREFIX.fullmatch(text) or len(text) > LONGEST_KEY_PREFIX:
+    if not re.fullmatch(r"[!-~]*", text) or len(text) > LONGEST_KEY_PREFIX:
         refuse(text, f"must be at most {LONGEST_KEY_PREFIX} printable ASCII characters without spaces")
     return text
 
 
 def network(text: str) -> Network:
     """A network, or a single address."""
+    address = text.partition("/")[0]
     try:
-        found = ip_network(text)
+        first, found = ip_address(address), ip_network(text, strict=False)
     except ValueError:
-        _refuse_network(text)
-    if found.version == 4:
-        return found
+        refuse(text, 'must be a network such as "192.0.2.0/24" or "2001:db8::/32", or an address')
     if "%" in text:
         refuse(text, "must be without a zone index")
-    if found.prefixlen >= 96 and (mapped := found.network_address.ipv4_mapped):
+    if isinstance(found, IPv6Network) and found.prefixlen >= 96 and (mapped := found.network_address.ipv4_mapped):
         plain = f"{mapped}/{found.prefixlen - 96}"
         raise ValueError(f'{shown(text)} is IPv4 in IPv6, which no client has as its address: write "{plain}"')
+    if first != found.network_address:
+        remedy = f'write "{found}", or "{address}" for this address alone'
+        raise ValueError(f"{shown(text)} has bits set behind its prefix: {remedy}")
     return found
 
 
-def _refuse_network(text: str) -> NoReturn:
-    address = text.partition("/")[0]
-    try:
-        found = ip_network(text, strict=False)
-        ip_address(address)
-    except ValueError:
-        refuse(text, 'must be a network such as "192.0.2.0/24" or "2001:db8::/32", or an address')
-    if isinstance(found, IPv6Network) and found.prefixlen >= 96 and found.network_address.ipv4_mapped:
-        network(str(found))
-    remedy = f'write "{found}", or "{address}" for this address alone'
-    raise ValueError(f"{shown(text)} has bits set behind its prefix: {remedy}")
-
-
-@dataclass(frozen=True, slots=True)
-class NetworksFile:
-    """A list of networks in a file of its own."""
-
-    path: str
-    networks: tuple[Network, ...]
-
-
-def networks_file(text: str) -> NetworksFile | None:
+def networks_file(text: str) -> tuple[Network, ...] | None:
     """Read a file with one network a line; `#` begins a comment, and further words of a line are ignored.
 
     Postfix's cidr tables (cidr_table(5)) can be used without a change, unless they have conditions.
@@ -137,8 +114,8 @@ def networks_file(text: str) -> NetworksFile | None:
         except ValueError as error:
             problems.append(("", "", f"{path}:{number}: {error}"))
     if problems:
-        raise InvalidPartsError(problems, NetworksFile(path, tuple(networks)))
-    return NetworksFile(path, tuple(networks))
+        raise InvalidPartsError(problems, tuple(networks))
+    return tuple(networks)
 
 
 def _table_entry(word: str) -> Network:
@@ -149,7 +126,7 @@ def _table_entry(word: str) -> Network:
 
 def scores(text: str) -> tuple[int, int]:
     """The scores of a tier, lowest and highest, both included."""
-    found = _SCORES.fullmatch(text)
+    found = re.fullmatch(r"([0-9]{1,3})\s*-\s*([0-9]{1,3})", text)
     low, high = (int(found[1]), int(found[2])) if found else (1, 0)
     if not 0 <= low <= high <= 100:
         refuse(text, 'must be the lowest and the highest score of the tier, from 0 to 100, such as "71-80"')

@@ -107,6 +107,7 @@ ONE_MISTAKE = [
     ('[exempt]\nnetworks = ["2001:db8::1/32"]', "2: exempt.networks[1]", 'write "2001:db8::/32", or "2001:db8::1"'),
     ('[exempt]\nnetworks = ["::ffff:192.0.2.0/120"]', "2: exempt.networks[1]", 'write "192.0.2.0/24"'),
     ('[exempt]\nnetworks = ["fe80::%eth0/64"]', "2: exempt.networks[1]", "must be without a zone index"),
+    ('[exempt]\nnetworks = ["fe80::1%eth0/64"]', "2: exempt.networks[1]", "must be without a zone index"),
     ('[exempt]\nnetworks = [\n"::1",\n"::2/64"]', "4: exempt.networks[2]", "has bits set behind its prefix"),
     # overrides
     (OVERRIDE + 'networks = ["192.0.2.1"]', "1: override[1].score", "give a score or a limit, for example"),
