@@ -23,7 +23,7 @@ from senderscore_policy.policy.ports import Charge, Usage
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reputation import UNKNOWN, CachedScore, Refused, Reputation, Scored, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import LookupResult
+from senderscore_policy.reputation.guard import LookupResult
 from senderscore_policy.reputation.source import ScoreSource
 from senderscore_policy.server.state import StateDirectory
 from senderscore_policy.web.status import ServiceStatus, Status, StatusCollector

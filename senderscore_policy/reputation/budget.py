@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import Any, Final
 
 from senderscore_policy.policy.ports import Clock
+from senderscore_policy.policy.reputation import Refused
 
 _HOUR: Final = 3600.0
 _DAY: Final = 24 * _HOUR
@@ -35,11 +36,10 @@ class QueryBudget:
     """
 
     def __init__(self, limit: int, clock: Clock) -> None:
-        self.limit = limit
+        self.limit = limit  # the questions sent so far count against another limit, too
         self._clock = clock
         self._slots: deque[_Slot] = deque()
         self._used = 0
-        self._spent_until: float | None = None
 
     @property
     def daily_limit(self) -> int:
@@ -49,55 +49,43 @@ class QueryBudget:
     @property
     def used(self) -> int:
         """Questions sent in the last 30 days."""
-        self._expire(self._clock.monotonic())
+        now = self._clock.monotonic()
+        while self._slots and now - self._slots[0].last > _MONTH:
+            self._used -= self._slots.popleft().count
         return self._used
 
     @property
     def used_today(self) -> int:
         """Questions sent in the last 24 hours."""
-        return sum(slot.count for slot in self._today(self._clock.monotonic()))
-
-    @property
-    def spent(self) -> bool:
-        """Whether no question may be sent now."""
-        if self._spent_until is None:
-            return False
         now = self._clock.monotonic()
-        if now > self._spent_until:
-            self._find_spent_until(now)
-        return self._spent_until is not None
+        return sum(slot.count for slot in takewhile(lambda slot: now - slot.last <= _DAY, reversed(self._slots)))
+
+    def allows(self, *, refresh: bool = False) -> bool:
+        """Whether a question may be sent now; `refresh`: about a client whose score is known but stale."""
+        share = _REFRESH_SHARE if refresh else 1
+        within_month = self.used < max(1, share * self.limit)
+        return not self.limit or (within_month and self.used_today < max(1, share * self.daily_limit))
 
     @property
-    def refresh_allowed(self) -> bool:
-        """Whether a question may be sent about a client whose score is known but stale."""
-        if not self.limit:
-            return True
-        within_day = self.used_today < max(1, _REFRESH_SHARE * self.daily_limit)
-        return within_day and self.used < max(1, _REFRESH_SHARE * self.limit)
+    def refusal(self) -> Refused:
+        """The outcome of a lookup that the budget does not allow."""
+        return Refused(f"query budget spent: {self}")
 
     def spend(self) -> bool:
         """Count one question that is about to be sent; False: it must not be sent."""
-        if self.spent:
+        if not self.allows():
             return False
         now = self._clock.monotonic()
-        if self._slots and now - self._slots[-1].first < _HOUR:
-            self._slots[-1].last = now
-            self._slots[-1].count += 1
-        else:
-            self._slots.append(_Slot(now, now, 1))
+        if not self._slots or now - self._slots[-1].first >= _HOUR:
+            self._slots.append(_Slot(now, now, 0))
+        self._slots[-1].last = now
+        self._slots[-1].count += 1
         self._used += 1
-        self._find_spent_until(now)
         return True
-
-    def reconfigure(self, limit: int) -> None:
-        """Apply another limit; the questions sent so far still count."""
-        self.limit = limit
-        self._find_spent_until(self._clock.monotonic())
 
     def snapshot(self) -> list[list[float]]:
         """Return what `restore` reads: [age of its first question, of its last, count] of each slot, oldest first."""
         now = self._clock.monotonic()
-        self._expire(now)
         return [[round(now - slot.first, 3), round(now - slot.last, 3), slot.count] for slot in self._slots]
 
     def restore(self, saved: Sequence[Any], away: float) -> None:
@@ -105,35 +93,15 @@ class QueryBudget:
         now = self._clock.monotonic()
         try:
             slots = [_Slot(now - away - age, now - away - age_of_last, int(n)) for age, age_of_last, n in saved]
-            times = [time for slot in slots for time in (slot.first, slot.last)]
-            in_order = sorted(times) == times and all(time <= now for time in times)
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"query budget: {error}") from error
-        if not in_order or any(slot.count < 1 for slot in slots):
+        times = [time for slot in slots for time in (slot.first, slot.last)]
+        if sorted(times) != times or not all(time <= now for time in times) or any(slot.count < 1 for slot in slots):
             raise ValueError("query budget: slots out of order")
         self._slots.extendleft(reversed(slots))
         self._used += sum(slot.count for slot in slots)
-        self._find_spent_until(now)
 
     def __str__(self) -> str:
         if not self.limit:
             return f"{self.used_today} questions in 24 hours, {self.used} in 30 days"
         return f"{self.used_today} of {self.daily_limit} questions in 24 hours, {self.used} of {self.limit} in 30 days"
-
-    def _expire(self, now: float) -> None:
-        while self._slots and now - self._slots[0].last > _MONTH:
-            self._used -= self._slots.popleft().count
-
-    def _today(self, now: float) -> list[_Slot]:
-        """Return the slots of the last 24 hours, newest first."""
-        return list(takewhile(lambda slot: now - slot.last <= _DAY, reversed(self._slots)))
-
-    def _find_spent_until(self, now: float) -> None:
-        """If no question fits into both windows, set the earliest time at which one may."""
-        self._expire(now)
-        self._spent_until = None
-        today = self._today(now)
-        if self.limit and self._used >= self.limit:
-            self._spent_until = self._slots[0].last + _MONTH
-        elif self.limit and sum(slot.count for slot in today) >= self.daily_limit:
-            self._spent_until = today[-1].last + _DAY

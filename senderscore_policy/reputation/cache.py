@@ -1,10 +1,11 @@
 """The cache of scores, and their texts for other daemons (memcached) and for the next start (state file)."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Final, Literal
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from typing import Any, Final
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.bounded import BoundedCache
@@ -25,6 +26,8 @@ _SCORES_PER_LINE: Final = 500
 _END_OF_TIME: Final = 1e12
 """Seconds since the epoch; a larger number is not a time."""
 FORMAT: Final = 1
+
+_SHARED: Final = re.compile(r"(unknown|100|[0-9]{1,2}):([0-9]{1,12}):(.+)")
 
 SavedScore = tuple[str, int | None, float]
 """Address, score (None: the zone has none), and when the zone said so (seconds since the epoch)."""
@@ -53,9 +56,7 @@ class ScoreCache:
             return score
         return failure if score is None else score._replace(fresh_until=failure.fresh_until)
 
-    def keep(
-        self, address: str, reputation: Scored | Unknown, fetched_at: float, source: Literal["dns", "cache"]
-    ) -> CachedScore:
+    def keep(self, address: str, reputation: Scored | Unknown, fetched_at: float, source: str) -> CachedScore:
         entry = CachedScore(reputation, fetched_at, fetched_at + self.lifetime(reputation), source)
         self._scores.put(address, entry)
         self._failures.pop(address)
@@ -76,7 +77,6 @@ class ScoreCache:
         self._failures.clear()
 
     def lifetime(self, reputation: Scored | Unknown) -> float:
-        """Return the seconds for which a reputation is fresh."""
         return self.settings.scored_ttl if isinstance(reputation, Scored) else self.settings.unknown_ttl
 
     def scores(self) -> Iterator[SavedScore]:
@@ -93,10 +93,6 @@ class ScoreCache:
             if now - fetched_at < LONGEST_STALE:
                 self.keep(address, by_score[score], fetched_at, "cache")
 
-    def clear(self) -> None:
-        self._scores.clear()
-        self._failures.clear()
-
 
 def as_text(known: CachedScore, zone: str) -> str:
     """Return a score for other daemons: "75:1700000000:score.example.org", or "unknown:1700000000:…"."""
@@ -107,19 +103,10 @@ def as_text(known: CachedScore, zone: str) -> str:
 
 def from_text(text: str, zone: str) -> tuple[Scored | Unknown, int] | None:
     """Read what another daemon shared, with the time of the zone's answer; None: garbage, or another zone."""
-    score, _, rest = text.partition(":")
-    fetched_at, _, its_zone = rest.partition(":")
-    if its_zone != zone or not _is_number(fetched_at):
+    found = _SHARED.fullmatch(text)
+    if found is None or found[3] != zone:
         return None
-    if score == UNKNOWN.name:
-        return UNKNOWN, int(fetched_at)
-    if _is_number(score) and int(score) <= 100:
-        return Scored(int(score)), int(fetched_at)
-    return None
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 12
+    return UNKNOWN if found[1] == UNKNOWN.name else Scored(int(found[1])), int(found[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,33 +122,31 @@ class Header:
 
 def to_lines(header: Header, scores: Iterable[SavedScore]) -> Iterator[str]:
     """Return the lines that `from_lines` reads."""
-    yield json.dumps({"format": FORMAT} | {name: getattr(header, name) for name in Header.__slots__})
+    yield json.dumps({"format": FORMAT} | asdict(header))
     rounded = ((address, score, int(fetched_at)) for address, score, fetched_at in scores)
     while line := list(islice(rounded, _SCORES_PER_LINE)):
         yield json.dumps(line, separators=(",", ":"))
 
 
-def from_lines(lines: Iterable[str]) -> tuple[Header, list[SavedScore]]:
+def from_lines(lines: Iterable[str]) -> tuple[Header, Iterable[SavedScore]]:
     """Read what `to_lines` returned; ValueError: the lines are damaged, or of another program."""
-    rest = iter(lines)
-    header = _read_header(_parse(next(rest, "")))
-    scores: list[SavedScore] = []
-    for number, line in enumerate(rest, 2):
-        entries = _parse(line)
+    parsed = map(json.loads, lines)
+    try:
+        header, rest = _read_header(next(parsed, None)), list(parsed)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    for number, entries in enumerate(rest, 2):
         if not isinstance(entries, list) or not all(map(_is_score, entries)):
             raise ValueError(f"line {number} does not hold scores")
-        scores += map(tuple, entries)
-    return header, scores
+    return header, chain.from_iterable(rest)
 
 
 _HEADER: Final = {"zone": str, "nameservers": list, "saved_at": int | float, "budget": list, "refusal": dict | None}
 
 
 def _read_header(header: Any) -> Header:
-    if not isinstance(header, dict) or header.pop("format", None) != FORMAT:
+    if not isinstance(header, dict) or header.pop("format", None) != FORMAT or header.keys() != _HEADER.keys():
         raise ValueError(f"no header of format {FORMAT}")
-    if header.keys() != _HEADER.keys():
-        raise ValueError(f"header: has {', '.join(header)}")
     for name, kind in _HEADER.items():
         if not isinstance(header[name], kind):
             raise ValueError(f"header: {name} is {header[name]!r}")  # noqa: TRY004 - the file is wrong
@@ -170,20 +155,8 @@ def _read_header(header: Any) -> Header:
     return Header(**header)
 
 
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-
-
 def _is_score(entry: Any) -> bool:
-    if not isinstance(entry, list) or len(entry) != 3:
-        return False
-    address, score, fetched_at = entry
-    return (
-        isinstance(address, str)
-        and (score is None or (type(score) is int and 0 <= score <= 100))
-        and type(fetched_at) is int
-        and 0 <= fetched_at < _END_OF_TIME
-    )
+    match entry:
+        case [str(), score, fetched_at] if type(fetched_at) is int and 0 <= fetched_at < _END_OF_TIME:
+            return score is None or (type(score) is int and 0 <= score <= 100)
+    return False

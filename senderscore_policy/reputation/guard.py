@@ -11,7 +11,6 @@ from senderscore_policy.policy.durations import span
 from senderscore_policy.policy.ports import Clock
 from senderscore_policy.policy.reputation import Refused, Reputation, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import LookupResult
 
 FIRST_PERIOD: Final = 300.0
 """Seconds without a question after the first refusal; each further refusal doubles them."""
@@ -58,8 +57,16 @@ class Failing:
     until: float
 
 
-BreakerState = Refusing | Failing | None
-"""None: the zone answers, as far as is known, and every question is allowed."""
+@dataclass(frozen=True, slots=True)
+class LookupResult:
+    """What the zone said about one client."""
+
+    outcome: Reputation
+    addresses: tuple[str, ...]  # the A records of the answer
+    rcode: str | None  # "NOERROR", "NXDOMAIN", "SERVFAIL" …; None: no readable response
+    elapsed: float  # seconds
+    nameserver: str | None  # the last one asked, "192.0.2.53:53"; None: none was asked
+    questions: int  # sent, retries and TCP included
 
 
 class Breaker:
@@ -75,7 +82,7 @@ class Breaker:
 
     def reset(self) -> None:
         """Forget what the lookups so far said about the zone."""
-        self.state: BreakerState = None
+        self.state: Refusing | Failing | None = None  # None: the zone answers, as far as is known
         self.failures = 0  # in a row
         self.detail = ""  # reason of the last failure
         self.answered = False  # whether the zone has answered since
@@ -84,9 +91,8 @@ class Breaker:
 
     def admits(self, address: str, now: float) -> bool:
         """Whether `enter` would allow a question."""
-        if self.state is None:
-            return True
-        return now >= self.state.until + (self.failure_ttl if address in self._failed else 0)
+        grace = self.failure_ttl if address in self._failed else 0
+        return self.state is None or now >= self.state.until + grace
 
     def enter(self, address: str, now: float) -> bool:
         """Allow a question about an address, whose outcome goes to `record`; False: it would be pointless."""
@@ -99,16 +105,21 @@ class Breaker:
         return True
 
     def record(self, address: str, outcome: Reputation, now: float) -> None:
-        is_probe = address == self._probe
-        if isinstance(outcome, Refused):
-            self._record_refusal(outcome.detail, now, is_probe=is_probe)
-        elif isinstance(outcome, Unavailable):
-            self._record_failure(address, outcome.detail, now, is_probe=is_probe)
-        elif is_probe or not isinstance(self.state, Refusing):
+        state = self.state
+        if isinstance(outcome, Unavailable):
+            self._record_failure(address, outcome.detail, now)
+        elif isinstance(state, Refusing) and address != self._probe:
+            pass  # one of many lookups that were under way when the first of them was refused
+        elif isinstance(outcome, Refused):
+            period = min(2 * state.period, LONGEST_PERIOD) if isinstance(state, Refusing) else FIRST_PERIOD
+            self.state = Refusing(outcome.detail, period, now + period)
+            self.failures = 0
+            self._failed.clear()
+        else:
             self.reset()
             self.answered = True
 
-    def _record_failure(self, address: str, detail: str, now: float, *, is_probe: bool) -> None:
+    def _record_failure(self, address: str, detail: str, now: float) -> None:
         if self._failed != {address}:
             self.failures += 1
         if len(self._failed) >= MAX_NAMES:
@@ -117,19 +128,9 @@ class Breaker:
         self.detail = detail
         if self.state is None and self.failures >= FAILURES_IN_A_ROW:
             self.state = Failing(now, now + self.failure_ttl)
-        elif isinstance(self.state, Failing) and is_probe:
+        elif isinstance(self.state, Failing) and address == self._probe:
             period = max(self.failure_ttl, min(0.1 * (now - self.state.since), LONGEST_PROBE_PERIOD))
-            self.state = Failing(self.state.since, now + period)
-
-    def _record_refusal(self, detail: str, now: float, *, is_probe: bool) -> None:
-        period = FIRST_PERIOD
-        if isinstance(self.state, Refusing):
-            if not is_probe:
-                return  # one of many lookups that were under way when the first of them was refused
-            period = min(2 * self.state.period, LONGEST_PERIOD)
-        self.failures = 0
-        self._failed.clear()
-        self.state = Refusing(detail, period, now + period)
+            self.state = replace(self.state, until=now + period)
 
     def retry(self, now: float) -> None:
         """Forget failures, and allow a probe of a refusing zone now, for an administrator who fixed the cause."""
@@ -143,10 +144,10 @@ class Breaker:
 
     def snapshot(self, now: float) -> dict[str, object] | None:
         """Return what `parse_refusal` reads; None unless the zone refuses: failures do not outlive a restart."""
-        if not isinstance(self.state, Refusing):
+        state = self.state
+        if not isinstance(state, Refusing):
             return None
-        remaining = max(0.0, self.state.until - now)
-        return {"detail": self.state.detail, "period": self.state.period, "remaining": remaining}
+        return {"detail": state.detail, "period": state.period, "remaining": max(0.0, state.until - now)}
 
 
 def parse_refusal(saved: Mapping[str, Any], away: float, now: float) -> Refusing:
@@ -170,29 +171,28 @@ class QueryGuard:
         self._clock = clock
         self._breaker = Breaker(settings.failure_ttl)
         self._logged = ZoneState.NOT_ASKED
-        self._quiet_until = 0.0
+        self._quiet_until = self._updated_at = 0.0
         self._reason: Refused | Unavailable | None = None
 
     def reason(self) -> Refused | Unavailable | None:
         """Why no request should wait for the zone; None: it may be asked."""
-        if not self.open:
-            self._update()  # a spent budget has questions again after some time
+        if not self.open and self._clock.monotonic() >= self._updated_at + 1:
+            self._update()  # a spent budget has questions again after some time; each request calls this
         return self._reason
 
     def admits(self, address: str, *, refresh: bool) -> bool:
         """Whether `enter` would allow a question."""
-        affordable = self._budget.refresh_allowed if refresh else not self._budget.spent
-        return affordable and self._breaker.admits(address, self._clock.monotonic())
+        return self._budget.allows(refresh=refresh) and self._breaker.admits(address, self._clock.monotonic())
 
     def enter(self, address: str, *, refresh: bool) -> Refused | Unavailable | None:
         """Allow a question, whose result goes to `record`, or return why not; `refresh`: the known score is stale."""
-        if self._budget.spent or (refresh and not self._budget.refresh_allowed):
-            return Refused(f"query budget spent: {self._budget}")
+        if not self._budget.allows(refresh=refresh):
+            return self._budget.refusal
         return None if self._breaker.enter(address, self._clock.monotonic()) else self._reason
 
     def record(self, address: str, result: LookupResult) -> None:
-        """Learn from a lookup. A refusal by the own query budget says nothing about the zone."""
-        if result.refused_by_zone or not isinstance(result.outcome, Refused):
+        """Learn from a lookup. A refusal without an address is by the own query budget, and not by the zone."""
+        if result.addresses or not isinstance(result.outcome, Refused):
             self._breaker.record(address, result.outcome, self._clock.monotonic())
         self._update()
 
@@ -200,7 +200,7 @@ class QueryGuard:
         """Apply other settings; `moved`: another zone or other nameservers, about which nothing is known yet."""
         self._zone = settings.zone
         self._breaker.failure_ttl = settings.failure_ttl
-        self._budget.reconfigure(settings.query_budget)
+        self._budget.limit = settings.query_budget
         self.retry()
         if moved:
             self._breaker.reset()
@@ -221,7 +221,7 @@ class QueryGuard:
             return ZoneState.REFUSES
         if breaker.failures >= (FAILURES_SHOWN if breaker.answered else 1):
             return ZoneState.FAILING
-        if self._budget.spent:
+        if not self._budget.allows():
             return ZoneState.BUDGET_SPENT
         return ZoneState.ANSWERS if breaker.answered else ZoneState.NOT_ASKED
 
@@ -232,8 +232,8 @@ class QueryGuard:
         reasons = []
         if self.zone_state in {ZoneState.FAILING, ZoneState.REFUSES}:
             reasons.append(f"{self._trouble()}; a reload asks again at once")
-        if self._budget.spent:
-            reasons.append(f"query budget spent: {self._budget}")
+        if not self._budget.allows():
+            reasons.append(self._budget.refusal.detail)
         return f"degraded: {'; '.join(reasons)}" if reasons else "ok"
 
     def snapshot(self) -> dict[str, object] | None:
@@ -247,26 +247,24 @@ class QueryGuard:
 
     def _trouble(self) -> str:
         """Say how the zone fails or refuses, and when it is asked next if not for each new client."""
-        state = self._breaker.state
+        state, trouble = self._breaker.state, f"is failing ({self._breaker.detail})"
         if isinstance(state, Refusing):
-            text = f"{self._zone} refuses to answer ({state.detail})"
-        else:
-            text = f"{self._zone} is failing ({self._breaker.detail})"
-        if state is None:
-            return text
-        return f"{text}, next attempt in {span(max(1.0, state.until - self._clock.monotonic()))}"
+            trouble = f"refuses to answer ({state.detail})"
+        wait = f", next attempt in {span(max(1.0, state.until - self._clock.monotonic()))}" if state else ""
+        return f"{self._zone} {trouble}{wait}"
 
     def _update(self) -> None:
         """Set what the hot path reads, and log a change of the state once."""
-        state, spent = self._breaker.state, self._budget.spent
+        state = self._breaker.state
         if isinstance(state, Refusing):
             self._reason = Refused(state.detail)
         elif isinstance(state, Failing):
             self._reason = Unavailable(self._breaker.detail)
         else:
-            self._reason = Refused(f"query budget spent: {self._budget}") if spent else None
+            self._reason = None if self._budget.allows() else self._budget.refusal
         self.open = self._reason is None
-        before, after, now = self._logged, self.zone_state, self._clock.monotonic()
+        before, after = self._logged, self.zone_state
+        self._updated_at = now = self._clock.monotonic()
         if after is before or (after is ZoneState.FAILING and now < self._quiet_until):
             return
         if after is ZoneState.FAILING:

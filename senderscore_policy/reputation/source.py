@@ -2,20 +2,25 @@
 
 import asyncio
 import contextlib
+import importlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from senderscore_policy.config.model import ReputationSettings
+from senderscore_policy.config.paths import RESOLV_CONF
 from senderscore_policy.policy.ports import Clock, LookupObserver, SharedCache
 from senderscore_policy.policy.reputation import CachedScore, Reputation, Scored, Unavailable, Unknown
 from senderscore_policy.policy.window import CLOCK_SKEW
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.cache import Header, ScoreCache, as_text, from_lines, from_text, to_lines
-from senderscore_policy.reputation.guard import QueryGuard, ZoneState, parse_refusal
-from senderscore_policy.reputation.lookup import LazyResolver
+from senderscore_policy.reputation.guard import LookupResult, QueryGuard, ZoneState, parse_refusal
+
+if TYPE_CHECKING:
+    from senderscore_policy.reputation.resolver import ScoreResolver
 
 ROUNDS: Final = 50
 """One of 50 waiting lookups may begin in a round of the event loop, and one more."""
@@ -25,6 +30,54 @@ SHARED_CACHE_PATIENCE: Final = 0.25
 """Seconds that the shared cache may take before the zone is asked instead."""
 
 log = logging.getLogger(__name__)
+
+
+class LazyResolver:
+    """A `ScoreResolver` that is imported by the first lookup; it follows changes of /etc/resolv.conf, as glibc does.
+
+    Importing dnspython takes 30 to 100 ms: too long for the start, and too long for the event loop later. An import
+    in a thread holds the event loop up for 8 ms at most.
+    """
+
+    def __init__(self, settings: ReputationSettings, budget: QueryBudget, file: Path = RESOLV_CONF) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._file = file
+        self._seen = _version(file)
+        self._looked_at = 0.0
+        self._loading = asyncio.Lock()
+        self._resolver: ScoreResolver | None = None
+
+    async def query_raw(self, address: str) -> LookupResult:
+        async with self._loading:
+            if self._resolver is None:
+                module = await asyncio.to_thread(importlib.import_module, "senderscore_policy.reputation.resolver")
+                self._resolver = module.ScoreResolver(self._settings, self._budget, self._file)
+        return await self._resolver.query_raw(address)
+
+    def reconfigure(self, settings: ReputationSettings) -> None:
+        self._settings = settings
+        if self._resolver is not None:
+            self._resolver.reconfigure(settings)
+
+    def changed(self, now: float) -> bool:
+        """Whether the system has other nameservers than before; checked once a second of monotonic time (`now`)."""
+        if self._settings.nameservers or now - self._looked_at < 1:
+            return False
+        self._looked_at = now
+        seen, self._seen = self._seen, _version(self._file)
+        if seen == self._seen:
+            return False
+        self.reconfigure(self._settings)
+        return True
+
+
+def _version(file: Path) -> tuple[int, int, int] | None:
+    """Return what differs between two versions of a file; None: it is missing or closed to this process."""
+    with contextlib.suppress(OSError):
+        status = file.stat()
+        return status.st_ino, status.st_mtime_ns, status.st_size
+    return None
 
 
 class StartThrottle:
@@ -98,7 +151,7 @@ class ScoreSource:
         return None if self._guard.open else self._pointless(now)
 
     def peek(self, address: str) -> CachedScore | None:
-        """Return the same as `known`, for display: the metrics do not count it."""
+        """Return the same as `known`, for display; the metrics do not count it."""
         now = self._clock.time()
         return self._cache.get(address, now) or self._pointless(now)
 
@@ -129,9 +182,7 @@ class ScoreSource:
             outcome = lookup.result() if lookup.done() else Unavailable(f"no answer within {deadline:g} s")
         else:
             outcome = reason or Unavailable(f"{MAX_LOOKUPS} lookups are under way")
-        if entry is not None and not isinstance(outcome, Scored | Unknown):
-            return entry.reputation
-        return outcome
+        return entry.reputation if entry and not isinstance(outcome, Scored | Unknown) else outcome
 
     def reconfigure(self, settings: ReputationSettings) -> None:
         """Apply other settings, forget scores of another zone, and ask again for every client whose lookup failed."""
@@ -144,7 +195,7 @@ class ScoreSource:
         if moved:
             self._disown_lookups()
         if settings.zone != old.zone:
-            self._cache.clear()
+            self._cache = ScoreCache(settings)
 
     def _disown_lookups(self) -> None:
         """Ignore the outcomes of lookups under way: they asked another zone or other nameservers."""
@@ -153,13 +204,9 @@ class ScoreSource:
 
     def snapshot(self) -> Iterator[str]:
         """Return the lines that `restore` reads; another thread may consume them."""
-        header = Header(
-            zone=self.settings.zone,
-            nameservers=[str(server) for server in self.settings.nameservers],
-            saved_at=self._clock.time(),
-            budget=self.budget.snapshot(),
-            refusal=self._guard.snapshot(),
-        )
+        nameservers = [str(server) for server in self.settings.nameservers]
+        budget, refusal = self.budget.snapshot(), self._guard.snapshot()
+        header = Header(self.settings.zone, nameservers, self._clock.time(), budget, refusal)
         return to_lines(header, self._cache.scores())
 
     def restore(self, lines: Iterable[str]) -> None:
@@ -169,12 +216,11 @@ class ScoreSource:
         away = max(0.0, now - header.saved_at)
         refusal = parse_refusal(header.refusal, away, self._clock.monotonic()) if header.refusal else None
         self.budget.restore(header.budget, away)
-        if header.zone != self.settings.zone:
-            refusal, scores = None, []
-        if header.nameservers != [str(server) for server in self.settings.nameservers]:
-            refusal = None
-        self._guard.restore(refusal)
-        self._cache.restore(scores, now)
+        same_zone = header.zone == self.settings.zone
+        same_servers = header.nameservers == [str(server) for server in self.settings.nameservers]
+        self._guard.restore(refusal if same_zone and same_servers else None)
+        if same_zone:
+            self._cache.restore(scores, now)
 
     async def close(self) -> None:
         """End all lookups; the requests that wait for one get `Unavailable`."""
@@ -185,14 +231,12 @@ class ScoreSource:
 
     def _begin(self, address: str) -> asyncio.Future[Reputation] | None:
         """Return the lookup of the address, under way or new; None: asking is pointless, or too many are under way."""
-        monotonic = self._clock.monotonic()
-        if self._resolver.changed(monotonic):
+        if self._resolver.changed(self._clock.monotonic()):
             log.info("the system's nameservers have changed")
             self._disown_lookups()
             self._cache.forget_failures()
             self._guard.retry()
-        under_way = self._under_way.get(address)
-        if under_way is not None:
+        if under_way := self._under_way.get(address):
             return under_way
         now = self._clock.time()
         entry = self._cache.get(address, now)
@@ -222,56 +266,45 @@ class ScoreSource:
     async def _look_up(self, address: str, result: asyncio.Future[Reputation], *, refresh: bool) -> None:
         """Ask the shared cache, then the zone; keep the outcome and give it to all requests that wait."""
         await self._throttle.wait()
-        epoch = self._epoch
         entry = await self._from_shared(address)
         self._observer.cache("miss" if entry is None else "shared")
         if entry is not None:
             result.set_result(entry.reputation)
             return
-        outcome = await self._from_zone(address, refresh=refresh)
-        if epoch == self._epoch:
-            now = self._clock.time()
-            if isinstance(outcome, Scored | Unknown):
-                entry = self._cache.keep(address, outcome, now, "dns")
-            else:
-                self._cache.keep_failure(address, outcome, now)
-        result.set_result(outcome)
-        if entry is not None:
-            await self._share(address, entry)
-
-    async def _from_zone(self, address: str, *, refresh: bool) -> Reputation:
         epoch = self._epoch
-        reason = self._guard.enter(address, refresh=refresh)
-        if reason is not None:
-            return reason
-        looked_up = await self._resolver.query_raw(address)
+        outcome: Reputation | None = self._guard.enter(address, refresh=refresh)
+        if outcome is None:
+            found = await self._resolver.query_raw(address)
+            outcome = found.outcome
+            self._observer.looked_up(outcome.name, found.elapsed)
+            if epoch == self._epoch:
+                self._guard.record(address, found)
         if epoch == self._epoch:
-            self._guard.record(address, looked_up)
-        self._observer.looked_up(looked_up.outcome.name, looked_up.elapsed)
-        return looked_up.outcome
+            if isinstance(outcome, Scored | Unknown):
+                entry = self._cache.keep(address, outcome, self._clock.time(), "dns")
+            else:
+                self._cache.keep_failure(address, outcome, self._clock.time())
+        result.set_result(outcome)
+        if entry is not None and self._shared is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHARED_CACHE_PATIENCE):
+                    ttl = int(entry.fresh_until - entry.fetched_at)
+                    await self._shared.put(address, as_text(entry, self.settings.zone), ttl)
 
     async def _from_shared(self, address: str) -> CachedScore | None:
         """Return what another daemon looked up, and keep it here too if it is fresh."""
         if self._shared is None:
             return None
-        try:
+        text = None
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SHARED_CACHE_PATIENCE):
                 text = await self._shared.get(address)
-        except TimeoutError:
-            return None
-        found = None if text is None else from_text(text, self.settings.zone)
+        found = from_text(text or "", self.settings.zone)
         if found is None:
             return None
         reputation, fetched_at = found
         fresh = -CLOCK_SKEW <= self._clock.time() - fetched_at < self._cache.lifetime(reputation)
         return self._cache.keep(address, reputation, fetched_at, "cache") if fresh else None
-
-    async def _share(self, address: str, entry: CachedScore) -> None:
-        ttl = int(entry.fresh_until - self._clock.time())
-        if self._shared is not None and ttl > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SHARED_CACHE_PATIENCE):
-                    await self._shared.put(address, as_text(entry, self.settings.zone), ttl)
 
 
 def open_source(

@@ -12,8 +12,8 @@ import dns.name
 from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable, Unknown
-from senderscore_policy.reputation.lookup import LookupResult, reputation_of
-from senderscore_policy.reputation.resolver import ScoreResolver
+from senderscore_policy.reputation.guard import LookupResult
+from senderscore_policy.reputation.resolver import ScoreResolver, reputation_of
 
 SMALLER = ()
 SAME_ID = 1

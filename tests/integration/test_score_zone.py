@@ -37,9 +37,9 @@ from senderscore_policy.config.endpoints import Inet
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unavailable
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import LazyResolver, LookupResult
+from senderscore_policy.reputation.guard import LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
-from senderscore_policy.reputation.source import open_source
+from senderscore_policy.reputation.source import LazyResolver, open_source
 
 CLIENT = "192.0.2.75"
 NAME = f"75.2.0.192.{ZONE}."
@@ -219,7 +219,7 @@ def test_a_question_beyond_the_budget_is_not_sent(nameserver: Nameserver) -> Non
     probe = ask(settings_for(nameserver), budget)
     assert isinstance(probe.outcome, Refused)
     assert "budget" in probe.outcome.detail
-    assert not probe.refused_by_zone
+    assert not probe.addresses
     assert ask(settings_for(nameserver), budget).questions == 0
     assert len(nameserver.questions) == budget.used == 1
 
@@ -228,7 +228,7 @@ def test_the_raw_answer_is_at_hand_for_people(nameserver: Nameserver) -> None:
     """The result has the addresses and the rcode of the answer, which doctor shows."""
     nameserver.answers[CLIENT] = addresses("127.255.255.255")
     refused = ask(settings_for(nameserver))
-    assert (refused.addresses, refused.rcode, refused.refused_by_zone) == (("127.255.255.255",), "NOERROR", True)
+    assert (refused.addresses, refused.rcode) == (("127.255.255.255",), "NOERROR")
     assert ask(settings_for(nameserver), address="127.0.0.1").rcode == "NXDOMAIN"
     nameserver.answers[CLIENT] = rcode("SERVFAIL")
     assert ask(settings_for(nameserver)).rcode == "SERVFAIL"
@@ -396,6 +396,6 @@ def test_a_real_zone_scores_knows_not_and_refuses() -> None:
         assert ask(scored, budget, "192.0.2.6").outcome == Scored(0)
         assert ask(scored, budget, "192.0.2.7").outcome == UNKNOWN
         refused = ask(settings_for(server, zone="refused.test"), budget)
-        assert refused.refused_by_zone
+        assert refused.addresses
         assert refused.outcome == Refused("127.255.255.255")
         assert budget.used == 4

@@ -12,10 +12,11 @@ from typing import Final
 
 from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.config.model import ReputationSettings
+from senderscore_policy.config.paths import RESOLV_CONF
 from senderscore_policy.config.warnings import PUBLIC_RESOLVERS, PUBLIC_ZONE
 from senderscore_policy.policy.reputation import Refused, Scored, Unavailable, Unknown
 from senderscore_policy.reputation.budget import QueryBudget
-from senderscore_policy.reputation.lookup import RESOLV_CONF, LookupResult
+from senderscore_policy.reputation.guard import LookupResult
 from senderscore_policy.reputation.resolver import ScoreResolver
 
 TEST_ADDRESS: Final = "127.0.0.1"  # sends no mail, so a healthy zone has no entry for it (RFC 5782, 5)

@@ -23,7 +23,7 @@ from senderscore_policy.commands.doctor.zone import nameservers_in, resolver_fin
 from senderscore_policy.config.endpoints import Inet, Unix
 from senderscore_policy.config.model import Config, ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Unavailable
-from senderscore_policy.reputation.lookup import LookupResult
+from senderscore_policy.reputation.guard import LookupResult
 
 
 def smtpd_service(name: str, parameters: dict[str, str] | None = None) -> Smtpd:

@@ -65,9 +65,9 @@ def test_the_day_is_full_before_the_month() -> None:
     clock = FakeClock()
     budget = QueryBudget(10_000, clock)
     assert spend_all(budget) == 1000
-    assert budget.spent
+    assert not budget.allows()
     clock.pass_time(DAY + 1)
-    assert not budget.spent
+    assert budget.allows()
     assert spend_all(budget) == 1000
 
 
@@ -78,7 +78,7 @@ def test_the_month_is_full_after_ten_such_days_and_frees_itself() -> None:
     for _ in range(10):
         spend_all(budget)
         clock.pass_time(DAY + 1)
-    assert budget.spent
+    assert not budget.allows()
     assert (budget.used, budget.used_today) == (10_000, 0)
     clock.pass_time(20 * DAY)
     assert spend_all(budget) == 1000
@@ -89,7 +89,7 @@ def test_without_a_budget_questions_are_counted_and_never_refused() -> None:
     budget = QueryBudget(0, FakeClock())
     assert all(budget.spend() for _ in range(5000))
     assert budget.used == budget.used_today == 5000
-    assert budget.refresh_allowed
+    assert budget.allows(refresh=True)
 
 
 def test_a_small_budget_still_allows_a_question_a_day() -> None:
@@ -103,16 +103,16 @@ def test_refreshes_stop_before_first_questions() -> None:
     budget = QueryBudget(1000, clock)
     for _ in range(79):
         budget.spend()
-    assert budget.refresh_allowed
+    assert budget.allows(refresh=True)
     budget.spend()
-    assert not budget.refresh_allowed
-    assert not budget.spent
+    assert not budget.allows(refresh=True)
+    assert budget.allows()
     for _ in range(9):
         clock.pass_time(DAY + 1)
         spend_all(budget)
     clock.pass_time(DAY + 1)
     assert budget.used_today == 0
-    assert not budget.refresh_allowed
+    assert not budget.allows(refresh=True)
 
 
 @pytest.mark.parametrize("step", [-365 * DAY, -HOUR, HOUR, 365 * DAY])
@@ -122,7 +122,7 @@ def test_a_wall_clock_that_steps_changes_nothing(step: float) -> None:
     budget = QueryBudget(100, clock)
     spend_all(budget)
     clock.now += step
-    assert budget.spent
+    assert not budget.allows()
     assert not budget.spend()
     assert budget.used == 10
 
@@ -135,7 +135,7 @@ def test_time_switched_off_counts() -> None:
     saved = budget.snapshot()
     started = QueryBudget(100, clock)
     started.restore(saved, away=DAY + 1)
-    assert not started.spent
+    assert started.allows()
     assert started.used == 10
 
 
@@ -145,25 +145,25 @@ def test_restarting_all_the_time_does_not_keep_questions_young() -> None:
     budget = QueryBudget(100, clock)
     spend_all(budget)
     while clock.now <= START + DAY:
-        assert budget.spent
+        assert not budget.allows()
         saved = budget.snapshot()
         clock.pass_time(600)
         clock.uptime = 1.0
         budget = QueryBudget(100, clock)
         budget.restore(saved, away=600)
-    assert not budget.spent
+    assert budget.allows()
 
 
 def test_another_limit_takes_hold_at_once() -> None:
     """The questions sent so far count against the new limit."""
     budget = QueryBudget(100, FakeClock())
     spend_all(budget)
-    budget.reconfigure(200)
-    assert not budget.spent
+    budget.limit = 200
+    assert budget.allows()
     assert spend_all(budget) == 10
-    budget.reconfigure(50)
-    assert budget.spent
-    budget.reconfigure(0)
+    budget.limit = 50
+    assert not budget.allows()
+    budget.limit = 0
     assert budget.spend()
 
 
@@ -207,5 +207,5 @@ def test_it_reads_well() -> None:
     budget = QueryBudget(10_000, FakeClock())
     budget.spend()
     assert str(budget) == "1 of 1000 questions in 24 hours, 1 of 10000 in 30 days"
-    budget.reconfigure(0)
+    budget.limit = 0
     assert str(budget) == "1 questions in 24 hours, 1 in 30 days"

@@ -3,11 +3,15 @@
 from ipaddress import IPv4Address
 
 import pytest
+from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored, Unavailable
-from senderscore_policy.reputation.lookup import LookupResult, reputation_of
+from senderscore_policy.reputation.budget import QueryBudget
+from senderscore_policy.reputation.guard import LookupResult, QueryGuard
+from senderscore_policy.reputation.resolver import reputation_of
 
 answers = st.lists(
     st.ip_addresses(v=4).map(str)
@@ -61,7 +65,10 @@ def test_of_several_records_the_cautious_one_counts(addresses: list[str]) -> Non
 
 def test_our_own_spent_budget_is_no_refusal_by_the_zone() -> None:
     """Only an address in the answer proves that the zone refuses."""
-    ours = LookupResult(Refused("query budget spent"), (), None, 0.0, None, 0)
-    theirs = LookupResult(Refused("127.255.255.255"), ("127.255.255.255",), "NOERROR", 0.0, "192.0.2.53:53", 1)
-    assert not ours.refused_by_zone
-    assert theirs.refused_by_zone
+    clock = FakeClock()
+    guard = QueryGuard(ReputationSettings(), QueryBudget(0, clock), clock)
+    guard.record("192.0.2.75", LookupResult(Refused("query budget spent"), (), None, 0.0, None, 0))
+    assert guard.zone_state == "not asked yet"
+    refusal = LookupResult(Refused("127.255.255.255"), ("127.255.255.255",), "NOERROR", 0.0, "192.0.2.53:53", 1)
+    guard.record("192.0.2.75", refusal)
+    assert guard.zone_state == "refuses"
