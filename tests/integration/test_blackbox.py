@@ -18,7 +18,7 @@ import pytest
 from daemon_process import Daemon
 from memcached_server import MemcachedServer
 from policy_client import PolicyClient, request
-from waiting import free_port, wait_for_listener
+from waiting import eventually, free_port, wait_for_listener
 
 StartDaemon = Callable[..., Daemon]
 
@@ -410,7 +410,7 @@ class TestService:
         for address in found:
             with socket.create_connection((str(address), port), timeout=30):
                 pass
-            assert str(address) in daemon.log
+        eventually(lambda: all(str(address) in daemon.log for address in found), "the addresses in the log")
 
     def test_an_invalid_file_is_refused_at_start(self, make_daemon: StartDaemon) -> None:
         """Exit status 78 with every error and its key path."""
