@@ -95,7 +95,9 @@ class Engine:
     async def run(self) -> None:
         """Decide batch after batch, until `stop` and everything in hand is answered."""
         while not self.stopped or self._work or self._waiting:
-            await self._wake.wait()
+            # A batch that failed as a whole may have left work to the next call.
+            if not self._work:
+                await self._wake.wait()
             self._wake.clear()
             while self._work:
                 await self._next_batch()

@@ -358,6 +358,30 @@ async def test_no_repeat_waits_for_a_batch_that_failed() -> None:
     assert await bench.ask(FakeRequest(client_address="192.0.2.75", instance="1.2.0")) == ["DUNNO"]
 
 
+async def test_the_engine_goes_on_after_a_batch_that_failed() -> None:
+    """What arrived behind a batch that failed as a whole is decided by the next run, without another request."""
+    bench = EngineBench()
+    charge = bench.store.charge
+
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    bench.store.charge = fail  # type: ignore[method-assign]
+    requests = [FakeRequest(client_address="192.0.2.75") for _ in range(MAX_BATCH + 1)]
+    for request in requests:
+        bench.engine.submit(request)
+    with pytest.raises(ZeroDivisionError):
+        await bench.engine.run()
+    bench.store.charge = charge  # type: ignore[method-assign]
+    deciding = asyncio.create_task(bench.engine.run())
+    async with asyncio.timeout(10):
+        while requests[-1].action is None:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    bench.engine.stop()
+    await deciding
+    assert [request.action for request in requests] == [None] * MAX_BATCH + ["DUNNO"]
+
+
 async def test_new_rules_hold_from_the_next_request_on() -> None:
     """After a reload the next request is decided by the new rules, remembered clients included."""
     bench = EngineBench()
