@@ -10,6 +10,7 @@ import resource
 import socket
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,20 +34,16 @@ log = logging.getLogger(__name__)
 def bind(endpoint: Endpoint, mode: int = POLICY_MODE) -> socket.socket:
     """Open a listening socket, a unix socket's file with this mode; BackendError has the reason and the remedy."""
     try:
-        return _bind_unix(Path(endpoint.path), mode) if isinstance(endpoint, Unix) else _bind_inet(endpoint)
+        if isinstance(endpoint, Unix):
+            return _bind_unix(Path(endpoint.path), mode)
+        family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+        # create_server sets SO_REUSEADDR, and IPV6_V6ONLY for IPv6.
+        return socket.create_server((endpoint.host, endpoint.port), family=family, backlog=BACKLOG)
     except OSError as error:
         in_use = error.errno == errno.EADDRINUSE
         reason = os.strerror(error.errno) if error.errno else error  # a path too long for a socket has no errno
         remedy = " (another process listens there: stop it or change [listen])" if in_use else ""
         raise BackendError(f"cannot listen on {endpoint}: {reason}{remedy}") from error
-
-
-def _bind_inet(endpoint: Inet) -> socket.socket:
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    # create_server sets SO_REUSEADDR, and IPV6_V6ONLY for IPv6.
-    listener = socket.create_server((endpoint.host, endpoint.port), family=family, backlog=BACKLOG)
-    listener.setblocking(False)
-    return listener
 
 
 def _bind_unix(path: Path, mode: int) -> socket.socket:
@@ -57,7 +54,6 @@ def _bind_unix(path: Path, mode: int) -> socket.socket:
     try:
         listener.bind(str(path))
         listener.listen(BACKLOG)
-        listener.setblocking(False)
     except OSError:
         listener.close()
         raise
@@ -74,9 +70,8 @@ def _remove_stale(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISSOCK(mode):
-            raise BackendError(
-                f"cannot listen on unix:{path}: {kind_of(mode)} has this name: remove it or change [listen]"
-            )
+            reason = f"{kind_of(mode)} has this name: remove it or change [listen]"
+            raise BackendError(f"cannot listen on unix:{path}: {reason}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             # With a full backlog a blocking connect() would wait for the process to accept.
             probe.setblocking(False)
@@ -90,11 +85,8 @@ def _remove_stale(path: Path) -> None:
 
 def kind_of(mode: int) -> str:
     """Name a file's kind, with its article, by the `st_mode` of its inode(7)."""
-    kinds = {
-        stat.S_IFREG: "a file", stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link",
-        stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
-    }  # fmt: skip
-    return kinds.get(stat.S_IFMT(mode), "a device")
+    kinds = {"-": "a file", "d": "a directory", "l": "a symbolic link", "p": "a FIFO", "s": "a socket"}
+    return kinds.get(stat.filemode(mode)[0], "a device")
 
 
 def address_of(listener: socket.socket) -> Endpoint:
@@ -108,13 +100,10 @@ def listeners(
 ) -> list[socket.socket]:
     """Return the sockets of one kind: those that systemd passed, and the other wanted ones, bound here.
 
-    A host name means all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1. The sockets of the kind are
-    removed from `passed`; one whose name is not among `KINDS` is a policy socket. BackendError: one cannot be bound.
+    A host name means all its addresses: on most hosts `localhost` is 127.0.0.1 and ::1. A passed socket whose name is
+    not among `KINDS` is a policy socket. BackendError: a wanted one cannot be bound.
     """
-    mine = [item for item in passed if item[0] == kind or (kind == "policy" and item[0] not in KINDS)]
-    for item in mine:
-        passed.remove(item)
-    result = [listener for _, listener in mine]
+    result = [each for name, each in passed if name == kind or (kind == "policy" and name not in KINDS)]
     there = {address_of(listener) for listener in result}
     alternatives = [_addresses(endpoint) for endpoint in wanted]
     for address in there.difference(*alternatives):
@@ -142,8 +131,7 @@ def _bind_all(endpoints: Sequence[Endpoint], mode: int) -> list[socket.socket]:
         try:
             bound.append(bind(endpoint, mode))
         except BackendError as error:
-            cause = error.__cause__
-            missing = isinstance(cause, OSError) and cause.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+            missing = getattr(error.__cause__, "errno", None) in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
             if not missing or (number == len(endpoints) and not bound):
                 for listener in bound:
                     listener.close()
@@ -181,10 +169,8 @@ def connections_possible(wanted: int) -> int:
             log.warning("the limit of open files stays at %d: %s", soft, error)
     possible = wanted if soft == resource.RLIM_INFINITY else min(wanted, soft - RESERVED_DESCRIPTORS)
     if possible < wanted:
-        log.warning(
-            "max_connections lowered from %d to %d: the limit of open files is %d; raise LimitNOFILE=",
-            wanted, possible, soft,
-        )  # fmt: skip
+        message = "max_connections lowered from %d to %d: the limit of open files is %d; raise LimitNOFILE="
+        log.warning(message, wanted, possible, soft)
     return possible
 
 
@@ -197,8 +183,7 @@ def notify(*assignments: str) -> None:
         address = "\0" + address[1:]
     # A missing manager does not stop the daemon.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.connect(address)
-        manager.sendall("\n".join(assignments).encode())
+        manager.sendto("\n".join(assignments).encode(), address)
 
 
 def listen_sockets() -> list[tuple[str, socket.socket]]:
@@ -208,11 +193,9 @@ def listen_sockets() -> list[tuple[str, socket.socket]]:
     if pid != str(os.getpid()) or not count.isdigit():
         return []
     sockets = []
-    for index, descriptor in enumerate(range(3, 3 + int(count))):
+    for descriptor, name in zip(range(3, 3 + int(count)), chain(names, repeat("")), strict=False):
         os.set_inheritable(descriptor, False)
-        passed = socket.socket(fileno=descriptor)
-        passed.setblocking(False)
-        sockets.append((names[index] if index < len(names) else "", passed))
+        sockets.append((name, socket.socket(fileno=descriptor)))
     return sockets
 
 

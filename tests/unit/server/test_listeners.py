@@ -108,7 +108,7 @@ def test_a_passed_socket_is_not_bound_again() -> None:
     other = socket.socket(socket.AF_UNIX)
     sockets = [("senderscore-policy.socket", passed), ("control", other)]
     assert listeners(sockets, "policy", (address,)) == [passed]
-    assert sockets == [("control", other)]
+    assert listeners(sockets, "control", ()) == [other]
     passed.close()
     other.close()
 
