@@ -37,13 +37,10 @@ def write_atomically(path: Path, lines: Iterator[str]) -> None:
 
 def _open_file(path: Path) -> TextIO:
     """Open a regular file to read text; ValueError: something else, such as a FIFO, which would wait for a writer."""
-    # O_NONBLOCK: opening a FIFO returns at once, and a regular file ignores the flag (open(2)).
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    mode = os.fstat(descriptor).st_mode
+    mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        os.close(descriptor)
         raise ValueError(f"{kind_of(mode)}, not a file")
-    return os.fdopen(descriptor, encoding="utf-8")
+    return path.open(encoding="utf-8")
 
 
 class StateDirectory:
@@ -104,7 +101,10 @@ class StateDirectory:
                 log.warning("state file %s not read, starting empty: %s", path, error.strerror)
             except ValueError as error:
                 log.warning("state file %s is malformed (%s); renamed to %s.bad, starting empty", path, error, name)
-                self._set_aside(path)
+                try:
+                    path.replace(path.with_name(f"{name}.bad"))
+                except OSError as failure:
+                    log.warning("state file %s could not be renamed: %s", path, failure.strerror)
 
     async def save(self) -> None:
         """Save every part; a thread writes the files."""
@@ -132,10 +132,3 @@ class StateDirectory:
         except OSError as error:
             return str(error)
         return ""
-
-    @staticmethod
-    def _set_aside(path: Path) -> None:
-        try:
-            path.replace(path.with_name(f"{path.name}.bad"))
-        except OSError as error:
-            log.warning("state file %s could not be renamed: %s", path, error.strerror)
