@@ -176,7 +176,7 @@ class Service:
             generation=self.generation,
             reload_failed=self.reload_failed,
             started_at=self._started_at,
-            connections=self._server.connections,
+            connections=len(self._server.connections),
             accepted=counts.accepted,
             closed={"idle": counts.closed_idle, "max_connections": counts.closed_for_newcomer},
             malformed=counts.malformed,

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from senderscore_policy.monitoring.statistics import Histogram
 from senderscore_policy.policy.protocol import Request, RequestParser, reply
@@ -32,16 +32,14 @@ class ConnectionCounts:
     failed: int = 0
 
 
+@dataclass(slots=True, eq=False)
 class ConnectionRequest:
     """One request on a connection and its reply (a `requests.PendingRequest`)."""
 
-    __slots__ = ("arrived_at", "connection", "reply", "request")
-
-    def __init__(self, connection: "PolicyConnection", request: Request, arrived_at: float) -> None:
-        self.connection = connection
-        self.request = request
-        self.arrived_at = arrived_at
-        self.reply: bytes | None = None
+    connection: "PolicyConnection"
+    request: Request
+    arrived_at: float
+    reply: bytes | None = None
 
     def answer(self, action: str) -> None:
         """Keep the reply; it is sent with those of the whole batch (`PolicyServer.send_replies`)."""
@@ -52,7 +50,6 @@ class ConnectionRequest:
             connection.server.due.append(connection)
 
     def fail(self, error: Exception) -> None:
-        """End this connection and nothing else."""
         self.connection.fail(error)
 
 
@@ -64,17 +61,14 @@ class PolicyConnection(asyncio.Protocol):
         self._parser = RequestParser()
         self.in_hand: deque[ConnectionRequest] = deque()
         self._transport: asyncio.Transport
-        self.ending = False
-        self._paused = False
+        self.ending = self._paused = self.served = False
         self._writable = True
         self.peer = ""
         self.active_at = 0.0
-        self.served = False
         self.begun_at: float | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not asserted: uvloop's transports do not inherit from asyncio's classes.
-        self._transport = cast(asyncio.Transport, transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
         address = transport.get_extra_info("peername")
         self.peer = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix socket"
         self.active_at = self.server.now()
@@ -187,26 +181,22 @@ class PolicyServer:
         self._max_connections = max_connections
         self._idle_timeout = idle_timeout
         # A dictionary for its order: of connections equally long idle the oldest goes.
-        self._connections: dict[PolicyConnection, None] = {}
+        self.connections: dict[PolicyConnection, None] = {}
         # Closed for a newcomer, with replies that the peer has not read.
         self._leaving: set[PolicyConnection] = set()
         # Not the event loop's time: uvloop's changes once a round and has whole milliseconds.
         self.now = time.monotonic
         self.due: list[PolicyConnection] = []  # their next reply is known
 
-    @property
-    def connections(self) -> int:
-        return len(self._connections)
-
     def enter(self, connection: PolicyConnection) -> None:
         """Serve a new connection. At `max_connections` close one that never asked, else the one idle longest."""
         self.counts.accepted += 1
-        self._connections[connection] = None
-        if len(self._connections) > self._max_connections:
-            idle = (other for other in self._connections if not other.in_hand and other is not connection)
+        self.connections[connection] = None
+        if len(self.connections) > self._max_connections:
+            idle = (other for other in self.connections if not other.in_hand and other is not connection)
             longest = min(idle, key=lambda other: (other.served, other.active_at), default=connection)
             self.counts.closed_for_newcomer += 1
-            self._connections.pop(longest, None)
+            self.connections.pop(longest, None)
             self._leaving.add(longest)
             longest.close()
 
@@ -222,7 +212,7 @@ class PolicyServer:
             connection.flush(now)
 
     def leave(self, connection: PolicyConnection) -> None:
-        self._connections.pop(connection, None)
+        self.connections.pop(connection, None)
         self._leaving.discard(connection)
 
     async def sweep(self) -> None:
@@ -230,7 +220,7 @@ class PolicyServer:
         while True:
             await asyncio.sleep(SWEEP_INTERVAL)
             now = self.now()
-            for connection in [*self._connections, *self._leaving]:
+            for connection in [*self.connections, *self._leaving]:
                 if connection.ending:
                     if not connection.in_hand and now - connection.active_at > REQUEST_TIME:
                         connection.abort()
@@ -245,11 +235,11 @@ class PolicyServer:
 
     def fail(self, error: Exception) -> None:
         """Drop every connection that has a request in hand: a whole batch could not be decided."""
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             if connection.in_hand:
                 connection.fail(error)
 
     def close(self) -> None:
         """Close every connection once its requests in hand are answered."""
-        for connection in list(self._connections):
+        for connection in list(self.connections):
             connection.close()

@@ -97,7 +97,7 @@ async def test_who_reads_no_replies_does_not_keep_its_place(monkeypatch: pytest.
     peer, stuck = await _stuck(desk)
     with peer:
         _, writer = await desk.connect()
-        assert desk.server.connections == 1
+        assert len(desk.server.connections) == 1
         assert stuck._transport.is_closing()
         assert stuck._transport.get_write_buffer_size() == 0
     writer.close()
@@ -122,7 +122,7 @@ async def test_what_a_leaving_peer_does_not_take_is_dropped(monkeypatch: pytest.
         sweeping = asyncio.ensure_future(desk.server.sweep())
         for _ in range(10):
             await asyncio.sleep(0)
-        assert desk.server.connections == 1
+        assert len(desk.server.connections) == 1
         stuck.active_at -= server_module.REQUEST_TIME + 1
         while desk.server.connections:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -173,7 +173,7 @@ async def test_silence_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     desk.server.now = lambda: now
     slow_reader, slow_writer = await desk.connect()
     slow_writer.write(b"request=smtpd_access_policy\n")
-    (slow,) = desk.server._connections
+    (slow,) = desk.server.connections
     while slow.begun_at is None:  # noqa: ASYNC110
         await asyncio.sleep(0)
     idle_reader, idle_writer = await desk.connect()
