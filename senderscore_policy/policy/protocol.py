@@ -25,25 +25,18 @@ class Request:
 
     Nearly every request is decided by three of its twenty-odd attributes, and finding those is much
     cheaper than splitting all of them (benchmarks/micro).
-
-    Args:
-        raw: the request's lines, each with a line feed before it and after it; an empty line may follow.
     """
 
     __slots__ = ("raw",)
 
     def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-
-    def get(self, name: bytes) -> bytes:
-        """The value of the attribute; empty if it is absent (Postfix sends empty for unknown).
-
-        Of an attribute that is sent twice the first counts.
-        """
-        return self.after(b"\n" + name + b"=")
+        self.raw = raw  # the lines, each with a line feed before it and after it; an empty line may follow
 
     def after(self, prefix: bytes) -> bytes:
-        """As `get`, for the hot path: `prefix` is a line feed, the attribute's name and "=", as one constant."""
+        """The attribute's value, the first if it is sent twice; empty if absent (Postfix sends empty for unknown).
+
+        `prefix` is a line feed, the attribute's name and "=": one constant, for the hot path.
+        """
         raw = self.raw
         start = raw.find(prefix)
         if start < 0:
@@ -52,7 +45,7 @@ class Request:
         return raw[start : raw.index(b"\n", start)]
 
     def text(self, name: str) -> str:
-        return printable(self.get(name.encode()))
+        return printable(self.after(f"\n{name}=".encode()))
 
 
 def printable(value: bytes) -> str:
@@ -62,14 +55,10 @@ def printable(value: bytes) -> str:
 
 
 def _checked(raw: bytes) -> Request:
-    """A request from its lines; `raw` begins with a line feed and ends with two.
-
-    Raises:
-        ProtocolError: an empty request, a line without "=", a NUL, an oversized value, or a request of another kind.
-    """
+    """A request from its lines; `raw` begins with a line feed and ends with two. ProtocolError: it is malformed."""
     if len(raw) == 2:
         raise ProtocolError("an empty request")
-    kind = Request(raw).get(b"request")
+    kind = Request(raw).after(b"\nrequest=")
     if kind and kind != b"smtpd_access_policy":
         raise ProtocolError(f"request={kind[:64]!r}, not smtpd_access_policy")
     # Each line of a sound request leaves "\n=" (and further "="); one pass in C for the whole request.
@@ -109,11 +98,9 @@ class RequestParser:
         return len(self._buffer) > 1 and not self.more
 
     def feed(self, data: bytes, most: int = sys.maxsize) -> list[Request]:
-        """Take what was received and return the requests that it completes, in order.
+        """Take what was received and return the requests that it completes, in order, at most `most` (1 or more).
 
-        Args:
-            data: may be empty, to get requests that an earlier call has left.
-            most: the number of requests to return at most, 1 or more; the others stay in the buffer.
+        The others stay in the buffer, for a later call, whose `data` may be empty.
         """
         if self.fault:
             return []
@@ -122,36 +109,28 @@ class RequestParser:
             structure = data.translate(None, _NOT_STRUCTURE)
             if structure.find(b"\n\n") == len(structure) - 2 and data.endswith(b"\n\n") and 0 not in structure:
                 return [Request(b"\n" + data)]
-        requests: list[Request] = []
-        try:
-            self._cut(data, requests, most)
-        except ProtocolError as fault:
-            self.fault = fault
-        return requests
-
-    def _cut(self, data: bytes, requests: list[Request], most: int) -> None:
-        """Add the data to the buffer, and the requests that this completes to the list.
-
-        Raises:
-            ProtocolError: what follows the requests in the list is malformed.
-        """
         buffer = self._buffer
         received = len(buffer)
         buffer += data
         if 0x0D in data or buffer[received - 1] == 0x0D:
             buffer[received - 1 :] = buffer[received - 1 :].replace(b"\r\n", b"\n")
+        requests: list[Request] = []
         start = 0
         end = buffer.find(b"\n\n", self._searched)
-        while end >= 0 and end + 1 - start <= MAX_REQUEST and len(requests) < most:
-            requests.append(_checked(bytes(buffer[start : end + 2])))
-            start = end + 1
-            end = buffer.find(b"\n\n", start)
+        try:
+            while end >= 0 and end + 1 - start <= MAX_REQUEST and len(requests) < most:
+                requests.append(_checked(bytes(buffer[start : end + 2])))
+                start = end + 1
+                end = buffer.find(b"\n\n", start)
+        except ProtocolError as fault:
+            self.fault = fault
         self.more = end >= 0
         if (end + 1 if self.more else len(buffer) - 1) - start > MAX_REQUEST:
-            raise ProtocolError(f"a request of over {MAX_REQUEST} bytes")
+            self.fault = ProtocolError(f"a request of over {MAX_REQUEST} bytes")
         del buffer[:start]
         # The last bytes, "\n" or "\n\r", may be the beginning of the two line ends that end the request.
         self._searched = 0 if self.more else max(0, len(buffer) - 2)
+        return requests
 
 
 @lru_cache(4096)

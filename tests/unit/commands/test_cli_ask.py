@@ -55,10 +55,10 @@ def test_given_attributes_go_first(run: Run) -> None:
             "ask", "client_address=2001:db8::1", "--endpoint", server.endpoint, f"sender={odd}", "queue_id=", "stress=1"
         )
     request = parsed(server.request)
-    assert request.get(b"client_address") == b"2001:db8::1"
-    assert request.get(b"sender") == b"x\xff=y"
-    assert request.get(b"queue_id") == b""
-    assert request.get(b"stress") == b"1"
+    assert request.after(b"\nclient_address=") == b"2001:db8::1"
+    assert request.after(b"\nsender=") == b"x\xff=y"
+    assert request.after(b"\nqueue_id=") == b""
+    assert request.after(b"\nstress=") == b"1"
 
 
 def test_each_call_is_a_message_of_its_own(run: Run) -> None:

@@ -86,10 +86,10 @@ def test_the_beginning_of_the_next_request_is_kept() -> None:
 def test_attributes() -> None:
     """Values are found by name; absent is empty; "=" in a value is kept; of a repeated attribute the first counts."""
     (request,) = RequestParser().feed(b"name=1\nhelo_name=a=b\nname=2\nclient=\n\n")
-    assert request.get(b"name") == b"1"
-    assert request.get(b"helo_name") == b"a=b"
-    assert request.get(b"client") == b""
-    assert request.get(b"ame") == b""
+    assert request.after(b"\nname=") == b"1"
+    assert request.after(b"\nhelo_name=") == b"a=b"
+    assert request.after(b"\nclient=") == b""
+    assert request.after(b"\name=") == b""
 
 
 def test_text_is_printable() -> None:
