@@ -22,25 +22,6 @@ class LimitState(StrEnum):
     UNLIMITED = "unlimited"
 
 
-def limit_state(limit: float, count: int, *, asked: bool, deferring: bool) -> LimitState:
-    """Where a client is on the way to its limit.
-
-    Args:
-        limit: messages per window.
-        count: messages counted in the window.
-        asked: whether its score is known or does not matter. While it is not, the limit is the smallest
-            one, and above it the daemon looks the score up.
-        deferring: whether its messages were deferred lately. Messages leave the window bucket by bucket: a client
-            that goes on sending gets one through now and then, and is limited nevertheless.
-    """
-    if limit == UNLIMITED:
-        return LimitState.UNLIMITED
-    near = count >= NEAR * limit
-    if asked and ((near and deferring) or not within(limit, count + 1, 1)):
-        return LimitState.LIMITED
-    return LimitState.NEAR if near else LimitState.WITHIN
-
-
 def limit_as_json(limit: float) -> int | str:
     """A limit as JSON shows it: a whole number or "unlimited"."""
     return "unlimited" if limit == UNLIMITED else int(limit)
@@ -48,22 +29,14 @@ def limit_as_json(limit: float) -> int | str:
 
 @dataclass(frozen=True, slots=True)
 class ClientStatus:
-    """A client's counter against its limit.
-
-    Args:
-        reputation: as known; None: not asked.
-        limit: the limit in force, as far as is known.
-        count: messages counted in the window.
-        deferred: above the limit in the window, as this daemon has seen them.
-        deferring: whether messages were deferred lately.
-    """
+    """A client's counter against its limit."""
 
     client: Client
-    reputation: Reputation | None
-    limit: Limit
-    count: int = 0
-    deferred: int = 0
-    deferring: bool = False
+    reputation: Reputation | None  # as known; None: not asked
+    limit: Limit  # in force, as far as is known
+    count: int = 0  # messages counted in the window
+    deferred: int = 0  # messages above the limit in the window, as this daemon has seen them
+    deferring: bool = False  # whether messages were deferred lately
 
     @property
     def score(self) -> int | None:
@@ -78,8 +51,20 @@ class ClientStatus:
 
     @property
     def state(self) -> LimitState:
+        """Where the client is on the way to its limit.
+
+        While its score is not known, the limit is the smallest one, and above it the daemon looks the score up.
+        Messages leave the window bucket by bucket: a client that goes on sending gets one through now and then, and is
+        limited nevertheless.
+        """
+        limit = self.limit.messages
+        if limit == UNLIMITED:
+            return LimitState.UNLIMITED
+        near = self.count >= NEAR * limit
         asked = self.reputation_name != "not-asked"
-        return limit_state(self.limit.messages, self.count, asked=asked, deferring=self.deferring)
+        if asked and ((near and self.deferring) or not within(limit, self.count + 1, 1)):
+            return LimitState.LIMITED
+        return LimitState.NEAR if near else LimitState.WITHIN
 
     def as_json(self) -> dict[str, Any]:
         """The object of `get --json` and of /api/clients."""
@@ -87,11 +72,9 @@ class ClientStatus:
         return counts | self._limit_as_json() | {"left": limit_as_json(max(0, self.limit.messages - self.count))}
 
     def score_as_json(self, source: str, age: float) -> dict[str, Any]:
-        """The object of `score --json`.
+        """The object of `score --json`; `age` is in seconds.
 
-        Args:
-            source: "override", "cache" or "dns"; "none" for an address that the zone is not asked for.
-            age: of the score, in seconds.
+        `source` is "override", "cache" or "dns"; "none" for an address that the zone is not asked for.
         """
         detail = self.reputation.detail if isinstance(self.reputation, Refused | Unavailable) else ""
         times = {"source": source, "age": max(0, round(age)), "detail": detail}

@@ -9,8 +9,10 @@ from fakes import site
 
 from senderscore_policy.monitoring.clients import top_clients
 from senderscore_policy.monitoring.statistics import Evictions, Histogram
-from senderscore_policy.policy.reputation import Refused, Scored
-from senderscore_policy.policy.status import LimitState, limit_state
+from senderscore_policy.policy.clients import Client
+from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored
+from senderscore_policy.policy.status import ClientStatus, LimitState
+from senderscore_policy.policy.tiers import Limit
 from senderscore_policy.web.status import LIFE
 
 LIMITED = '[[override]]\nnetworks = ["192.0.2.0/24"]\nscore = 75\n[[tier]]\nscores = "0-100"\nlimit = 10\n'
@@ -185,7 +187,9 @@ async def test_the_busiest_and_the_nearest_are_chosen(tmp_path: Path) -> None:
 )
 def test_places(limit: float, messages: int, asked: bool, deferring: bool, expected: LimitState) -> None:
     """A client is limited if its next message would be deferred, or if it is near its limit and was deferred lately."""
-    assert limit_state(limit, messages, asked=asked, deferring=deferring) is expected
+    reputation = UNKNOWN if asked else None
+    status = ClientStatus(Client(CLIENT), reputation, Limit("", limit), messages, deferring=deferring)
+    assert status.state is expected
 
 
 def test_quantiles() -> None:
