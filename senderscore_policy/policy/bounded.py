@@ -1,8 +1,7 @@
-"""Bounded tables with cheap eviction."""
+"""A bounded table with cheap eviction."""
 
 from collections.abc import ItemsView
-from hashlib import blake2b
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -46,43 +45,3 @@ class BoundedCache(Generic[K, V]):
     def items(self) -> ItemsView[K, V]:
         """A copy of the entries, those used longest ago first; two merged dictionaries copy faster than pairs."""
         return (self._old | self.young).items()
-
-    def __len__(self) -> int:
-        return len(self.young) + len(self._old.keys() - self.young.keys())
-
-
-LIFETIME: Final = 60.0
-"""Seconds in which the same instance and client address are the same message."""
-MAX_ENTRIES: Final = 40_000
-"""Messages remembered at most; in a flood the table drops the oldest half early, and its repeats count again."""
-LONGEST_KEY: Final = 128
-"""Bytes of instance and client address that are a key as such; Postfix's have about 40."""
-
-
-class Begun(Protocol):
-    """A message with the monotonic time at which it was first seen."""
-
-    begun_at: float
-
-
-M = TypeVar("M", bound=Begun)
-
-
-class RepeatTable(Generic[M]):
-    """Messages of the last minute by instance and client address.
-
-    Postfix sends a request again after a lost connection, and a check at RCPT once for each recipient.
-    """
-
-    def __init__(self) -> None:
-        self._messages: BoundedCache[bytes, M] = BoundedCache(MAX_ENTRIES)
-
-    def first(self, key: bytes, message: M) -> M | None:
-        """The message seen first under this key; None if `message` is the first, which the table then keeps."""
-        if len(key) > LONGEST_KEY:
-            key = blake2b(key).digest()
-        earlier = self._messages.get(key)
-        if earlier is not None and message.begun_at - earlier.begun_at <= LIFETIME:
-            return earlier
-        self._messages.put(key, message)
-        return None

@@ -6,20 +6,20 @@ each by `verdict`. A request that needs a score that is not known yet leaves its
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from hashlib import blake2b
 from math import inf
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
-from senderscore_policy.policy.bounded import BoundedCache, RepeatTable
+from senderscore_policy.policy.bounded import BoundedCache
 from senderscore_policy.policy.clients import Client, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.policy import Policy, within
 from senderscore_policy.policy.ports import Clock, CounterStore, Observer, ReputationSource
-from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.policy.reputation import Reputation
-from senderscore_policy.policy.requests import NO_CLIENT, CachedClient, CountedRequest, PendingRequest
+from senderscore_policy.policy.requests import CachedClient, CountedRequest, PendingRequest
 from senderscore_policy.policy.tiers import UNLIMITED, Limit
 from senderscore_policy.policy.verdict import verdict
 
@@ -31,14 +31,15 @@ LONGEST_ADDRESS: Final = 45
 """Characters of an IPv6 address that ends in an IPv4 one (RFC 4291, 2.2); a longer text is not an address."""
 LIMIT_FOR: Final = 60.0
 """Seconds for which the limit of a client's score is kept before the engine looks at the score again."""
+REPEAT_TIME: Final = 60.0
+"""Seconds in which the same instance and client address are the same message: Postfix sends a request again after a
+lost connection, and a check at RCPT once for each recipient."""
+MAX_MESSAGES: Final = 40_000
+"""Messages remembered at most; in a flood the engine drops the oldest half early, and their repeats count again."""
+LONGEST_KEY: Final = 128
+"""Bytes of instance and client address that are a key as such; Postfix's have about 40."""
 
-
-class _Fallible(Protocol):
-    def fail(self, error: Exception) -> None: ...
-
-
-F = TypeVar("F", bound=_Fallible)
-R = TypeVar("R")
+F = TypeVar("F", PendingRequest, CountedRequest)
 
 
 class Engine:
@@ -59,10 +60,11 @@ class Engine:
         self._observers = observers
         self.answered: Callable[[], None] = lambda: None
         self._clients: BoundedCache[bytes, CachedClient] = BoundedCache(MAX_CLIENTS)
-        self._repeats: RepeatTable[CountedRequest] = RepeatTable()
+        self._messages: BoundedCache[bytes, CountedRequest] = BoundedCache(MAX_MESSAGES)
         self._arrived: list[PendingRequest] = []
+        self._counted: list[CountedRequest] = []
         self._waiting: dict[str, list[CountedRequest]] = {}
-        self._scored: list[tuple[CountedRequest, Reputation]] = []
+        self._scored: list[tuple[CountedRequest, asyncio.Task[Reputation]]] = []
         self._refunds: list[CountedRequest] = []
         self._decisions: list[Decision] = []
         self._wake = asyncio.Event()
@@ -90,7 +92,7 @@ class Engine:
 
     def forget_messages(self) -> None:
         """Forget the messages of the last minute: a batch failed as a whole, and no repeat may wait for its answer."""
-        self._repeats = RepeatTable()
+        self._messages.clear()
 
     async def run(self) -> None:
         """Decide batch after batch, until `stop` and everything in hand is answered."""
@@ -114,11 +116,10 @@ class Engine:
         scored, self._scored = self._scored[:MAX_BATCH], self._scored[MAX_BATCH:]
         refunds, self._refunds = self._refunds, []
         self._time, self._monotonic = self._clock.time(), self._clock.monotonic()
-        attempt, admit, conclude = self._try, self._admit, self._conclude
-        admitted = [attempt(admit, pending) for pending in batch]
-        counted = [request for request in admitted if request is not None]
-        for request, reputation in scored:
-            attempt(partial(self._decide_scored, reputation), request)
+        self._each(self._admit, batch)
+        counted, self._counted = self._counted, []
+        for request, lookup in scored:
+            self._each(partial(self._decide_scored, lookup), [request])
         # What is not counted does not wait for the counters.
         self._report()
         if counted or refunds:
@@ -126,60 +127,67 @@ class Engine:
             await self.store.charge(counted, refunds)
             # After a reload meanwhile no message is decided by a limit of the old policy.
             self._valid_after = self._monotonic if policy is self._policy else inf
-            for request in counted:
-                attempt(conclude, request)
+            self._each(self._conclude, counted)
         self._report()
 
     @staticmethod
-    def _try(work: Callable[[F], R], request: F) -> R | None:
-        """Do one step of the work on a request; an error that the program did not foresee ends this request alone."""
-        try:
-            return work(request)
-        except Exception as error:  # noqa: BLE001 - the broad except of the program
-            request.fail(error)
-            return None
+    def _each(work: Callable[[F], None], requests: Iterable[F]) -> None:
+        """Do a step of the work on each request; an error that the program did not foresee ends that request alone."""
+        for request in requests:
+            try:
+                work(request)
+            except Exception as error:  # noqa: BLE001 - the broad except of the program
+                request.fail(error)
 
-    def _admit(self, pending: PendingRequest) -> CountedRequest | None:
-        """Answer a request that is not counted, or that repeats another; return one that is to be counted."""
+    def _admit(self, pending: PendingRequest) -> None:
+        """Answer a request that is not counted, or that repeats another; count the others."""
         request, policy = pending.request, self._policy
         address = request.after(b"\nclient_address=")
         cached = self._clients.young.get(address) or self._client(address)
-        if cached.uncounted is not None:
-            self._uncounted(pending, None if cached is NO_CLIENT else cached.client, cached.uncounted)
-            return None
-        if policy.exempt_authenticated and request.after(b"\nsasl_username="):
-            self._uncounted(pending, cached.client, Reason.AUTHENTICATED)
-            return None
-        amount = _recipients(request) if policy.count_recipients else 1
-        counted = CountedRequest(pending, cached, amount, self._monotonic)
-        instance = request.after(b"\ninstance=")
-        first = self._repeats.first(instance + b" " + address, counted) if instance else None
-        if first is None:
-            return counted
-        if first.action is None:
-            first.pending += (pending,)
-        else:
-            self._uncounted(pending, first.cached.client, Reason.REPEAT, first.action)
-        return None
-
-    def _client(self, address: bytes) -> CachedClient:
-        cached = self._clients.get(address)
         if cached is None:
-            if len(address) > LONGEST_ADDRESS:
-                return NO_CLIENT
-            cached = self._new_client(address.decode("ascii", "replace"))
-            self._clients.put(address, cached)
+            self._uncounted(pending, None, Reason.NO_ADDRESS)
+        elif cached.client.exempt:
+            self._uncounted(pending, cached.client, Reason.EXEMPT)
+        elif policy.exempt_authenticated and request.after(b"\nsasl_username="):
+            self._uncounted(pending, cached.client, Reason.AUTHENTICATED)
+        else:
+            amount = 1
+            if policy.count_recipients:
+                number = request.after(b"\nrecipient_count=")
+                amount = max(1, int(number)) if number.isdigit() and len(number) < 10 else 1
+            counted = CountedRequest(pending, cached, amount, self._monotonic)
+            instance = request.after(b"\ninstance=")
+            first = self._first(instance + b" " + address, counted) if instance else counted
+            if first is counted:
+                self._counted.append(counted)
+            elif first.action is None:
+                first.pending += (pending,)
+            else:
+                self._uncounted(pending, first.cached.client, Reason.REPEAT, first.action)
+
+    def _client(self, address: bytes) -> CachedClient | None:
+        """The client with this address; None: the text is not an address."""
+        cached = self._clients.get(address)
+        if cached is not None or len(address) > LONGEST_ADDRESS:
+            return cached
+        parsed = parse_address(address.decode("ascii", "replace"))
+        if parsed is None:
+            return None
+        client = self._policy.directory.client(parsed)
+        limit = self._policy.limit_for(client, client.reputation)
+        cached = CachedClient(client, limit, client.reputation, -inf if limit is self._policy.tiers.not_asked else inf)
+        self._clients.put(address, cached)
         return cached
 
-    def _new_client(self, address: str) -> CachedClient:
-        parsed = parse_address(address)
-        if parsed is None:
-            return NO_CLIENT
-        client = self._policy.directory.client(parsed)
-        cached = CachedClient(client, Reason.EXEMPT if client.exempt else None)
-        if client.limit is not None or client.reputation is not None:
-            cached.cache_limit(self._policy.limit_for(client, client.reputation), client.reputation, inf)
-        return cached
+    def _first(self, key: bytes, request: CountedRequest) -> CountedRequest:
+        """The request of the last minute that came first with this instance and client address, or this one."""
+        if len(key) > LONGEST_KEY:
+            key = blake2b(key).digest()
+        earlier = self._messages.get(key)
+        if earlier is not None and request.begun_at - earlier.begun_at <= REPEAT_TIME:
+            return earlier
+        self._messages.put(key, request)
+        return request
 
     def _uncounted(self, pending: PendingRequest, client: Client | None, reason: Reason, action: str = PERMIT) -> None:
         decision = Decision(pending.request, client, reason, action, 0, "none", UNLIMITED, None, self._time)
@@ -189,7 +197,7 @@ class Engine:
     def _conclude(self, request: CountedRequest) -> None:
         """Decide a counted request by its client's score, or let it wait for the score."""
         cached = request.cached
-        if cached.limit is not None and cached.until > self._valid_after:
+        if cached.until > self._valid_after:
             self._decide(request, cached.limit, cached.reputation)
             return
         client = cached.client
@@ -203,32 +211,24 @@ class Engine:
             return
         if known is not None:
             fresh_for = min(known.fresh_until - self._time, LIMIT_FOR)
-            cached.cache_limit(limit, reputation, self._monotonic + fresh_for)
+            cached.limit, cached.reputation, cached.until = limit, reputation, self._monotonic + fresh_for
         self._decide(request, limit, reputation)
 
     def _wait_for_score(self, request: CountedRequest, address: str) -> None:
         """Set a request aside until its client's score is known, or the deadline of the client's lookup has passed."""
-        waiting = self._waiting.get(address)
-        if waiting is not None:
-            waiting.append(request)
-            return
-        self._waiting[address] = [request]
-        task = asyncio.create_task(self._source.lookup(address))
-        task.add_done_callback(partial(self._looked_up, address))
+        if address in self._waiting:
+            self._waiting[address].append(request)
+        else:
+            self._waiting[address] = [request]
+            task = asyncio.create_task(self._source.lookup(address))
+            task.add_done_callback(partial(self._looked_up, address))
 
-    def _looked_up(self, address: str, task: asyncio.Task[Reputation]) -> None:
-        requests = self._waiting.pop(address)
+    def _looked_up(self, address: str, lookup: asyncio.Task[Reputation]) -> None:
+        self._scored += [(request, lookup) for request in self._waiting.pop(address)]
         self._wake.set()
-        if task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
-            self._scored += [(request, task.result()) for request in requests]
-        elif isinstance(error, Exception):
-            for request in requests:
-                request.fail(error)
 
-    def _decide_scored(self, reputation: Reputation, request: CountedRequest) -> None:
+    def _decide_scored(self, lookup: asyncio.Task[Reputation], request: CountedRequest) -> None:
+        reputation = lookup.result()
         self._decide(request, self._policy.limit_for(request.cached.client, reputation), reputation)
 
     def _decide(self, request: CountedRequest, limit: Limit, reputation: Reputation | None) -> None:
@@ -242,7 +242,6 @@ class Engine:
             reason = Reason.OVER_LIMIT
             action = self._policy.action(limit, reputation, count, first)
             self._refunds.append(request)
-            self._wake.set()
         request.action = action
         decision = Decision(first, client, reason, action, count, limit.name, limit.messages, reputation, self._time)
         self._decisions.append(decision)
@@ -257,8 +256,3 @@ class Engine:
             self.answered()
             for observer in self._observers:
                 observer.decided(decisions)
-
-
-def _recipients(request: Request) -> int:
-    count = request.after(b"\nrecipient_count=")
-    return max(1, int(count)) if count.isdigit() and len(count) < 10 else 1

@@ -8,24 +8,14 @@ from senderscore_policy.policy.decision import Decision
 from senderscore_policy.policy.reputation import CachedScore, Reputation
 
 
+@dataclass(slots=True, eq=False)
 class Charge:
-    """A message to be counted, and its count.
+    """A message to be counted. Several charges of one client in a batch get distinct counts."""
 
-    Attributes:
-        key: the client's key (`Client.key`).
-        amount: 1, or the number of recipients.
-        count: once counted, the client's messages in the window, this one included. Several charges of one
-            client in a batch get distinct counts.
-        receipt: the place where the store counted it (bucket, servers), for a refund.
-    """
-
-    __slots__ = ("amount", "count", "key", "receipt")
-
-    def __init__(self, key: str, amount: int) -> None:
-        self.key = key
-        self.amount = amount
-        self.count = 0
-        self.receipt: object = None
+    key: str  # `Client.key`
+    amount: int  # 1, or the number of recipients
+    count: int = 0  # once counted, the client's messages in the window, this one included
+    receipt: object = None  # the place where the store counted it (bucket, servers), for a refund
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +53,10 @@ class ReputationSource(Protocol):
 
 
 class Clock(Protocol):
-    """Time as an argument."""
+    """Time as an argument, in seconds: since the epoch, and from an arbitrary start without going back."""
 
-    def time(self) -> float:
-        """Seconds since the epoch."""
-
-    def monotonic(self) -> float:
-        """Seconds from an arbitrary start that never go back."""
+    def time(self) -> float: ...
+    def monotonic(self) -> float: ...
 
 
 class Observer(Protocol):
@@ -90,23 +77,20 @@ class LookupObserver(Protocol):
 
 
 class StoreObserver(Protocol):
-    """Receives round trips to memcached."""
+    """Receives pipelined round trips to a memcached, and keys that did not hold a counter and were deleted."""
 
-    def round_trip(self, seconds: float, commands: int, ok: bool) -> None:
-        """Record a pipelined exchange with one server."""
-
-    def invalid_key(self) -> None:
-        """Record a key that did not hold a counter and was deleted."""
+    def round_trip(self, seconds: float, commands: int, ok: bool) -> None: ...
+    def invalid_key(self) -> None: ...
 
 
 class SharedCache(Protocol):
-    """Small texts shared by the daemons of a site (memcached). No method raises for a broken back end."""
+    """Small texts shared by the daemons of a site (memcached). No method raises for a broken back end.
 
-    async def get(self, key: str) -> str | None:
-        """The text kept under the key (printable ASCII without spaces), or None."""
+    A key is printable ASCII without spaces, `ttl` is in seconds, and `put` is best effort.
+    """
 
-    async def put(self, key: str, text: str, ttl: int) -> None:
-        """Keep the text for `ttl` seconds; best effort."""
+    async def get(self, key: str) -> str | None: ...
+    async def put(self, key: str, text: str, ttl: int) -> None: ...
 
 
 class Persistent(Protocol):

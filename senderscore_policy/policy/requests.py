@@ -1,10 +1,9 @@
 """Requests on their way to an answer, and the clients that the engine remembers."""
 
-from math import inf
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from senderscore_policy.policy.clients import Client
-from senderscore_policy.policy.decision import Reason
 from senderscore_policy.policy.ports import Charge
 from senderscore_policy.policy.protocol import Request
 from senderscore_policy.policy.reply import PERMIT
@@ -24,41 +23,18 @@ class PendingRequest(Protocol):
         """End the connection without a reply: the program did not foresee this error."""
 
 
+@dataclass(slots=True)
 class CachedClient:
-    """A client as the engine remembers it.
+    """A client as the engine remembers it."""
 
-    Attributes:
-        uncounted: the reason why its messages are not counted; None: they are counted.
-        limit: the limit that holds for it; None while each message has to find it out.
-        reputation: the reputation that the limit comes from.
-        until: monotonic seconds up to which both are valid.
-    """
-
-    __slots__ = ("client", "limit", "reputation", "uncounted", "until")
-
-    def __init__(self, client: Client, uncounted: Reason | None = None) -> None:
-        self.client = client
-        self.uncounted = uncounted
-        self.limit: Limit | None = None
-        self.reputation: Reputation | None = None
-        self.until = -inf
-
-    def cache_limit(self, limit: Limit, reputation: Reputation | None, until: float) -> None:
-        self.limit, self.reputation, self.until = limit, reputation, until
-
-
-NO_CLIENT: Final = CachedClient(Client(""), Reason.NO_ADDRESS)
-"""The client of a request without a usable client_address."""
+    client: Client
+    limit: Limit  # the limit that holds for it
+    reputation: Reputation | None  # the reputation that the limit comes from
+    until: float  # monotonic seconds up to which both are valid
 
 
 class CountedRequest(Charge):
-    """A request that is being counted.
-
-    Attributes:
-        pending: the request itself, then those that repeat the same message. Empty once they are answered.
-        action: the answer, once there is one.
-        begun_at: monotonic seconds.
-    """
+    """A request that is being counted."""
 
     __slots__ = ("action", "begun_at", "cached", "pending")
 
@@ -66,10 +42,11 @@ class CountedRequest(Charge):
         # Instead of `super().__init__`, which takes as long as all of this.
         self.key = cached.client.key
         self.amount = amount
-        self.pending: tuple[PendingRequest, ...] = (pending,)
         self.cached = cached
-        self.begun_at = begun_at
-        self.action: str | None = None
+        self.begun_at = begun_at  # monotonic seconds
+        # The request itself, then those that repeat the same message; empty once they are answered.
+        self.pending: tuple[PendingRequest, ...] = (pending,)
+        self.action: str | None = None  # the answer, once there is one
 
     def fail(self, error: Exception) -> None:
         """Fail all its requests; a later repeat is permitted, because it must not wait for ever."""

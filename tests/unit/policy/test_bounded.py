@@ -13,7 +13,7 @@ def test_bounded_and_true(keys: list[int], size: int) -> None:
     for key in keys:
         cache.put(key, str(key))
         assert cache.get(key) == str(key)
-        assert len(cache) <= size
+        assert len(cache.items()) <= size
     for key in range(51):
         assert cache.get(key) in (None, str(key))
 
