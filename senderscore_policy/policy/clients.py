@@ -15,21 +15,14 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client as the engine sees it.
+    """A client as the engine sees it."""
 
-    Args:
-        key: what it is counted under: "192.0.2.75", or "2001:db8::/64" for an IPv6 network.
-        address: IPv4 text to look up; None where the zone is not asked.
-        exempt: never counted, never limited.
-        reputation: from an override, or `Unknown` where the zone is not asked; None: the zone decides.
-        limit: from an override, whatever the score.
-    """
-
-    key: str
-    address: str | None = None
-    exempt: bool = False
+    key: str  # what it is counted under: "192.0.2.75", or "2001:db8::/64" for an IPv6 network
+    address: str | None = None  # IPv4 text to look up; None where the zone is not asked
+    exempt: bool = False  # never counted, never limited
+    # From an override, or `Unknown` where the zone is not asked; None: the zone decides.
     reputation: Reputation | None = None
-    limit: Limit | None = None
+    limit: Limit | None = None  # from an override, whatever the score
 
     @property
     def overridden(self) -> bool:
@@ -51,11 +44,9 @@ def parse_address(text: str) -> Address | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    if address.version == 6:
-        if address.scope_id is not None:
-            return None
-        return address.ipv4_mapped or address
-    return address
+    if address.version == 4:
+        return address
+    return None if address.scope_id else address.ipv4_mapped or address
 
 
 class NetworkTable(Generic[V]):
@@ -114,18 +105,17 @@ class ClientDirectory:
     def client(self, address: Address) -> Client:
         exempt = self._exempt.match(address)
         length, override = self._overrides.match(address) or (0, None)
-        reputation: Reputation | None = UNKNOWN
         lookup: str | None = None
         if address.version == 4:
             key = str(address)
-            if not _WITHOUT_SCORE.match(address):
-                lookup, reputation = key, None
+            lookup = None if _WITHOUT_SCORE.match(address) else key
         else:
             # A network with a rule of its own must not share a counter with its neighbours.
-            longest = max(self._ipv6_prefix, length, 0 if exempt is None else exempt)
+            longest = max(self._ipv6_prefix, length, exempt or 0)
             key = str(ipaddress.IPv6Network((address, longest), strict=False))
         if exempt is not None:
             return Client(key, lookup, exempt=True)
+        reputation: Reputation | None = UNKNOWN if lookup is None else None
         if override is not None and override.score is not None:
             reputation = Scored(override.score)
         limit = None if override is None or override.limit is None else Limit("override", override.limit)

@@ -23,25 +23,17 @@ class Reason(StrEnum):
 
 
 class Decision(NamedTuple):
-    """What was decided for one request. A NamedTuple: one is made for every message.
-
-    Args:
-        client: None without a usable client_address.
-        action: the answer, as sent: "DUNNO", or the rendered reply.
-        count: messages counted in the window, this one included; 0 when it was not counted.
-        tier: name of the limit applied: "71-80", "unscored", "unavailable", "override"; "not-asked"
-            while the score could not matter; "none" when nothing was counted.
-        limit: its messages per window; for "not-asked" the smallest limit there is.
-        reputation: as known; None: not asked.
-        time: seconds since the epoch.
-    """
+    """What was decided for one request. A NamedTuple: one is made for every message."""
 
     request: Request
-    client: Client | None
+    client: Client | None  # None without a usable client_address
     reason: Reason
-    action: str
+    action: str  # the answer, as sent: "DUNNO", or the rendered reply
+    # Messages counted in the window, this one included; 0 when it was not counted.
     count: int  # type: ignore[assignment] # a field goes before tuple.count
+    # Name of the limit applied: "71-80", "unscored", "unavailable", "override"; "not-asked" while the score could not
+    # matter; "none" when nothing was counted.
     tier: str
-    limit: float
-    reputation: Reputation | None
-    time: float
+    limit: float  # its messages per window; for "not-asked" the smallest limit there is
+    reputation: Reputation | None  # as known; None: not asked
+    time: float  # seconds since the epoch

@@ -2,8 +2,6 @@
 
 import math
 
-_PERIODS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
-
 
 def span(seconds: float) -> str:
     """A length of time in its two largest units, rounded up: "0.25 ms", "40 s", "1 h 20 min", "2 d 3 h"."""
@@ -19,6 +17,6 @@ def span(seconds: float) -> str:
 
 def period(seconds: int) -> str:
     """The period in "messages per …", in its largest whole unit: "hour", "10 minutes", "2 days"."""
-    length, unit = next((length, unit) for length, unit in _PERIODS if seconds % length == 0)
-    count = seconds // length
-    return unit if count == 1 else f"{count} {unit}s"
+    units = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+    length, unit = next((length, unit) for length, unit in units if seconds % length == 0)
+    return unit if seconds == length else f"{seconds // length} {unit}s"

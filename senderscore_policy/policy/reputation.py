@@ -9,7 +9,6 @@ class Scored:
     """The zone has a score for the client: 0 (worst) to 100 (best); 0 is a real score."""
 
     score: int
-
     name = "scored"
 
 
@@ -25,7 +24,6 @@ class Refused:
     """The zone does not answer us: an address in 127.255.255.0/24, or our own query budget is spent (`detail`)."""
 
     detail: str
-
     name = "refused"
 
 
@@ -34,25 +32,17 @@ class Unavailable:
     """The lookup failed: timeout, SERVFAIL, REFUSED, garbage, or an address that is not a score (`detail`)."""
 
     detail: str
-
     name = "unavailable"
 
 
 Reputation = Scored | Unknown | Refused | Unavailable
-
 UNKNOWN = Unknown()
 
 
 class CachedScore(NamedTuple):
-    """A reputation at hand, with its times.
-
-    Args:
-        fetched_at: when the zone said so, in seconds since the epoch.
-        fresh_until: from then on it is stale: served, while a new lookup runs.
-        source: "dns" when this daemon asked, "cache" when it came from memcached or the state file.
-    """
+    """A reputation at hand, with its times in seconds since the epoch."""
 
     reputation: Reputation
-    fetched_at: float
-    fresh_until: float
-    source: str
+    fetched_at: float  # when the zone said so
+    fresh_until: float  # from then on it is stale: served, while a new lookup runs
+    source: str  # "dns" when this daemon asked, "cache" when it came from memcached or the state file

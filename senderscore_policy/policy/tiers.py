@@ -13,17 +13,11 @@ UNLIMITED: Final = math.inf
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A limit with the name under which logs, metrics and commands show it.
+    """A limit with the name under which logs, metrics and commands show it."""
 
-    Args:
-        name: "71-80" for a tier, or "unscored", "unavailable", "not-asked", "override".
-        messages: per window, a whole number from 0, or `UNLIMITED`; a larger count is over the limit.
-        reply: template of the answer above the limit; None: the general one.
-    """
-
-    name: str
-    messages: float
-    reply: str | None = None
+    name: str  # "71-80" for a tier, or "unscored", "unavailable", "not-asked", "override"
+    messages: float  # per window, a whole number from 0, or `UNLIMITED`; a larger count is over the limit
+    reply: str | None = None  # template of the answer above the limit; None: the general one
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +30,14 @@ class Tier:
 
 
 class TierTable:
-    """The limit for every outcome of a lookup; the tiers are contiguous over 0-100, in any order.
-
-    `not_asked` is the limit for a client whose score was not needed yet: the smallest limit of all.
-    """
+    """The limit for every outcome of a lookup; the tiers are contiguous over 0-100, in any order."""
 
     def __init__(self, tiers: Sequence[Tier], unscored: Limit, unavailable: Limit) -> None:
         self.tiers = tuple(sorted(tiers, key=lambda tier: tier.low))
         self.unscored = unscored
         self.unavailable = unavailable
         self._by_score = [tier.limit for tier in self.tiers for _ in range(tier.low, tier.high + 1)]
+        # For a client whose score was not needed yet: the smallest limit of all.
         self.not_asked = Limit("not-asked", min(limit.messages for limit in self.limits))
 
     @property

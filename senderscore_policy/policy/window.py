@@ -17,17 +17,11 @@ CLOCK_SKEW: Final = 5.0
 
 
 class View(NamedTuple):
-    """The buckets that count at one moment. A bucket's index is its start divided by its length.
+    """The buckets that count at one moment. A bucket's index is its start divided by its length."""
 
-    Args:
-        current: the bucket to add to.
-        open: further buckets that another host may still be adding to: read them with every message.
-        closed: buckets that no host adds to any more, newest first; they may be read once and kept.
-    """
-
-    current: int
-    open: tuple[int, ...]
-    closed: tuple[int, ...]
+    current: int  # the bucket to add to
+    open: tuple[int, ...]  # further buckets that another host may still be adding to: read them with every message
+    closed: tuple[int, ...]  # buckets that no host adds to any more, newest first; they may be read once and kept
 
     def total(self, counts: Mapping[int, int]) -> int:
         """Messages in the window, from the counts of its buckets by index; absent ones are 0."""
@@ -36,16 +30,10 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A length of time in which messages are counted.
+    """A length of time in which messages are counted; a fixed window starts at whole multiples of its length (UTC)."""
 
-    Args:
-        seconds: its length, 60 to 2,419,200.
-        buckets: the parts of a sliding window, at least 2 and each at least `CLOCK_SKEW` long;
-            1 for a fixed window, which starts at whole multiples of its length (UTC).
-    """
-
-    seconds: int
-    buckets: int
+    seconds: int  # its length, 60 to 2,419,200
+    buckets: int  # the parts of a sliding window, at least 2 and each at least `CLOCK_SKEW` long; 1 for a fixed one
 
     @property
     def bucket_seconds(self) -> float:
@@ -63,12 +51,10 @@ class Window:
         if self.buckets == 1:
             return View(current, (), ())
         elapsed = now - current * length
-        open_buckets = [current + 1] if length - elapsed <= CLOCK_SKEW else []
-        newest_closed = current - 1
-        if elapsed < CLOCK_SKEW:
-            open_buckets.append(current - 1)
-            newest_closed = current - 2
-        return View(current, tuple(open_buckets), tuple(range(newest_closed, current - self.buckets, -1)))
+        coming = (current + 1,) if length - elapsed <= CLOCK_SKEW else ()
+        closing = (current - 1,) if elapsed < CLOCK_SKEW else ()
+        closed = range(current - 1 - len(closing), current - self.buckets, -1)
+        return View(current, coming + closing, tuple(closed))
 
     def opens_at(self, counts: Mapping[int, int], limit: float, now: float) -> float | None:
         """The time at which one more message is within the limit, if the client sends none until then.
