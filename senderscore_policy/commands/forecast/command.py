@@ -11,18 +11,19 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_network
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
 from senderscore_policy.commands.arguments import configuration
 from senderscore_policy.commands.forecast.report import Report
-from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores, reputation_of
+from senderscore_policy.commands.forecast.scores import Scores, read_scores, reputation_of
 from senderscore_policy.commands.forecast.simulation import Case, ClientForecast
 from senderscore_policy.commands.output import counted, say, table
 from senderscore_policy.config.load import load
 from senderscore_policy.config.paths import config_file
 from senderscore_policy.errors import InputError
-from senderscore_policy.maillog.files import JOURNAL, Advance, in_order_of_age, size_of, title
+from senderscore_policy.maillog.files import JOURNAL, Advance, size_of, title, written_at
 from senderscore_policy.maillog.messages import read_logs
 from senderscore_policy.maillog.timestamps import for_people
 from senderscore_policy.policy.clients import Network, NetworkTable
@@ -31,7 +32,7 @@ from senderscore_policy.policy.status import limit_as_json
 from senderscore_policy.web.chart import span_of
 from senderscore_policy.web.html import render
 
-Rows = Sequence[tuple[object, ...]]
+Rows = Sequence[tuple[Any, ...]]
 ROWS: Final = 20
 """Clients in a table of the text."""
 COLUMNS: Final = (
@@ -44,6 +45,8 @@ EXPENDABLE: Final = ("last deferred", "first deferred", "score", "peak")
 SHORTEST_NAME: Final = 16
 TEXTS: Final = frozenset({"client", "tier", "first deferred", "last deferred", "host"})
 """Columns of the text that are not numbers."""
+MOST_CLIENTS: Final = 200
+"""Rows of a table of clients on the page; a page of all would be too large for a phone."""
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +80,7 @@ that sent more than the smallest limit. All others are assumed to have what --as
 
 def _networks(text: str) -> tuple[Network, ...]:
     """The value of --not-asked, in the notation of Postfix's mynetworks; raises ValueError for anything else."""
-    parts = re.sub(r"[\[\],]", lambda found: " " if found[0] == "," else "", text).split()
+    parts = re.sub(r"[\[\]]", "", text.replace(",", " ")).split()
     try:
         return tuple(ip_network(part, strict=False) for part in parts)
     except ValueError as error:
@@ -85,13 +88,9 @@ def _networks(text: str) -> tuple[Network, ...]:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        report = _report(args)
-        if args.html:
-            _write(args.html, page(report))
-    except InputError as error:
-        sys.stderr.write(f"senderscore-policy: {error}\n")
-        return os.EX_USAGE
+    report = _report(args)
+    if args.html:
+        _write_page(args.html, report)
     if args.json:
         sys.stdout.writelines(report.json_text())
     elif args.csv:
@@ -113,14 +112,13 @@ def _report(args: argparse.Namespace) -> Report:
     given: NetworkTable[Scored | Unknown] = read_scores(args.scores) if args.scores else NetworkTable(())
     if args.html and not args.html.absolute().parent.is_dir():
         raise InputError(f"{args.html}: there is no such directory to write it to")
-    logs = in_order_of_age(args.logs or [JOURNAL])
+    logs = sorted(args.logs or [JOURNAL], key=written_at)
     with _progress(size_of(logs)) as advance:
         traffic = read_logs(logs, advance)
     cases = [Case(each, traffic, args.not_asked) for each in (config, other) if each]
     scores = Scores(given, args.assume or UNKNOWN)
-    clients = (address for case in cases for address in case.addresses())
-    wanted = dict.fromkeys(address for case in cases for address in case.undecided())
-    trouble = learn(scores, config, clients, wanted, lookup=args.lookup)
+    wanted = dict.fromkeys(client.address for case in cases for client in case.undecided())
+    trouble = scores.learn(config, wanted, lookup=args.lookup)
     forecast, *others = [case.forecast(scores) for case in cases]
     return Report(
         [title(name) for name in logs], traffic, args.assume, trouble, str(path or "the built-in defaults"), forecast,
@@ -143,7 +141,11 @@ def _progress(total: int | None) -> Iterator[Advance]:
         yield lambda count: progress.advance(task, count)
 
 
-def _write(path: Path, text: str) -> None:
+def _write_page(path: Path, report: Report) -> None:
+    """Write the report as one HTML page without links to other files."""
+    forecast = report.forecast
+    axis = span_of(list(forecast.hourly)) if forecast.hourly else None
+    text = render("forecast.html", report=report, forecast=forecast, axis=axis, most=MOST_CLIENTS, made=time.time())
     try:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except PermissionError as error:
@@ -160,7 +162,7 @@ def _say(report: Report) -> None:
     say(_table(("tier", "limit", "clients", "messages", "deferred"), report.bands()))
     if report.is_range:
         deciding = report.forecast.deciding
-        rows: Rows = [(each.key, each.messages, each.peak, each.at_worst, each.name) for each in deciding]
+        rows: Rows = [(each.key, each.messages, each.peak, each.worst.ends.total(), each.name) for each in deciding]
         _say_table("Clients whose score decides", ("client", "messages", "peak", "deferred at most", "host"), rows)
     head = ("client", "score", "limit", "messages", "peak", "deferred", "first deferred", "last deferred", "host")
     rows = [(*_row(each), each.deferred, *map(for_people, each.tally.span), each.name) for each in report.limited]
@@ -180,18 +182,17 @@ def _say_table(title: str, head: tuple[str, ...], rows: Rows) -> None:
     """Print the first rows; in a narrow terminal with fewer columns and the last one cut."""
     if not rows:
         return
-    shown, room = list(rows[:ROWS]), 0
-    for column in ("", *EXPENDABLE):
-        if column in head:
-            at = head.index(column)
-            head, shown = head[:at] + head[at + 1 :], [row[:at] + row[at + 1 :] for row in shown]
-        others = _table(head[:-1], [row[:-1] for row in shown]).splitlines()
+    for dropped in range(len(EXPENDABLE) + 1):
+        kept = [column not in EXPENDABLE[:dropped] for column in head]
+        columns, *shown = [list(compress(row, kept)) for row in (head, *rows[:ROWS])]
+        others = _table(columns[:-1], [row[:-1] for row in shown]).splitlines()
         room = _width(1000) - max(map(len, others)) - 2
         if room >= SHORTEST_NAME:
             break
-    names = [str(row[-1]) for row in shown]
-    cut = [name if len(name) <= room else f"{name[: max(SHORTEST_NAME, room) - 1]}…" for name in names]
-    say(f"\n{title}:\n\n{_table(head, [(*row[:-1], name) for row, name in zip(shown, cut, strict=True)])}")
+    for row in shown:
+        if len(row[-1]) > room:
+            row[-1] = f"{row[-1][: max(SHORTEST_NAME, room) - 1]}…"
+    say(f"\n{title}:\n\n{_table(columns, shown)}")
     if len(rows) > ROWS:
         say(f"… and {len(rows) - ROWS:,} more; --html, --csv and --json show more")
 
@@ -207,20 +208,3 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _row(client: ClientForecast) -> tuple[object, ...]:
     return client.key, client.score, limit_as_json(client.limit.messages), client.messages, client.peak
-
-
-MOST_CLIENTS: Final = 200
-"""Rows of a table of clients; a page of all would be too large for a phone."""
-
-
-def page(report: Report) -> str:
-    """A forecast as one HTML page without links to other files."""
-    forecast = report.forecast
-    charts: dict[str, Any] = {"overview": None, "sparks": {}, "step": ""}
-    if forecast.hourly:
-        span = span_of(list(forecast.hourly))
-        shown = {each.key: each.tally for each in report.limited[:MOST_CLIENTS]}
-        sparks = {key: span.chart(tally.hourly, tally.hourly_deferred) for key, tally in shown.items()}
-        overview = span.chart(forecast.hourly, forecast.hourly_deferred)
-        charts = {"overview": overview, "sparks": sparks, "step": span.step_text}
-    return render("forecast.html", report=report, forecast=forecast, most=MOST_CLIENTS, made=time.time(), **charts)

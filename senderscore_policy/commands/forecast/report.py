@@ -2,10 +2,10 @@
 
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from senderscore_policy.commands.forecast.scores import ASSUMED, FILE, KNOWN
 from senderscore_policy.commands.forecast.simulation import DAY, HOUR, ClientForecast, Forecast
@@ -15,22 +15,7 @@ from senderscore_policy.maillog.timestamps import as_text, for_people
 from senderscore_policy.policy.reputation import UNKNOWN, Scored, Unknown
 from senderscore_policy.policy.status import limit_as_json
 from senderscore_policy.reputation.budget import QueryBudget
-
-RETRIES: Final = (
-    "A mail server sends a deferred message again after minutes to hours. Each attempt above the limit is one more "
-    '421; one within it takes a place in a later window. So "deferred" means late, not lost. Most senders of spam do '
-    "not try again."
-)
-
-
-class Band(NamedTuple):
-    """All clients under one limit."""
-
-    tier: str
-    limit: int | str
-    clients: int
-    messages: int
-    deferred: int
+from senderscore_policy.web.chart import tier_order
 
 
 class Change(NamedTuple):
@@ -47,22 +32,15 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A forecast with what it was made from.
+    """A forecast with what it was made from."""
 
-    Args:
-        logs: titles of the logs.
-        assumed: the reputation of every client whose score is unknown; None: the user named none.
-        trouble: why scores are missing; or empty.
-        name, other_name: of the configuration, and of the one to compare with; or empty.
-    """
-
-    logs: list[str]
+    logs: list[str]  # titles
     traffic: Traffic
-    assumed: Scored | Unknown | None
-    trouble: str
-    name: str
+    assumed: Scored | Unknown | None  # the reputation of every client whose score is unknown; None: the user named none
+    trouble: str  # why scores are missing; or empty
+    name: str  # of the configuration
     forecast: Forecast
-    other_name: str = ""
+    other_name: str = ""  # of the configuration to compare with; or empty
     other: Forecast | None = None
 
     @property
@@ -142,24 +120,21 @@ class Report:
             "budget_per_day": QueryBudget(self.forecast.config.reputation.query_budget, time).daily_limit or None,
         }
 
-    def bands(self) -> list[Band]:
-        """The tiers and other limits that hold for clients, from the worst score up."""
-        order = [limit.name for limit in self.forecast.config.tiers.limits]
-        groups: dict[tuple[str, int | str], list[ClientForecast]] = {}
+    def bands(self) -> list[tuple[str, int | str, int, int, int]]:
+        """Tier, limit, clients, messages and deferred messages of each limit, from the worst score up."""
+        groups: defaultdict[tuple[str, int | str], list[ClientForecast]] = defaultdict(list)
         for client in self.forecast.clients:
-            groups.setdefault((client.limit.name, limit_as_json(client.limit.messages)), []).append(client)
+            groups[client.limit.name, limit_as_json(client.limit.messages)].append(client)
         bands = [
-            Band(tier, limit, len(group), sum(each.messages for each in group), sum(each.deferred for each in group))
-            for (tier, limit), group in groups.items()
+            (*limit, len(group), sum(each.messages for each in group), sum(each.deferred for each in group))
+            for limit, group in groups.items()
         ]
-        return sorted(bands, key=lambda band: (order.index(band.tier) if band.tier in order else len(order), band.tier))
+        return sorted(bands, key=lambda band: tier_order(band[0]))
 
     def changes(self) -> list[Change]:
         """The clients that the other configuration defers more or less of, the largest changes first."""
-        if self.other is None:
-            return []
         here = {client.key: client for client in self.forecast.clients}
-        there = {client.key: client for client in self.other.clients}
+        there = {client.key: client for client in (self.other or self.forecast).clients}
         changes = [Change(client, here.get(key), there.get(key)) for key, client in (here | there).items()]
         changes = [change for change in changes if change.deferred[0] != change.deferred[1]]
         return sorted(changes, key=lambda change: (-abs(change.deferred[1] - change.deferred[0]), change.client.key))
@@ -170,8 +145,8 @@ class Report:
 
     def _about_scores(self) -> Iterator[str]:
         forecast = self.forecast
-        zone = [each.origin for each in forecast.clients if each.client.address and not each.client.overridden]
-        known, given, assumed = zone.count(KNOWN), zone.count(FILE), zone.count(ASSUMED)
+        origins = [each.origin for each in forecast.clients if each.address]
+        known, given, assumed = map(origins.count, (KNOWN, FILE, ASSUMED))
         if assumed:
             reputation = self.assumed
             taken = f"a score of {reputation.score}" if isinstance(reputation, Scored) else "no score (unscored)"
@@ -193,7 +168,7 @@ class Report:
     def _about_logs(self) -> Iterator[str]:
         coverage, lost = self.traffic.coverage, self.traffic.coverage.begun - self.traffic.coverage.ended
         yield (
-            f"Read: {counted(coverage.files, 'log')} with {counted(coverage.lines, 'line')}, {coverage.postfix:,} by "
+            f"Read: {counted(len(self.logs), 'log')} with {counted(coverage.lines, 'line')}, {coverage.postfix:,} by "
             f"Postfix's smtpd, cleanup and qmgr; {counted(coverage.begun, 'message')} begun, {lost:,} without an end."
         )
         if lost > 0.05 * coverage.begun:
@@ -212,16 +187,14 @@ class Report:
             yield f"{counted(coverage.repeated, 'message')} occurred more than once in the logs and counted once."
 
     def _about_messages(self) -> Iterator[str]:
-        forecast = self.forecast
-        if forecast.uncounted:
-            uncounted = counted(forecast.uncounted, "message")
-            yield f"{uncounted} did not count: the client is exempt, logged in, or has no address."
-        private = [each for each in forecast.clients if "." in each.key and each.client.reputation == UNKNOWN]
+        if uncounted := len(self.traffic.times) - self.forecast.messages:
+            yield f"{counted(uncounted, 'message')} did not count: the client is exempt, logged in, or has no address."
+        private = [each for each in self.forecast.clients if "." in each.key and each.client.reputation == UNKNOWN]
         if private:
+            messages = counted(sum(client.messages for client in private), "message")
             yield (
-                f"{counted(sum(client.messages for client in private), 'message')} of "
-                f"{counted(len(private), 'client')} in private networks counted. If main.cf permits these clients "
-                "before the check (permit_mynetworks), Postfix does not ask; then use "
+                f"{messages} of {counted(len(private), 'client')} in private networks counted. If main.cf permits "
+                "these clients before the check (permit_mynetworks), Postfix does not ask; then use "
                 '--not-asked "$(postconf -xh mynetworks)".'
             )
         if self.traffic.times:
@@ -229,26 +202,25 @@ class Report:
                 "The counters are empty when the log begins, so in its first window fewer messages are deferred than "
                 "in reality."
             )
-            yield RETRIES
+            yield (
+                "A mail server sends a deferred message again after minutes to hours. Each attempt above the limit is "
+                'one more 421; one within it takes a place in a later window. So "deferred" means late, not lost. Most '
+                "senders of spam do not try again."
+            )
 
     def as_json(self) -> dict[str, Any]:
         """The object of `forecast --json`, without the clients."""
         forecast, coverage, times = self.forecast, self.traffic.coverage, self.traffic.times
         return {
-            "messages": forecast.messages,
-            "deferred": forecast.deferred,
+            "messages": forecast.messages, "deferred": forecast.deferred,
             "deferred_range": [forecast.least, forecast.most],
-            "late": forecast.ends[End.TAKEN],
-            "filtered": forecast.ends[End.FILTERED],
-            "refused": forecast.ends[End.REFUSED],
-            "uncounted": forecast.uncounted,
+            "late": forecast.ends[End.TAKEN], "filtered": forecast.ends[End.FILTERED],
+            "refused": forecast.ends[End.REFUSED], "uncounted": len(times) - forecast.messages,
             "period": {"begin": as_text(times[0]), "end": as_text(times[-1])} if times else None,
-            "hours_deferred": len(forecast.hourly_deferred),
-            "queries": self.queries(),
-            "coverage": coverage.as_json(),
-            "notes": self.notes(),
+            "hours_deferred": len(forecast.hourly_deferred), "queries": self.queries(),
+            "coverage": {"files": len(self.logs)} | coverage.as_json(), "notes": self.notes(),
             "deciding": [client.key for client in forecast.deciding],
-        }
+        }  # fmt: skip
 
     def json_text(self) -> Iterator[str]:
         """The whole object in pieces, as a site may have a million clients."""

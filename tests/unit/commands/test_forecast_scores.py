@@ -8,7 +8,7 @@ import pytest
 from nameserver import ZONE, Nameserver, addresses
 
 from senderscore_policy.commands.forecast import scores as forecast_scores
-from senderscore_policy.commands.forecast.scores import Scores, learn, read_scores
+from senderscore_policy.commands.forecast.scores import Scores, read_scores
 from senderscore_policy.config.load import parse
 from senderscore_policy.config.model import Config
 from senderscore_policy.errors import InputError
@@ -77,6 +77,12 @@ def test_a_mistake_in_a_file_of_scores_is_an_error_with_its_place(tmp_path: Path
         scores_of(tmp_path, f"# mine\n{line}\n")
 
 
+def test_a_line_that_is_shorter_than_the_header_is_an_error(tmp_path: Path) -> None:
+    """A header may name the client last."""
+    with pytest.raises(InputError, match=r"scores\.csv:2: '75' is not an address or network"):
+        scores_of(tmp_path, "score,client\n75\n")
+
+
 def test_unreadable_files_of_scores_are_named(tmp_path: Path) -> None:
     """A missing file and one that is not text are mistakes of the user."""
     with pytest.raises(InputError, match="No such file"):
@@ -114,7 +120,7 @@ def test_a_daemons_saved_scores_are_known(tmp_path: Path) -> None:
     """Saved scores cost no query; a file of scores goes before them."""
     save(tmp_path, {A: 75, B: None, C: 77})
     scores = scores_of(tmp_path, f"{C},7", Scored(50))
-    assert learn(scores, config(tmp_path), [A, B, C], [A], lookup=False) == ""
+    assert scores.learn(config(tmp_path), [A], lookup=False) == ""
     assert reputations(scores, A, B, C) == [Scored(75), UNKNOWN, Scored(7)]
     assert origins(scores, A, B, C) == ["known", "known", "file"]
 
@@ -123,7 +129,7 @@ def test_damaged_state_is_ignored(tmp_path: Path) -> None:
     """A damaged state file is ignored, as the daemon does."""
     (tmp_path / "scores").write_text("garbage")
     scores = Scores(NetworkTable(()), UNKNOWN)
-    assert learn(scores, config(tmp_path), [A], [A], lookup=False) == ""
+    assert scores.learn(config(tmp_path), [A], lookup=False) == ""
     assert reputations(scores, A) == [UNKNOWN]
 
 
@@ -133,7 +139,7 @@ def test_lookup_asks_only_for_scores_that_decide(tmp_path: Path) -> None:
         nameserver.answers[A] = addresses("127.0.4.75")
         nameserver.answers[B] = addresses("127.0.4.76")
         scores = Scores(NetworkTable(()), UNKNOWN)
-        assert learn(scores, config(tmp_path, nameserver), [A, B], [A], lookup=True) == ""
+        assert scores.learn(config(tmp_path, nameserver), [A], lookup=True) == ""
         assert reputations(scores, A, B) == [Scored(75), UNKNOWN]
         assert origins(scores, A, B) == ["known", "assumed"]
         assert len(nameserver.questions) == 1
@@ -145,7 +151,7 @@ def test_lookup_keeps_within_the_budget(tmp_path: Path) -> None:
     with Nameserver() as nameserver:
         nameserver.answers[A] = nameserver.answers[B] = addresses("127.0.4.75")
         scores = Scores(NetworkTable(()), UNKNOWN)
-        trouble = learn(scores, config(tmp_path, nameserver, budget=100), [A, B], [A, B], lookup=True)
+        trouble = scores.learn(config(tmp_path, nameserver, budget=100), [A, B], lookup=True)
         assert trouble.startswith("1 score could not be looked up (refused: query budget spent")
         assert len(nameserver.questions) == 1
 
@@ -155,6 +161,6 @@ def test_a_refusal_is_reported(tmp_path: Path) -> None:
     with Nameserver() as nameserver:
         nameserver.answers[A] = addresses("127.255.255.254")
         scores = Scores(NetworkTable(()), Scored(50))
-        trouble = learn(scores, config(tmp_path, nameserver), [A], [A], lookup=True)
+        trouble = scores.learn(config(tmp_path, nameserver), [A], lookup=True)
         assert trouble == "1 score could not be looked up (refused: 127.255.255.254)"
         assert reputations(scores, A) == [Scored(50)]
