@@ -16,12 +16,6 @@ from typing import Any, Final
 
 from senderscore_policy.maillog.timestamps import STAMP, Timestamps
 
-FORMS: Final = (
-    "Postfix's lines carry a time and a tag such as postfix/smtpd[123]: before their text; forecast reads them in "
-    "syslog files, journalctl's output (short forms with a date, json), container logs and JSON lines"
-)
-"""What is understood, for an error message."""
-
 MAX_REASONS: Final = 5
 """Reasons for unread lines that are counted apart."""
 _TAG: Final = re.compile(
@@ -56,30 +50,19 @@ which together name a process; what the program wrote.
 
 @dataclass(slots=True)
 class Coverage:
-    """How much of the logs was understood.
+    """How much of the logs was understood."""
 
-    Args:
-        lines: of all programs.
-        postfix: lines of smtpd, cleanup and qmgr with a time.
-        unread: unreadable lines of Postfix, by reason.
-        example: the first unreadable line.
-        without_postfix: names of logs that have lines, but none of Postfix, with their first line.
-        begun, ended: messages that a client began, and those whose end is in the logs.
-        repeated: messages whose lines occurred more than once.
-    """
-
-    files: int = 0
-    lines: int = 0
-    postfix: int = 0
-    unread: Counter[str] = field(default_factory=Counter)
-    example: bytes = b""
-    without_postfix: dict[str, bytes] = field(default_factory=dict)
-    begun: int = 0
-    ended: int = 0
-    repeated: int = 0
+    lines: int = 0  # of all programs
+    postfix: int = 0  # lines of smtpd, cleanup and qmgr with a time
+    unread: Counter[str] = field(default_factory=Counter)  # unreadable lines of Postfix, by reason
+    example: bytes = b""  # the first unreadable line
+    without_postfix: dict[str, bytes] = field(default_factory=dict)  # logs without a line of Postfix: their first line
+    begun: int = 0  # messages that a client began
+    ended: int = 0  # those whose end is in the logs
+    repeated: int = 0  # messages whose lines occurred more than once
 
     def as_json(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in ("files", "lines", "postfix", "unread", "begun", "repeated")}
+        values = {name: getattr(self, name) for name in ("lines", "postfix", "unread", "begun", "repeated")}
         return values | {"without_end": self.begun - self.ended, "without_postfix": list(self.without_postfix)}
 
     def unread_line(self, reason: str, line: bytes) -> None:
@@ -200,5 +183,6 @@ def _instant(value: object) -> str:
         number = float(str(value))
     except ValueError:
         return str(value)
-    thousands = max(0, math.ceil((math.log10(number) - 11) / 3)) if 0 < number < math.inf else 0
-    return f"{number / 1000**thousands:.6f}"
+    while 1e11 < number < math.inf:
+        number /= 1000
+    return f"{number:.6f}"

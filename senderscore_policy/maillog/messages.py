@@ -17,7 +17,7 @@ qmgr may be late by hours when its queue is full.
 import re
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import islice
@@ -25,8 +25,8 @@ from operator import gt
 from typing import Final
 
 from senderscore_policy.errors import InputError
-from senderscore_policy.maillog.files import EMPTY_JOURNAL, JOURNAL, Advance, chunks_of, title, written_at
-from senderscore_policy.maillog.lines import FORMS, Coverage, Line, LineReader
+from senderscore_policy.maillog.files import Advance, chunks_of, title, written_at
+from senderscore_policy.maillog.lines import Coverage, Line, LineReader
 from senderscore_policy.maillog.timestamps import OTHER_ZONE, OUT_OF_ORDER, Timestamps
 from senderscore_policy.policy.bounded import BoundedCache
 from senderscore_policy.policy.protocol import printable
@@ -75,45 +75,36 @@ class LoggedClient:
 
 @dataclass(slots=True)
 class Traffic:
-    """The messages of the logs in the order of time, as columns: 25 bytes for each.
+    """The messages of the logs in the order of time, as columns: 25 bytes for each."""
 
-    Args:
-        times: seconds since the epoch.
-        senders: numbers of their clients in `who`.
-        recipients: how many each had.
-        ends: an `End` each.
-        identities: hashes of queue ID and client.
-    """
-
-    times: "array[float]" = field(default_factory=lambda: array("d"))
-    senders: "array[int]" = field(default_factory=lambda: array("I"))
+    times: "array[float]" = field(default_factory=lambda: array("d"))  # seconds since the epoch
+    senders: "array[int]" = field(default_factory=lambda: array("I"))  # numbers of their clients in `who`
     recipients: "array[int]" = field(default_factory=lambda: array("I"))
-    ends: "array[int]" = field(default_factory=lambda: array("B"))
-    identities: "array[int]" = field(default_factory=lambda: array("q"))
+    ends: "array[int]" = field(default_factory=lambda: array("B"))  # an `End` each
+    identities: "array[int]" = field(default_factory=lambda: array("q"))  # hashes of queue ID and client
     who: list[LoggedClient] = field(default_factory=list)
     coverage: Coverage = field(default_factory=Coverage)
 
     def settle(self) -> None:
         """Put the messages into the order of time, each once."""
+        order: Sequence[int] = range(len(self.times))
         if any(map(gt, self.times, islice(self.times, 1, None))):
-            self._keep(sorted(range(len(self.times)), key=self.times.__getitem__))
+            order = sorted(order, key=self.times.__getitem__)
         seen: BoundedCache[int, float] = BoundedCache(MAX_OPEN)
-        once = []
-        for index, (at, identity) in enumerate(zip(self.times, self.identities, strict=True)):
+        once = array("L")
+        for index in order:
+            at, identity = self.times[index], self.identities[index]
             before = seen.get(identity)
             if before is None or at - before > SAME_MESSAGE:
                 once.append(index)
                 seen.put(identity, at)
-        if len(once) < len(self.times):
-            self.coverage.repeated = len(self.times) - len(once)
-            self.coverage.begun -= self.coverage.repeated
-            self.coverage.ended -= self.coverage.repeated
-            self._keep(once)
-
-    def _keep(self, order: Sequence[int]) -> None:
-        for name in ("times", "senders", "recipients", "ends", "identities"):
-            column = getattr(self, name)
-            setattr(self, name, array(column.typecode, map(column.__getitem__, order)))
+        repeated = self.coverage.repeated = len(order) - len(once)
+        self.coverage.begun -= repeated
+        self.coverage.ended -= repeated
+        if repeated or isinstance(order, list):
+            for name in ("times", "senders", "recipients", "ends", "identities"):
+                column = getattr(self, name)
+                setattr(self, name, array(column.typecode, map(column.__getitem__, once)))
 
 
 @dataclass(slots=True)
@@ -136,10 +127,10 @@ class _Reader:
     def __init__(self) -> None:
         self.traffic = Traffic()
         self.coverage = self.traffic.coverage
-        self._numbers: dict[bytes, int] = {}
+        self._numbers: dict[tuple[bytes, bool], int] = {}
         self._open: BoundedCache[bytes, _Open] = BoundedCache(MAX_OPEN)
-        self._latest: dict[bytes, bytes] = {}
-        self._stopped: dict[bytes, bool] = {}
+        self._latest: BoundedCache[bytes, bytes] = BoundedCache(MAX_SENDERS)
+        self._stopped: BoundedCache[bytes, bool] = BoundedCache(MAX_SENDERS)
 
     def take(self, line: Line) -> None:
         at, program, origin, tag, text = line
@@ -182,7 +173,7 @@ class _Reader:
         named, key = key is not None, key or self._latest.get(sender)
         known = self._open.get(key) if key else None
         if key is None or known is None or known.client is None or (known.began < at and not named):
-            self._stopped[sender] = held
+            self._stopped.put(sender, held)
         elif held:
             known.held = True
             self._finish(key, known)
@@ -192,94 +183,90 @@ class _Reader:
 
     def _began(self, key: bytes, at: float, client: tuple[bytes, bytes, bool], process: bytes) -> None:
         sender = process + client[0]
-        held = self._stopped.pop(sender, None) if self._stopped else None
+        held = self._stopped.get(sender)
+        if held is not None:
+            self._stopped.pop(sender)
         if held is False:
             return
-        if len(self._latest) > MAX_SENDERS:
-            self._latest.clear()
-            self._stopped.clear()
-        self._latest[sender] = key
-        known = self._open.get(key)
-        if known is not None and known.client == client and known.began == at:
+        self._latest.put(sender, key)
+        known = self._entry(key)
+        if known.client == client and known.began == at:
             return
-        end = None if known is None else known.asked if known.ended is None else known.ended
+        end = known.asked if known.ended is None else known.ended
         # Without a queue ID an end that came before is another message's, unless the log is newest first.
         tolerance = 0.0 if key == process else OUT_OF_ORDER
-        if known is None or known.client is not None or (end is not None and end < at - tolerance):
-            known = self._enter(key)
+        if known.client is not None or (end is not None and end < at - tolerance):
+            known = self._entry(key, new=True)
         self.coverage.begun += 1
         known.client, known.began, known.held = client, at, known.held or held is True
         self._finish(key, known)
 
-    def _entry(self, key: bytes) -> _Open:
-        known = self._open.get(key)
-        return self._enter(key) if known is None else known
-
-    def _enter(self, key: bytes) -> _Open:
-        known = _Open()
-        self._open.put(key, known)
+    def _entry(self, key: bytes, *, new: bool = False) -> _Open:
+        known = None if new else self._open.get(key)
+        if known is None:
+            known = _Open()
+            self._open.put(key, known)
         return known
 
     def _ended(self, key: bytes, at: float, end: End, recipients: int = 1, identity: bytes = b"") -> None:
         known = self._entry(key)
         if at < known.began - OUT_OF_ORDER:
-            known = self._enter(key)
-        known.ended, known.end, known.recipients, known.identity = at, end, recipients, identity or key
+            known = self._entry(key, new=True)
+        known.ended, known.end, known.recipients, known.identity = at, end, recipients, identity
         self._finish(key, known)
 
     def _finish(self, key: bytes, known: _Open) -> None:
         """Make a message of what has a client and an end."""
-        if known.client is None:
-            return
         if known.held and known.ended is None:
-            known.ended, known.end, known.identity = known.asked, End.FILTERED, key
-        if known.ended is None:
+            known.ended, known.end = known.asked, End.FILTERED
+        if known.client is None or known.ended is None:
             return
         self._open.pop(key)
         self.coverage.ended += 1
         traffic = self.traffic
+        address, name, authenticated = known.client
+        number = self._numbers.setdefault((address, authenticated), len(traffic.who))
+        if number == len(traffic.who):
+            traffic.who.append(LoggedClient(printable(address), authenticated, printable(name)))
         traffic.times.append(known.ended if known.asked is None or known.end is End.REFUSED else known.asked)
-        traffic.senders.append(self._number(known.client))
+        traffic.senders.append(number)
         traffic.recipients.append(known.recipients)
         traffic.ends.append(known.end)
-        traffic.identities.append(hash(known.identity + known.client[0]))
-
-    def _number(self, client: tuple[bytes, bytes, bool]) -> int:
-        address, name, authenticated = client
-        key = address + b"+" if authenticated else address
-        number = self._numbers.setdefault(key, len(self.traffic.who))
-        if number == len(self.traffic.who):
-            self.traffic.who.append(LoggedClient(printable(address), authenticated, printable(name)))
-        return number
+        traffic.identities.append(hash((known.identity or key) + address))
 
 
 def read_logs(names: Sequence[str], advance: Advance) -> Traffic:
-    """The messages in these logs, named in the order of their age.
+    """The messages in these logs, the oldest log first: a message may begin in one and end in the next.
 
     Raises:
         InputError: a log cannot be read, or none has a line of Postfix.
         PermissionError: a file is not accessible.
     """
+    return read_chunks((title(name), written_at(name), chunks_of(name, advance)) for name in names)
+
+
+def read_chunks(logs: Iterable[tuple[str, float, Iterable[bytes]]]) -> Traffic:
+    """The messages in logs, each given as its title, when it was written last, and pieces that end with a line."""
     reader = _Reader()
     coverage = reader.coverage
-    for name in names:
+    for name, written, chunks in logs:
         understood, lines = coverage.postfix, coverage.lines
-        written = written_at(name)
         latest = (min(time.time(), written) if written > _YEAR_2001 else time.time()) + OTHER_ZONE
         stamps = Timestamps(latest, reader.traffic.times)
         line_reader = LineReader(stamps, coverage)
-        for chunk in chunks_of(name, advance):
+        for chunk in chunks:
             for line in line_reader.read(chunk):
                 reader.take(line)
         stamps.end()
-        coverage.files += 1
-        if name == JOURNAL and coverage.lines == lines:
-            raise InputError(EMPTY_JOURNAL)
         if coverage.postfix == understood and coverage.lines > lines:
-            coverage.without_postfix[title(name)] = line_reader.first
+            coverage.without_postfix[name] = line_reader.first
     if coverage.without_postfix and not coverage.postfix:
         name, first = next(iter(coverage.without_postfix.items()))
         why = ", ".join(coverage.unread) or "no line of Postfix's smtpd, cleanup or qmgr"
-        raise InputError(f"{name}: {why}; the first line is {printable((coverage.example or first)[:200])!r}. {FORMS}")
+        raise InputError(
+            f"{name}: {why}; the first line is {printable((coverage.example or first)[:200])!r}. Postfix's lines carry "
+            "a time and a tag such as postfix/smtpd[123]: before their text; forecast reads them in syslog files, "
+            "journalctl's output (short forms with a date, json), container logs and JSON lines"
+        )
     reader.traffic.settle()
     return reader.traffic

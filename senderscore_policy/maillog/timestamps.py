@@ -5,7 +5,6 @@ import re
 import time
 from array import array
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Final
 
 OTHER_ZONE: Final = 26 * 3600.0
@@ -27,7 +26,7 @@ STAMP: Final = re.compile(
 """A timestamp of ISO 8601, in seconds since the epoch, or of syslog."""
 
 _MONTHS: Final = {
-    name.encode(): number
+    name: number
     # journalctl writes months in the language of the locale, glibc's abmon: Czech, Danish, Dutch, English,
     # Finnish, French, German, Hungarian, Italian, Norwegian, Polish, Portuguese, Russian, Spanish, Swedish, Turkish.
     for number, names in enumerate(
@@ -43,11 +42,11 @@ _MONTHS: Final = {
             "sep sept set wrz zář szept eyl сен syys",
             "oct okt ott out paź říj eki окт loka",
             "nov lis kas ноя marras",
-            "dec dez déc dic des gru pro ara дек joulu",
+            "dec dez déc dic des gru pro ара дек joulu",
         ),
         1,
     )
-    for name in chain.from_iterable((each, each.capitalize()) for each in (*names.split(), f"{number}月"))
+    for name in (*names.split(), f"{number}月")
 }
 
 
@@ -76,13 +75,12 @@ class Timestamps:
 
     def read(self, stamp: re.Match[bytes]) -> float:
         """The time of a match of `STAMP`; ValueError: such a date does not exist."""
-        date, clock, zone, epoch = stamp.group("date", "time", "zone", "epoch")
+        date, clock, zone, epoch, year = stamp.group("date", "time", "zone", "epoch", "year")
+        self._absolute |= bool(date or epoch or year)
         if date and zone:
-            self._absolute = True
             zone = b"Z" if zone in {b"UTC", b"GMT"} else zone
             self._before = datetime.fromisoformat((date + b"T" + clock + zone).decode()).timestamp()
         elif epoch:
-            self._absolute = True
             self._before = float(epoch)
         else:
             self._before = self._local(stamp)
@@ -92,13 +90,11 @@ class Timestamps:
 
     def _local(self, stamp: re.Match[bytes]) -> float:
         """The time of a timestamp without a time zone: the one of two that follows the line before."""
-        parts = stamp.group("date", "time", "month", "day", "year", "hour", "seconds")
-        date, clock, month, day, named_year, hour, seconds = parts
+        date, clock, hour, seconds = stamp.group("date", "time", "hour", "seconds")
         if date:
             hour, seconds = clock[:2], clock[3:].replace(b",", b".")
-        key = (date, month, day, named_year, hour)
+        key = (hour, *stamp.group("date", "month", "day", "year"))
         if key != self._hour:
-            self._absolute |= bool(date or named_year)
             self._year, self._month, day_of_month = map(int, date.split(b"-")) if date else self._date(stamp)
             self._starts = _starts(self._year, self._month, day_of_month, int(hour))
             self._hour = key
@@ -115,18 +111,18 @@ class Timestamps:
         return next((then for then in times if then >= self._before - OUT_OF_ORDER), times[-1])
 
     def _date(self, stamp: re.Match[bytes]) -> tuple[int, int, int]:
-        month, day = _MONTHS.get(stamp["month"]), int(stamp["day"])
+        name, day = stamp["month"].decode(errors="replace"), int(stamp["day"])
+        month = _MONTHS.get(name.lower())
         if month is None:
-            raise ValueError(f"{stamp['month'].decode(errors='replace')!r} is not a month")
+            raise ValueError(f"{name!r} is not a month")
         if stamp["year"]:
             return int(stamp["year"]), month, day
         if self._year is None:
             this, hour = time.localtime(self._latest).tm_year, int(stamp["hour"])
-            years = [year for year in range(this, this - _YEARS, -1) if _exists(year, month, day)]
-            years = [year for year in years if _starts(year, month, day, hour)[0] <= self._latest]
-            if not years:
-                raise ValueError("impossible date")
-            return years[0], month, day
+            for year in range(this, this - _YEARS, -1):
+                if _exists(year, month, day) and _starts(year, month, day, hour)[0] <= self._latest:
+                    return year, month, day
+            raise ValueError("impossible date")
         year = self._year + (self._month - month > 6) - (month - self._month > 6)
         if not self._absolute and (month, day) == (2, 29) and not _exists(year, month, day):
             # Only a leap year has this day, so all lines before it belong to an earlier year, too.

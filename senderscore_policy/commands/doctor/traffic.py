@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.commands.doctor.postconf import Postfix
 from senderscore_policy.errors import BackendError, InputError
 from senderscore_policy.maillog.files import chunks_of
-from senderscore_policy.maillog.messages import read_logs
+from senderscore_policy.maillog.messages import read_chunks
 from senderscore_policy.maillog.timestamps import STAMP, Timestamps, as_text
 from senderscore_policy.policy.clients import Network, parse_address
 from senderscore_policy.policy.durations import span
@@ -59,13 +58,7 @@ def _read_mail_log(postfix: Postfix, permitted: Sequence[Network]) -> MailLog:
     fault = max(faults, key=lambda each: (each[1].startswith("smtpd"), each[0]), default=None)
     if not re.search(rb"/(?:smtpd|o?qmgr)\[", text):
         return MailLog(name, (), (), fault)
-    with tempfile.NamedTemporaryFile(prefix="senderscore-policy-") as copy:
-        copy.write(text)
-        copy.flush()
-        try:
-            traffic = read_logs([copy.name], lambda _: None)
-        except InputError as error:
-            raise InputError(str(error).replace(copy.name, name)) from error
+    traffic = read_chunks([(name, time.time(), [text])])
     outside = [not who.authenticated and not _is_local(who.address, permitted) for who in traffic.who]
     pairs = [(at, outside[sender]) for at, sender in zip(traffic.times, traffic.senders, strict=True) if at >= since]
     return MailLog(name, [at for at, _ in pairs], [at for at, from_outside in pairs if from_outside], fault)
