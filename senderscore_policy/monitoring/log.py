@@ -33,17 +33,8 @@ CLOSE_TIME: Final = 2.0
 """Seconds that the log gets at exit to write the queued lines."""
 NAME: Final = "senderscore-policy"
 
-Sink = Callable[[int, Sequence[str]], None]
-"""Writes lines of one logging level; may block. Raises `LinesLostError` for a part of them, OSError for all."""
-
-
-class LinesLostError(OSError):
-    """Some lines were not written."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__(f"{count} log lines lost")
-        self.count = count
-
+Sink = Callable[[int, Sequence[str]], int | None]
+"""Writes lines of one logging level; may block. Returns the number of lines lost; raises OSError if all are."""
 
 # sd-daemon(3): the priority of a line on stderr.
 _SYSTEMD_PRIORITY: Final = {
@@ -64,9 +55,11 @@ def stderr_sink() -> Sink:
 
 
 class _Syslog(logging.handlers.SysLogHandler):
+    lost = 0  # lines: no syslog daemon, or a line too long for a datagram
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's
-        """Raise the error, where logging would print a traceback for each line."""
-        raise  # noqa: PLE0704 - logging calls this in its except clause
+        """Count the line, where logging would print a traceback."""
+        self.lost += 1
 
 
 def syslog_sink(address: str = "/dev/log") -> Sink:
@@ -74,16 +67,11 @@ def syslog_sink(address: str = "/dev/log") -> Sink:
     handler = _Syslog(address, facility=_Syslog.LOG_MAIL)
     handler.ident = f"{NAME}[{os.getpid()}]: "
 
-    def write(level: int, lines: Sequence[str]) -> None:
-        lost = 0
+    def write(level: int, lines: Sequence[str]) -> int:
+        before = handler.lost
         for line in lines:
-            record = logging.makeLogRecord({"levelno": level, "levelname": logging.getLevelName(level), "msg": line})
-            try:
-                handler.emit(record)
-            except OSError:  # no syslog daemon, or a line too long for a datagram
-                lost += 1
-        if lost:
-            raise LinesLostError(lost)
+            handler.emit(logging.makeLogRecord({"levelname": logging.getLevelName(level), "msg": line}))
+        return handler.lost - before
 
     return write
 
@@ -93,7 +81,6 @@ class LogWriter(logging.Handler):
 
     def __init__(self, sink: Sink) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(message)s"))
         self._sink = sink
         self._queue: SimpleQueue[tuple[int, Sequence[str]] | None] = SimpleQueue()
         self._reported = 0
@@ -108,7 +95,7 @@ class LogWriter(logging.Handler):
         """Queue lines; never waits."""
         dropped = self.dropped - self._reported
         notice = [f"{dropped} log lines dropped: the log could not keep up"] if dropped else []
-        size = _size(lines) + _size(notice)
+        size = sum(map(len, lines)) + sum(map(len, notice))
         with self._counting:
             if self._waiting + size > MAX_QUEUED:
                 self.dropped += len(lines)
@@ -145,27 +132,18 @@ class LogWriter(logging.Handler):
 
     def _write_lines(self, level: int, lines: Sequence[str]) -> None:
         with self._counting:
-            self._waiting -= _size(lines)
+            self._waiting -= sum(map(len, lines))
         try:
-            self._sink(level, lines)
-        except LinesLostError as error:
-            self.dropped += error.count
+            lost = self._sink(level, lines) or 0
         except OSError:
-            self.dropped += len(lines)
-
-
-def _size(lines: Sequence[str]) -> int:
-    return sum(map(len, lines))
+            lost = len(lines)
+        self.dropped += lost
 
 
 def set_up(settings: Log) -> LogWriter:
     """Send the log of the whole program to the configured target."""
     writer = LogWriter(syslog_sink() if settings.target == "syslog" else stderr_sink())
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-    root.addHandler(writer)
-    root.setLevel(settings.level.upper())
+    logging.basicConfig(handlers=[writer], format="%(message)s", level=settings.level.upper(), force=True)
     return writer
 
 
