@@ -68,35 +68,36 @@ def is_own(host: str, names: Collection[str]) -> bool:
     return name.removesuffix(".") in names or parse_address(name) is not None
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: passes everything on to aiohttp, and remembers when the peer was last active."""
+class Connection(web.RequestHandler):
+    """One connection: aiohttp serves it, and the daemon closes it when its peer is silent or others need its place."""
 
-    def __init__(self, listener: "HttpListener", handler: web.RequestHandler) -> None:
-        self._listener = listener
-        self.handler = handler
+    def __init__(self, server: web.Server) -> None:
+        options: dict[str, Any] = {"access_log": None, "logger": log}
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self._server = server
         self.asked = 0  # requests that have arrived
         # The time of the last answer, or of the start; infinite while a request is in hand.
-        self.active_at = asyncio.get_running_loop().time()
+        self.active_at = self._loop.time()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.handler.connection_made(transport)
-        self._listener.enter(self)
+        """Make room for the connection: close one that never asked, else the longest idle, else the busiest one."""
+        super().connection_made(transport)
+        others = [each for each in self._server.connections if isinstance(each, Connection) and each is not self]
+        others = [each for each in others if each.transport is not None]  # closed ones stay listed for a while
+        if len(others) >= MAX_CONNECTIONS:
+            idle = [each for each in others if each.active_at < inf]
+            busiest = max(others, key=lambda each: each.asked)
+            min(idle, key=lambda each: (each.asked > 0, each.active_at), default=busiest).force_close()
+        self._close_when_silent()
 
-    def data_received(self, data: bytes) -> None:
-        self.handler.data_received(data)
-
-    def eof_received(self) -> None:
-        self.handler.eof_received()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._listener.leave(self)
-        self.handler.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self.handler.pause_writing()
-
-    def resume_writing(self) -> None:
-        self.handler.resume_writing()
+    def _close_when_silent(self) -> None:
+        """Close the connection now if its time is over, else look again when it is."""
+        if self.transport is not None:
+            left = min(self.active_at, self._loop.time()) + REQUEST_TIME - self._loop.time()
+            if left <= 0:
+                self.force_close()
+            else:
+                self._loop.call_later(left, self._close_when_silent)
 
 
 class HttpListener:
@@ -107,9 +108,8 @@ class HttpListener:
         # Requests that are handled one after the other make a crowd of visitors wait, and not mail.
         self._turn = asyncio.Semaphore(1 if in_turns else MAX_CONNECTIONS)
         self._servers: list[asyncio.Server] = []
-        self._connections: dict[web.RequestHandler, _Connection] = {}
         app.middlewares.append(self._serve)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, logger=log)
+        self._runner = web.AppRunner(app, handle_signals=False)
 
     async def open(self, listeners: list[Any]) -> None:
         await self._runner.setup()
@@ -124,46 +124,17 @@ class HttpListener:
             await self._runner.server.shutdown(1.0)
         await self._runner.cleanup()
 
-    def _connection(self) -> asyncio.BaseProtocol:
-        server = self._runner.server
-        assert server is not None
-        return _Connection(self, server())
-
-    def enter(self, connection: _Connection) -> None:
-        """Make room for a connection: close one that never asked, else the longest idle, else the busiest one."""
-        self._connections[connection.handler] = connection
-        if len(self._connections) > MAX_CONNECTIONS:
-            others = [each for each in self._connections.values() if each is not connection]
-            idle = [each for each in others if each.active_at < inf]
-            busiest = max(others, key=lambda each: each.asked)
-            self._close(min(idle, key=lambda each: (each.asked > 0, each.active_at), default=busiest))
-        self._close_when_silent(connection)
-
-    def leave(self, connection: _Connection) -> None:
-        self._connections.pop(connection.handler, None)
-
-    def _close(self, connection: _Connection) -> None:
-        self.leave(connection)
-        connection.handler.force_close()
-
-    def _close_when_silent(self, connection: _Connection) -> None:
-        """Close the connection now if its time is over, else look again when it is."""
-        if connection.handler in self._connections:
-            loop = asyncio.get_running_loop()
-            left = min(connection.active_at, loop.time()) + REQUEST_TIME - loop.time()
-            if left <= 0:
-                self._close(connection)
-            else:
-                loop.call_later(left, self._close_when_silent, connection)
+    def _connection(self) -> Connection:
+        assert self._runner.server is not None
+        return Connection(self._runner.server)
 
     @web.middleware
     async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         hosts = request.headers.getall("Host", [])
         if self._names is not None and not all(is_own(host, self._names) for host in hosts):
             raise web.HTTPMisdirectedRequest(reason=_NOT_OWN)
-        connection = self._connections.get(request.protocol)
-        if connection is None:
-            return await handler(request)
+        connection = request.protocol
+        assert isinstance(connection, Connection)
         connection.asked += 1
         connection.active_at = inf
         try:

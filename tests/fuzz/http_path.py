@@ -7,9 +7,8 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from aiohttp import web
 from fakes import DaemonSite, FakeStore
 
 from senderscore_policy.counters.memcached.protocol import BucketKeys
@@ -133,14 +132,13 @@ def check(data: bytes) -> None:
 async def _answers(listener: HttpListener, data: bytes) -> bytes:
     """What the listener sends to a peer that sends this and closes."""
     transport = _Transport()
-    connection = cast(asyncio.Protocol, listener._connection())
+    connection = listener._connection()
     connection.connection_made(transport)
     connection.data_received(data)
     connection.eof_received()
-    handler = cast(web.RequestHandler, getattr(connection, "handler"))  # noqa: B009
     for _ in range(1000):
         await asyncio.sleep(0)
-        if transport.closed or (handler._waiter is not None and not handler._messages):
+        if transport.closed or (connection._waiter is not None and not connection._messages):
             break
     connection.connection_lost(None)
     await asyncio.sleep(0)

@@ -98,7 +98,7 @@ async def test_a_crowd_of_busy_connections_keeps_nobody_out(tmp_path: Path, monk
             for each in busy:
                 each[1].write(ASK.replace(b"/healthz", b"/api/status"))
             async with asyncio.timeout(30):
-                while any(each.active_at < inf for each in daemon.serving._connections.values()):  # noqa: ASYNC110
+                while any(each.active_at < inf for each in daemon.serving._runner.server.connections):  # noqa: ASYNC110
                     await asyncio.sleep(0)
             newcomer = await connect(tmp_path)
             newcomer[1].write(ONCE)
