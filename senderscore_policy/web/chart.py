@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -31,40 +32,20 @@ class Bar(NamedTuple):
     shade: str
 
 
-class Slot(NamedTuple):
-    """The whole height of a column, which shows its numbers when a pointer hovers over it."""
-
-    x: float
-    width: float
-    text: str
-
-
-class Tick(NamedTuple):
-    """A line of the scale."""
-
-    y: float
-    label: str
-
-
-class Series(NamedTuple):
-    """A tier in the legend, with its decisions in the whole chart."""
-
-    tier: str
-    shade: str
-    passed: int
-    deferred: int
-
-
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars above a base line for messages that passed and below it for deferred ones, in one scale."""
+    """Bars above a base line for messages that passed and below it for deferred ones, in one scale.
 
-    bars: tuple[Bar, ...]
-    slots: tuple[Slot, ...]
-    ticks: tuple[Tick, ...]
-    series: tuple[Series, ...]
-    base: float  # in percent from above
-    times: tuple[str, ...]  # evenly spaced from the left end to the right end
+    All lengths are in percent of the drawing.
+    """
+
+    bars: list[Bar]
+    slots: list[tuple[float, str]]  # each column's left edge, and its numbers, for a pointer that hovers over it
+    width: float  # of a slot
+    ticks: list[tuple[float, str]]  # the lines of the scale, and their labels
+    base: float  # from above
+    times: list[str]  # evenly spaced from the left end to the right end
+    series: list[tuple[str, int, int]]  # each tier, with its passed and its deferred decisions
     passed: int
     deferred: int
 
@@ -94,40 +75,35 @@ def local(time: float) -> datetime:
     return datetime.fromtimestamp(time, UTC).astimezone()
 
 
-def clock(time: float) -> str:
-    return f"{local(time):%H:%M}"
-
-
-def day_and_clock(time: float) -> str:
-    return f"{local(time):%d %b %H:%M}"
-
-
-def chart(
-    columns: Sequence[Column], step: float, slots: int, labels: int, label: Callable[[float], str] = clock
-) -> Chart:
+def chart(columns: Sequence[Column], step: float, slots: int, labels: int, form: str = "%H:%M") -> Chart:
     """The chart of at least one column, each `step` seconds after the one before; the last ends at the right edge.
 
-    The chart has room for `slots` columns. Labels divide the time axis into `labels` parts.
+    The chart has room for `slots` columns. Labels of the form divide the time axis into `labels` parts.
     """
-    highest = max(sum(passed.values()) for _, passed, _ in columns)
-    lowest = max(sum(deferred.values()) for _, _, deferred in columns)
+    passed: Counter[str] = Counter()
+    deferred: Counter[str] = Counter()
+    for _, accepted, late in columns:
+        passed.update(accepted)
+        deferred.update(late)
+    highest = max(sum(accepted.values()) for _, accepted, _ in columns)
+    lowest = max(sum(late.values()) for _, _, late in columns)
     high = _round_number((highest + lowest) / 5)  # about five lines of the scale
     above, below = max(1, math.ceil(highest / high)), math.ceil(lowest / high)
     unit = 100 / ((above + below) * high)
     base = above * high * unit
     width = 100 / slots
     end = columns[-1][0] + step
-    series = tuple(_series(columns))
     placed = [(at * width, column) for at, column in enumerate(columns, slots - len(columns))]
     return Chart(
-        bars=tuple(bar for x, column in placed for bar in _bars(column, x, width, base, unit)),
-        slots=tuple(Slot(_exact(x), _exact(width), _text(column, label)) for x, column in placed),
-        ticks=tuple(Tick(_exact(base - n * high * unit), f"{abs(n) * high:,}") for n in range(-below, above + 1)),
-        series=series,
-        base=_exact(base),
-        times=tuple(label(end - slots * step * (labels - n) / labels) for n in range(labels + 1)),
-        passed=sum(each.passed for each in series),
-        deferred=sum(each.deferred for each in series),
+        bars=[bar for x, column in placed for bar in _bars(column, x, width, base, unit)],
+        slots=[(x, _text(column, form)) for x, column in placed],
+        width=width,
+        ticks=[(base - n * high * unit, f"{abs(n) * high:,}") for n in range(-below, above + 1)],
+        base=base,
+        times=[f"{local(end - slots * step * (labels - n) / labels):{form}}" for n in range(labels + 1)],
+        series=[(tier, passed[tier], deferred[tier]) for tier in sorted(passed | deferred, key=tier_order)],
+        passed=passed.total(),
+        deferred=deferred.total(),
     )
 
 
@@ -137,39 +113,27 @@ def _round_number(least: float) -> int:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
 
 
-def _exact(percent: float) -> float:
-    return round(percent, 3)
-
-
 def _bars(column: Column, x: float, width: float, base: float, unit: float) -> Iterable[Bar]:
     _, passed, deferred = column
-    x, width = _exact(x + width * (1 - BAR) / 2), _exact(width * BAR)
+    x, width = x + width * (1 - BAR) / 2, width * BAR
     above = below = base
     for tier in sorted(passed, key=tier_order):
         height = passed[tier] * unit
         above -= height
-        yield Bar(x, _exact(above), width, _exact(height), shade(tier))
+        yield Bar(x, above, width, height, shade(tier))
     for tier in sorted(deferred, key=tier_order):
         height = deferred[tier] * unit
-        yield Bar(x, _exact(below), width, _exact(height), "late" if tier == PLAIN else shade(tier))
+        yield Bar(x, below, width, height, "late" if tier == PLAIN else shade(tier))
         below += height
 
 
-def _text(column: Column, label: Callable[[float], str]) -> str:
+def _text(column: Column, form: str) -> str:
     start, passed, deferred = column
-    lines = [f"{label(start)}: {sum(passed.values()):,} passed, {sum(deferred.values()):,} deferred"]
+    lines = [f"{local(start):{form}}: {sum(passed.values()):,} passed, {sum(deferred.values()):,} deferred"]
     for tier in sorted((passed.keys() | deferred.keys()) - {PLAIN}, key=tier_order):
         late = deferred.get(tier, 0)
         lines.append(f"{name(tier)}: {passed.get(tier, 0):,}" + (f" + {late:,} deferred" if late else ""))
     return "\n".join(lines)
-
-
-def _series(columns: Sequence[Column]) -> Iterable[Series]:
-    tiers = {tier for _, passed, deferred in columns for tier in (*passed, *deferred)}
-    for tier in sorted(tiers, key=tier_order):
-        passed = sum(column[1].get(tier, 0) for column in columns)
-        deferred = sum(column[2].get(tier, 0) for column in columns)
-        yield Series(name(tier), shade(tier), passed, deferred)
 
 
 HOUR: Final = 3600
@@ -178,37 +142,32 @@ _STEPS: Final = (1, 2, 3, 6, 12, 24, 48, 168, 720, 8760)
 """Hours that a column of hourly counts may cover."""
 
 
-class Span(NamedTuple):
-    """The time that all charts of a report show."""
+class Span:
+    """The time that all charts of a report show: from the first of these hours to the last.
 
-    begin: int  # seconds since the epoch
-    step: int  # seconds
-    columns: int
+    Args:
+        hours: their starts, in seconds since the epoch.
+    """
 
-    @property
-    def step_text(self) -> str:
-        """The step in words: "hour", "3 hours", "day"."""
-        return period(self.step)
+    def __init__(self, hours: Sequence[int]) -> None:
+        begin, end = min(hours), max(hours) + HOUR
+        least = (end - begin) / MOST_COLUMNS / HOUR
+        self._step = next((step for step in _STEPS if step >= least), _STEPS[-1]) * HOUR
+        if self._step > HOUR:
+            # Days begin at midnight of the host's time zone, not of UTC.
+            begin -= local(begin).hour * HOUR
+        self._begin, self._columns = begin, -(-(end - begin) // self._step)
+        self.step_text = period(self._step)  # "hour", "3 hours", "day"
 
     def chart(self, messages: Mapping[int, int], deferred: Mapping[int, int]) -> Chart:
         """The chart of counts by the start of their hour: of all messages, and of those that would be deferred."""
-        sums = [[0, 0] for _ in range(self.columns)]
+        sums = [[0, 0] for _ in range(self._columns)]
         for kind, hourly in enumerate((messages, deferred)):
             for hour, count in hourly.items():
-                sums[(hour - self.begin) // self.step][kind] += count
+                sums[(hour - self._begin) // self._step][kind] += count
         columns = [
-            (self.begin + at * self.step, {PLAIN: count - late}, {PLAIN: late} if late else {})
+            (self._begin + at * self._step, {PLAIN: count - late}, {PLAIN: late} if late else {})
             for at, (count, late) in enumerate(sums)
         ]
-        labels = next((parts for parts in (4, 5, 6, 3, 2) if self.columns % parts == 0), 1)
-        return chart(columns, self.step, self.columns, labels, day_and_clock)
-
-
-def span_of(hours: Sequence[int]) -> Span:
-    """The time from the first of these hours (seconds since the epoch) to the last, in at most `MOST_COLUMNS` steps."""
-    begin, end = min(hours), max(hours) + HOUR
-    step = next(hours * HOUR for hours in _STEPS if end - begin <= MOST_COLUMNS * hours * HOUR or hours == _STEPS[-1])
-    if step > HOUR:
-        # Days begin at midnight of the host's time zone, not of UTC.
-        begin -= local(begin).hour * HOUR
-    return Span(begin, step, -(-(end - begin) // step))
+        labels = next((parts for parts in (4, 5, 6, 3, 2) if self._columns % parts == 0), 1)
+        return chart(columns, self._step, self._columns, labels, "%d %b %H:%M")

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from senderscore_policy.policy.durations import span
 from senderscore_policy.policy.status import limit_as_json
-from senderscore_policy.web.chart import clock, local, name, shade
+from senderscore_policy.web.chart import local, name, shade
 
 
 def moment(time: float) -> str:
@@ -53,7 +53,7 @@ _ENVIRONMENT.filters |= {
     "moment": moment,
     "minute": lambda time: f"{local(time):%Y-%m-%d %H:%M}",
     "second": lambda time: f"{local(time):%Y-%m-%d %H:%M:%S}",
-    "clock": clock,
+    "clock": lambda time: f"{local(time):%H:%M}",
     "path": lambda key: quote(key, safe=":"),
     "shade": shade,
     "tier": name,

@@ -29,7 +29,7 @@ from senderscore_policy.maillog.timestamps import for_people
 from senderscore_policy.policy.clients import Network, NetworkTable
 from senderscore_policy.policy.reputation import UNKNOWN, Scored, Unknown
 from senderscore_policy.policy.status import limit_as_json
-from senderscore_policy.web.chart import span_of
+from senderscore_policy.web.chart import Span
 from senderscore_policy.web.html import render
 
 Rows = Sequence[tuple[Any, ...]]
@@ -144,7 +144,7 @@ def _progress(total: int | None) -> Iterator[Advance]:
 def _write_page(path: Path, report: Report) -> None:
     """Write the report as one HTML page without links to other files."""
     forecast = report.forecast
-    axis = span_of(list(forecast.hourly)) if forecast.hourly else None
+    axis = Span(list(forecast.hourly)) if forecast.hourly else None
     text = render("forecast.html", report=report, forecast=forecast, axis=axis, most=MOST_CLIENTS, made=time.time())
     try:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -215,9 +215,9 @@ def test_the_chart_is_true(decided: list[tuple[dict[str, int], dict[str, int]]])
 
 def scale(drawn: Chart) -> float:
     """Percent of the drawing for each decision, by its ticks."""
-    zero = next(tick for tick in drawn.ticks if tick.label == "0")
-    other = next(tick for tick in drawn.ticks if tick.y < zero.y)
-    return (zero.y - other.y) / int(other.label.replace(",", ""))
+    zero = next(y for y, label in drawn.ticks if label == "0")
+    other, label = next(tick for tick in drawn.ticks if tick[0] < zero)
+    return (zero - other) / int(label.replace(",", ""))
 
 
 def test_the_tiers_have_an_order_and_colours() -> None:
