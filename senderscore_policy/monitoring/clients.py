@@ -2,20 +2,20 @@
 
 import heapq
 import ipaddress
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from senderscore_policy.policy.bounded import BoundedCache
 from senderscore_policy.policy.clients import Address, Client, Network, parse_address
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.engine import Engine
-from senderscore_policy.policy.policy import Policy
 from senderscore_policy.policy.ports import Charge, Clock, Usage
 from senderscore_policy.policy.protocol import printable
 from senderscore_policy.policy.reputation import CachedScore
-from senderscore_policy.policy.status import ClientStatus, status_of
+from senderscore_policy.policy.status import ClientStatus, LimitState, status_of
 from senderscore_policy.policy.tiers import UNLIMITED
 from senderscore_policy.policy.window import View, Window
 from senderscore_policy.reputation.source import ScoreSource
@@ -24,22 +24,44 @@ MAX_CLIENTS: Final = 20_000
 """Clients remembered; those that have sent nothing for longest are forgotten first."""
 LONGEST_NAME: Final = 255
 """Bytes of a host name (RFC 1035, 2.3.4)."""
+LONGEST_TEXT: Final = 100
+"""Characters shown of a host name."""
 _NETWORK: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}/[0-9]{1,3}")
 
 
+@dataclass(eq=False, slots=True)
 class SeenClient:
     """A client and the facts of its last counted message; the next one overwrites them."""
 
-    __slots__ = ("client", "count", "deferred", "limit", "name", "tier", "time")
+    client: Client
+    count: int = 0  # messages in the window
+    limit: float = UNLIMITED
+    tier: str = ""  # the name of that limit
+    time: float = 0.0  # of the message, in seconds since the epoch; 0: it has not sent any
+    name: bytes = b""  # as Postfix knows the host, "unknown" if it does not
+    deferred: dict[int, int] = field(default_factory=dict)  # messages above the limit, by bucket
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.count = 0  # messages in the window
-        self.limit: float = UNLIMITED if client.limit is None else client.limit.messages
-        self.tier = ""  # the name of that limit
-        self.time = 0.0  # of the message, in seconds since the epoch; 0: it has not sent any
-        self.name = b""  # as Postfix knows the host, "unknown" if it does not
-        self.deferred: dict[int, int] = {}  # messages above the limit, by bucket
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One client, as the status page and `top` list it."""
+
+    status: ClientStatus
+    # Seconds until one more message is within its limit, if it sends nothing before; None: the limit is 0 or infinite,
+    # or its score decides first.
+    opens_in: float | None
+    name: str  # as Postfix knows the host, or empty; the owner of the address chose it
+    seen_at: float  # its last counted message, in seconds since the epoch; 0: this daemon has not seen any
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `get --json`, and more."""
+        limited = self.status.state is LimitState.LIMITED
+        return self.status.as_json() | {
+            "state": self.status.state,
+            "opens_in": math.ceil(self.opens_in) if limited and self.opens_in is not None else None,
+            "name": self.name,
+            "seen_at": round(self.seen_at),
+        }
 
 
 def network_of(text: str) -> Network | None:
@@ -100,7 +122,7 @@ class SeenClients:
     def _enter(self, client: Client) -> SeenClient:
         seen = self._clients.get(client.key)
         if seen is None:
-            seen = SeenClient(client)
+            seen = SeenClient(client, limit=client.limit.messages if client.limit else UNLIMITED)
             self._clients.put(client.key, seen)
         return seen
 
@@ -112,17 +134,11 @@ class SeenClients:
     def find(self, key: str) -> SeenClient | None:
         return self._clients.get(key)
 
-    def deferred(self, client: str) -> int:
-        """Messages of the client above its limit in this window, as this daemon has seen them."""
-        seen = self._clients.get(client)
-        return 0 if seen is None else self.window.view(self.now()).total(seen.deferred)
-
-    def deferring(self, client: str) -> bool:
-        """Whether messages of the client were above its limit in the running bucket or the one before it."""
+    def deferred(self, seen: SeenClient) -> tuple[int, bool]:
+        """Messages of the client above its limit in this window, and whether some were in its two newest buckets."""
         view = self.window.view(self.now())
-        seen = self._clients.get(client)
         latest = (view.current, *view.open, *view.closed[:1])
-        return seen is not None and any(index in seen.deferred for index in latest)
+        return view.total(seen.deferred), any(index in seen.deferred for index in latest)
 
     def recent(self, since: float) -> list[SeenClient]:
         """Each client that was seen since that time (seconds since the epoch)."""
@@ -152,62 +168,54 @@ class ClientAdmin:
     clock: Clock
     shared: bool  # whether other daemons use the same counters
 
-    @property
-    def policy(self) -> Policy:
-        return self.engine.policy
-
     def client(self, address: Address) -> Client:
-        return self.policy.directory.client(address)
+        return self.engine.policy.directory.client(address)
 
     def client_named(self, text: str) -> Client:
         """The client that is counted under this address, or under exactly this network; ValueError has the reason."""
-        return self._named(text)[1]
+        return self.client(self._address(text))
 
     def ruled_network(self, client: Client) -> Network | None:
         """The network of [exempt], or of the [[override]], that applies to the client, if there is one."""
-        return self.policy.directory.ruled_network(self._named(client.key)[0])
+        return self.engine.policy.directory.ruled_network(self._address(client.key))
 
-    def _named(self, text: str) -> tuple[Address, Client]:
+    def _address(self, text: str) -> Address:
+        """An address of the client of that name."""
         address = parse_address(text)
         if address is not None:
-            return address, self.client(address)
+            return address
         if not _NETWORK.fullmatch(text):
             raise ValueError(f"{text[:100]!r} is not an IP address")
         network = ipaddress.ip_network(text)
         # A longer network with a rule of its own may hold the first or the last address, hardly both.
         for end in (network[0], network[-1]):
             address = parse_address(str(end))
-            client = None if address is None else self.client(address)
-            if address and client and (network.num_addresses == 1 or client.key == str(network)):
-                return address, client
+            if address and (network.num_addresses == 1 or self.client(address).key == str(network)):
+                return address
         raise ValueError(f"{network} is not counted as one client; name an address, or a network as `top` shows it")
 
-    async def statuses(self, clients: Sequence[Client]) -> list[tuple[ClientStatus, float | None]]:
-        """The status of each client, without a lookup, and the seconds until one more message is within its limit.
-
-        The seconds assume that the client sends nothing before. They are 0 if the message is within the limit
-        now, and None if it never is, or if no limit holds for the client yet.
-        """
+    async def rows(self, clients: Sequence[Client]) -> list[Row]:
+        """The row of each client, without a lookup."""
         usages = await self.engine.store.read([client.key for client in clients])
-        return [self._status(client, usage) for client, usage in zip(clients, usages, strict=True)]
+        return [self._row(client, usage) for client, usage in zip(clients, usages, strict=True)]
 
-    def _status(self, client: Client, usage: Usage) -> tuple[ClientStatus, float | None]:
-        known = self.score_at_hand(client)
-        deferred, deferring = self.seen.deferred(client.key), self.seen.deferring(client.key)
+    def _row(self, client: Client, usage: Usage) -> Row:
+        seen, known = self.seen.find(client.key) or SeenClient(client), self.score_at_hand(client)
         reputation = known.reputation if known else None
-        status = status_of(self.policy, client, reputation, usage.count, deferred, deferring=deferring)
-        limit, opens_at = status.limit.messages, None
-        now = self.seen.now()
+        deferred, deferring = self.seen.deferred(seen)
+        status = status_of(self.engine.policy, client, reputation, usage.count, deferred, deferring=deferring)
+        limit, now, opens_at = status.limit.messages, self.seen.now(), None
         if limit != UNLIMITED and status.reputation_name != "not-asked":
             opens_at = self.seen.window.opens_at(usage.buckets, limit, now)
-        return status, None if opens_at is None else opens_at - now
+        name = "" if seen.name == b"unknown" else printable(seen.name)[:LONGEST_TEXT]
+        return Row(status, None if opens_at is None else opens_at - now, name, seen.time)
 
-    def score_at_hand(self, client: Client) -> CachedScore | None:
-        return self.source.peek(client.address) if client.address else None
+    def score_at_hand(self, client: Client | None) -> CachedScore | None:
+        return self.source.peek(client.address) if client and client.address else None
 
     async def score(self, client: Client) -> dict[str, Any]:
         """The client's score, looked up if it is not at hand; the object of `score --json`."""
-        policy = self.policy
+        policy = self.engine.policy
         if client.overridden or client.exempt or client.address is None:
             source = "override" if client.overridden else "none"
             return status_of(policy, client, None).score_as_json(source, 0)

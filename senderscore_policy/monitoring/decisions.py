@@ -57,7 +57,7 @@ class DecisionHistory:
 
     def of_message(self, queue_id: str) -> list[Decision]:
         """The decisions about the message with this queue ID, oldest first."""
-        line = b"\nqueue_id=" + queue_id.encode("utf-8", "surrogateescape") + b"\n"
+        line = b"\nqueue_id=" + queue_id.encode() + b"\n"
         return self._select(lambda row: line in row[0])
 
     def _select(self, wanted: Callable[[_Row], bool]) -> list[Decision]:
@@ -83,10 +83,18 @@ def _rows(fields: Iterator[Any]) -> Iterator[_Row]:
 
 
 def as_json(decision: Decision, known: CachedScore | None) -> dict[str, Any]:
-    """A decision with attributes of its request, sender and user among them; `known`: its client's score now."""
+    """A decision with attributes of its request, sender and user among them; `known`: its client's score now.
+
+    The source of the decision's score, and its age then, in seconds, are None where they are no longer known.
+    """
     client, reputation = decision.client, decision.reputation
     name = "not-asked" if reputation is None else reputation.name
-    source, age = _source(decision, known)
+    source = age = None
+    if client is not None and reputation is not None:
+        if client.address is None:
+            source = "none"
+        elif known is not None and known.reputation == reputation and known.fetched_at <= decision.time + _WAIT:
+            source, age = known.source, max(0, round(decision.time - known.fetched_at))
     return {
         "time": round(decision.time, 3),
         "reason": decision.reason,
@@ -102,15 +110,3 @@ def as_json(decision: Decision, known: CachedScore | None) -> dict[str, Any]:
         "limit": limit_as_json(decision.limit),
         "count": decision.count,
     }
-
-
-def _source(decision: Decision, known: CachedScore | None) -> tuple[str | None, int | None]:
-    """The source of a decision's score, and its age then, in seconds; None where that is no longer known."""
-    client, reputation = decision.client, decision.reputation
-    if client is None or reputation is None:
-        return None, None
-    if client.address is None:
-        return "none", None
-    if known is None or known.reputation != reputation or known.fetched_at > decision.time + _WAIT:
-        return None, None
-    return known.source, max(0, round(decision.time - known.fetched_at))

@@ -6,8 +6,8 @@ A decision costs one dictionary entry, and nothing for names, labels or locks.
 import asyncio
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
 from senderscore_policy.counters.backend import CounterBackend
@@ -50,10 +50,10 @@ class Metrics:
         self.last_decision: float | None = None
         self.latency = Histogram(LATENCY_BOUNDS)
         self.batches = Histogram(BATCH_BOUNDS)
-        self.lookups: Counter[str] = Counter()
+        self.lookups = Counter(scored=0, unknown=0, refused=0, unavailable=0)
         self.lookup_latency = Histogram(LATENCY_BOUNDS)
-        self.score_cache: Counter[str] = Counter()
-        self.round_trips: Counter[str] = Counter()
+        self.score_cache = Counter(hit=0, stale=0, shared=0, miss=0)
+        self.round_trips = Counter(ok=0, failed=0)
         self.round_trip_latency = Histogram(LATENCY_BOUNDS)
         self.store_commands = 0
         self.invalid_keys = 0
@@ -87,15 +87,13 @@ class Metrics:
 MINUTES: Final = 60
 """Minutes that are kept, the current one included."""
 
-Counts = Mapping[tuple[str, str, str], int]
-
 
 class Minute(NamedTuple):
     """The decisions of one minute, by tier."""
 
     start: int  # seconds since the epoch
-    passed: dict[str, int]  # accepted messages; "none": not counted
-    deferred: dict[str, int]  # messages above the limit
+    passed: Counter[str]  # accepted messages; "none": not counted
+    deferred: Counter[str]  # messages above the limit
 
 
 class RecentTraffic:
@@ -104,7 +102,8 @@ class RecentTraffic:
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
         self._metrics = metrics
         self._clock = clock
-        self._starts: dict[int, Counts] = {int(clock.time() // 60): metrics.decisions.copy()}
+        # In the order of the minutes.
+        self._starts = {int(clock.time() // 60): metrics.decisions.copy()}
 
     async def keep(self) -> None:
         """Note the beginning of each minute, until cancelled."""
@@ -121,23 +120,15 @@ class RecentTraffic:
     def last_hour(self) -> list[Minute]:
         """Return the minutes of the last hour since the daemon's start, oldest first."""
         current = int(self._clock.time() // 60)
-        starts = [start for start in sorted(self._starts) if current - MINUTES < start <= current]
-        if not starts:
-            # The clock went back before the first remembered minute.
-            return [Minute(60 * current, {}, {})]
-        ends = [self._starts[start] for start in starts[1:]] + [self._metrics.decisions]
-        decided = {start: _minute(start, self._starts[start], end) for start, end in zip(starts, ends, strict=True)}
-        return [decided.get(start) or Minute(60 * start, {}, {}) for start in range(starts[0], current + 1)]
-
-
-def _minute(start: int, before: Counts, after: Counts) -> Minute:
-    minute = Minute(60 * start, {}, {})
-    for key, count in after.items():
-        _, reason, tier = key
-        if number := count - before.get(key, 0):
-            by_tier = minute.deferred if reason == Reason.OVER_LIMIT else minute.passed
-            by_tier[tier] = by_tier.get(tier, 0) + number
-    return minute
+        noted = [(start, counts) for start, counts in self._starts.items() if current - MINUTES < start <= current]
+        # Without a noted minute the clock went back before the first one.
+        first = noted[0][0] if noted else current
+        hour = {start: Minute(60 * start, Counter(), Counter()) for start in range(first, current + 1)}
+        for (start, before), (_, after) in pairwise([*noted, (current + 1, self._metrics.decisions)]):
+            for (_, reason, tier), number in (after - before).items():
+                by_tier = hour[start].deferred if reason == Reason.OVER_LIMIT else hour[start].passed
+                by_tier[tier] += number
+        return list(hour.values())
 
 
 POLL_INTERVAL: Final = 60.0
@@ -150,9 +141,9 @@ class Evictions:
     A server that comes back brings its own past along, so a poll adds nothing if the servers have changed.
     """
 
-    def __init__(self, counting: CounterBackend) -> None:
+    def __init__(self, backend: CounterBackend) -> None:
         self.seen = 0  # items
-        self._counting = counting
+        self._backend = backend
         self._servers: dict[str, bool] = {}
         self._before: int | None = None
 
@@ -162,9 +153,9 @@ class Evictions:
             await asyncio.sleep(POLL_INTERVAL)
 
     async def poll(self) -> None:
-        memcached = self._counting.memcached
+        memcached = self._backend.memcached
         evicted = None if memcached is None else await memcached.cluster.evictions()
-        servers = self._counting.servers
+        servers = self._backend.servers
         if evicted is not None and self._before is not None and servers == self._servers:
             self.seen += max(0, evicted - self._before)
         self._before, self._servers = evicted, servers

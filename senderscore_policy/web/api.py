@@ -127,16 +127,15 @@ class Api:
         return web.json_response((await self._collector.status()).as_json())
 
     async def _clients(self, _: web.Request) -> web.Response:
-        statuses = [row.status for row in (await self._collector.status()).rows]
-        statuses.sort(key=lambda status: status.count, reverse=True)
-        return web.json_response({"clients": [status.as_json() for status in statuses]})
+        rows = sorted((await self._collector.status()).rows, key=lambda row: row.status.count, reverse=True)
+        return web.json_response({"clients": [row.status.as_json() for row in rows]})
 
     async def _client(self, request: web.Request) -> web.Response:
         return await self._show(self._client_of(request))
 
     async def _show(self, client: Client, **extra: Any) -> web.Response:
-        ((status, _),) = await self._admin.statuses([client])
-        return web.json_response(status.as_json() | extra)
+        (row,) = await self._admin.rows([client])
+        return web.json_response(row.status.as_json() | extra)
 
     async def _score(self, request: web.Request) -> web.Response:
         return web.json_response(await self._admin.score(self._client_of(request)))
@@ -156,18 +155,15 @@ class Api:
     async def _explain(self, decisions: Sequence[Decision], clients: Sequence[Client]) -> web.Response:
         """The answer to `explain`: decisions, and the status of their clients now."""
         service, history = self._collector.service(), self._history
-        statuses = await self._admin.statuses(list({client.key: client for client in clients}.values()))
-        shown = [
-            as_json(each, None if each.client is None else self._admin.score_at_hand(each.client))
-            for each in decisions[-MOST_SHOWN:]
-        ]
+        rows = await self._admin.rows(list({client.key: client for client in clients}.values()))
+        shown = [as_json(each, self._admin.score_at_hand(each.client)) for each in decisions[-MOST_SHOWN:]]
         return web.json_response(
             {
                 "decisions": shown,
                 "found": len(decisions),
                 "clients": [
-                    status.as_json() | {"opens_in": None if opens_in is None else math.ceil(opens_in)}
-                    for status, opens_in in statuses
+                    row.status.as_json() | {"opens_in": None if row.opens_in is None else math.ceil(row.opens_in)}
+                    for row in rows
                 ],
                 "window": service.window,
                 "counted": service.counted,

@@ -5,10 +5,10 @@ Every label takes its values from a closed set; an address is never one of them.
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -19,19 +19,18 @@ from senderscore_policy.monitoring.statistics import Histogram
 from senderscore_policy.policy.decision import Reason
 from senderscore_policy.policy.reply import PERMIT
 from senderscore_policy.reputation.guard import ZoneState
-from senderscore_policy.web.status import StatusCollector
+from senderscore_policy.web.status import LIFE, StatusCollector
 
 PREFIX: Final = "senderscore_policy_"
 _Kind = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 
-def _family(kind: _Kind, name: str, text: str, value: float | Mapping[str, float], label: str = "") -> Metric:
-    """Make a metric with one value, or with a value for each word of a label."""
-    if not isinstance(value, Mapping):
-        return kind(PREFIX + name, text, value)
-    family = kind(PREFIX + name, text, labels=[label])
-    for word, number in value.items():
-        family.add_metric([word], number)
+def _family(kind: _Kind, name: str, text: str, value: float | Mapping[Any, float], *labels: str) -> Metric:
+    """Make a metric with one value, or with a value for each word of a label, or for each tuple of words of several."""
+    family = kind(PREFIX + name, text, labels=labels)
+    values: Mapping[Any, float] = value if isinstance(value, Mapping) else {(): value}
+    for words, number in values.items():
+        family.add_metric([words] if isinstance(words, str) else words, number)
     return family
 
 
@@ -45,25 +44,17 @@ def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     return HistogramMetricFamily(PREFIX + name, text, buckets, histogram.total)
 
 
-LIFE: Final = 1.0
-"""Seconds for which a page is served to every scraper: many scrapers cost no more than one."""
-
-
 class Exposition:
     """Collects the numbers at each scrape (a prometheus_client collector)."""
 
     def __init__(self, collector: StatusCollector) -> None:
         self._collector = collector
-        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(namespace=PREFIX.rstrip("_"), registry=self._registry)
         self._families: list[Metric] = []
         self._pages: dict[str, tuple[float, bytes]] = {}
         self._encoding = asyncio.Lock()
-
-    def describe(self) -> Iterable[Metric]:
-        """No names in advance: nothing else is in the registry that they could collide with."""
-        return []
 
     def collect(self) -> list[Metric]:
         """The families of metrics that `page` has taken."""
@@ -79,74 +70,57 @@ class Exposition:
         async with self._encoding:
             until, body = self._pages.get(content_type, (0.0, b""))
             if loop.time() >= until:
-                self._families = list(self._collect())
+                self._families = [*self._requests(), *self._scores(), *self._counters(), *self._service()]
                 # In a thread: the text takes longer than a request may wait for its decision.
                 body = await asyncio.to_thread(encode, self._registry)
                 self._pages[content_type] = loop.time() + LIFE, body
             return body, content_type
 
-    def _collect(self) -> Iterator[Metric]:
-        yield from self._requests()
-        yield from self._scores()
-        yield from self._counters()
-        yield from self._connections()
-        yield from self._daemon()
-
     def _requests(self) -> Iterator[Metric]:
         metrics = self._collector.metrics
         # A series that begins at its first increment hides that increment from rate().
-        tiers = [rule.name for rule in self._collector.admin.policy.tiers.limits] + ["not-asked", "override"]
+        tiers = [limit.name for limit in self._collector.admin.engine.policy.tiers.limits] + ["not-asked", "override"]
         decisions = {(PERMIT, str(Reason.WITHIN_LIMIT), tier): 0 for tier in tiers} | metrics.decisions
-        family = CounterMetricFamily(PREFIX + "requests", "Requests decided.", labels=["action", "reason", "tier"])
-        for labels, count in decisions.items():
-            family.add_metric(labels, count)
-        yield family
+        yield _counter("requests", "Requests decided.", decisions, "action", "reason", "tier")
         yield _histogram("request_duration_seconds", "From a request's last byte to its answer.", metrics.latency)
         yield _histogram("batch_size", "Requests decided together.", metrics.batches)
         if metrics.last_decision is not None:
             yield _gauge("last_request_timestamp_seconds", "When a request was decided last.", metrics.last_decision)
 
     def _scores(self) -> Iterator[Metric]:
-        metrics, scores = self._collector.metrics, self._collector.scores()
-        outcomes = {word: metrics.lookups[word] for word in ("scored", "unknown", "refused", "unavailable")}
-        yield _counter("lookups", "Score lookups over DNS.", outcomes, "outcome")
+        metrics, source = self._collector.metrics, self._collector.source
+        budget = source.budget
+        yield _counter("lookups", "Score lookups over DNS.", metrics.lookups, "outcome")
         yield _histogram("lookup_duration_seconds", "Duration of a score lookup over DNS.", metrics.lookup_latency)
-        results = {word: metrics.score_cache[word] for word in ("hit", "stale", "shared", "miss")}
-        yield _counter("score_cache", "Reads of the score cache.", results, "result")
-        used = {"month": scores.used, "day": scores.used_today}
+        yield _counter("score_cache", "Reads of the score cache.", metrics.score_cache, "result")
+        used = {"month": budget.used, "day": budget.used_today}
         yield _gauge("query_budget_used", "Queries sent in the last 30 days and 24 hours.", used, "period")
-        if scores.limit:
-            limits = {"month": scores.limit, "day": scores.daily_limit}
+        if budget.limit:
+            limits = {"month": budget.limit, "day": budget.daily_limit}
             yield _gauge("query_budget_limit", "Most queries in 30 days and in 24 hours.", limits, "period")
-        states = {str(state): float(scores.zone_state == state) for state in ZoneState}
+        states = {str(state): float(source.zone_state == state) for state in ZoneState}
         yield _gauge("zone_state", "State of the score zone; one state is 1.", states, "state")
 
     def _counters(self) -> Iterator[Metric]:
-        metrics, counters = self._collector.metrics, self._collector.counters()
-        servers = counters.servers
+        metrics, latency = self._collector.metrics, self._collector.metrics.round_trip_latency
+        servers = self._collector.backend.servers
         if servers:
-            up = sum(servers.values())
+            up, evicted = sum(servers.values()), self._collector.evictions.seen
             yield _gauge("memcached_servers", "Servers by state.", {"up": up, "down": len(servers) - up}, "state")
-            yield _counter("memcached_evictions", "Items that memcached evicted.", counters.evictions)
-        trips = {result: metrics.round_trips[result] for result in ("ok", "failed")}
-        yield _counter("store_round_trips", "Round trips to a memcached.", trips, "result")
-        latency = metrics.round_trip_latency
+            yield _counter("memcached_evictions", "Items that memcached evicted.", evicted)
+        yield _counter("store_round_trips", "Round trips to a memcached.", metrics.round_trips, "result")
         yield _histogram("store_round_trip_duration_seconds", "Duration of a round trip to a memcached.", latency)
         yield _counter("store_commands", "Commands sent to memcached.", metrics.store_commands)
         yield _counter("store_invalid_keys", "Keys deleted because they did not hold a number.", metrics.invalid_keys)
 
-    def _connections(self) -> Iterator[Metric]:
-        service = self._collector.service()
+    def _service(self) -> Iterator[Metric]:
+        collector, service = self._collector, self._collector.service()
         yield _gauge("connections_open", "Policy connections open now.", service.connections)
         yield _counter("connections_accepted", "Policy connections accepted.", service.accepted)
         yield _counter("connections_closed", "Idle connections closed, by reason.", service.closed, "reason")
         yield _counter("malformed_requests", "Connections closed because of a malformed request.", service.malformed)
         yield _counter("internal_errors", "Connections closed because of an internal error.", service.failed)
-
-    def _daemon(self) -> Iterator[Metric]:
-        service = self._collector.service()
-        scores, counters = self._collector.scores(), self._collector.counters()
-        states = {"counters": counters.state, "scores": scores.state, "state": service.state}
+        states = {"counters": collector.backend.state, "scores": collector.source.state, "state": service.state}
         degraded = {part: float(state != "ok") for part, state in states.items()}
         yield _gauge("degraded", "Whether a part of the daemon is degraded.", degraded, "part")
         if service.saved_at is not None:
@@ -156,6 +130,5 @@ class Exposition:
         yield _gauge("config_generation", text, service.generation)
         yield _gauge("config_last_reload_successful", "0 after a refused reload.", float(not service.reload_failed))
         yield _gauge("observe_mode", "Whether the daemon only observes.", float(service.mode == "observe"))
-        info = GaugeMetricFamily(PREFIX + "build_info", "Versions; always 1.", labels=["version", "python"])
-        info.add_metric([__version__, platform.python_version()], 1)
-        yield info
+        versions = {(__version__, platform.python_version()): 1.0}
+        yield _gauge("build_info", "Versions; always 1.", versions, "version", "python")

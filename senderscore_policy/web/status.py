@@ -1,69 +1,18 @@
 """Collects the status of the running daemon, for the status page and `top`."""
 
 import asyncio
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from senderscore_policy.counters.backend import CounterBackend
-from senderscore_policy.monitoring.clients import ClientAdmin, SeenClient, matching, network_of, top_clients
+from senderscore_policy.monitoring.clients import ClientAdmin, Row, SeenClient, matching, network_of, top_clients
 from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, Minute, RecentTraffic
 from senderscore_policy.policy.clients import Client, Network
 from senderscore_policy.policy.decision import Decision
-from senderscore_policy.policy.protocol import printable
 from senderscore_policy.policy.reputation import CachedScore
-from senderscore_policy.policy.status import ClientStatus, LimitState
 from senderscore_policy.reputation.source import ScoreSource
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One client."""
-
-    status: ClientStatus
-    # Seconds until one more message is within its limit, if it sends nothing before; None: never, or without a limit.
-    opens_in: float | None
-    name: str  # as Postfix knows the host, or empty; the owner of the address chose it
-    seen_at: float  # its last counted message, in seconds since the epoch; 0: this daemon has not seen any
-
-    def as_json(self) -> dict[str, Any]:
-        """The object of `get --json`, and more."""
-        limited = self.status.state is LimitState.LIMITED
-        return self.status.as_json() | {
-            "state": self.status.state,
-            "opens_in": math.ceil(self.opens_in) if limited and self.opens_in is not None else None,
-            "name": self.name,
-            "seen_at": round(self.seen_at),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreStatus:
-    """The score zone and the queries to it; lookups and cache results since the start."""
-
-    zone: str
-    zone_state: str  # the value of a `ZoneState`
-    state: str  # "ok", or "degraded: " and the reason; also in the next two classes
-    used: int  # queries in 30 days
-    limit: int  # 0: no budget
-    used_today: int  # queries in 24 hours
-    daily_limit: int
-    lookups: Mapping[str, int]
-    cache: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class CounterStatus:
-    """The back end of the counters; numbers since the start."""
-
-    store: str
-    state: str
-    servers: Mapping[str, bool]  # each memcached, and whether it is up
-    round_trips: Mapping[str, int]
-    round_trip: float | None  # seconds within which 99 of 100 round trips ended
-    evictions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +43,8 @@ class Status:
 
     time: float
     service: ServiceStatus
-    scores: ScoreStatus
-    counters: CounterStatus
+    scores: dict[str, Any]  # see `StatusCollector.scores`
+    counters: dict[str, Any]
     last_request_at: float | None
     requests: int  # decisions since the start
     median: float | None  # half of the requests were answered within this time
@@ -111,8 +60,8 @@ class Status:
             "health": self.service.health,
             "service": asdict(self.service)
             | {name: getattr(self, name) for name in ("last_request_at", "requests", "median", "slowest")},
-            "scores": asdict(self.scores),
-            "counters": asdict(self.counters),
+            "scores": self.scores,
+            "counters": self.counters,
             "minutes": [minute._asdict() for minute in self.minutes],
             "clients": [row.as_json() for row in self.rows],
             "clients_seen": self.clients,
@@ -134,10 +83,8 @@ MOST_CLIENTS: Final = 200
 """The number of clients listed because they are the busiest, and of those nearest to their limits."""
 AT_ONCE: Final = 50
 """Clients whose counters are read together: about a millisecond, and some kilobytes of memcached's answer."""
-LONGEST_TEXT: Final = 100
-"""Characters shown of a host name."""
 LIFE: Final = 1.0
-"""Seconds for which a status is shown to every visitor: many visitors cost no more than one."""
+"""Seconds for which all visitors get one status and all scrapers one page of metrics: many cost no more than one."""
 MOST_DECISIONS: Final = 10
 """Decisions on the page of a client."""
 
@@ -184,30 +131,32 @@ class StatusCollector:
             clients=clients,
         )
 
-    def scores(self) -> ScoreStatus:
+    def scores(self) -> dict[str, Any]:
+        """The score zone and the queries to it; lookups and uses of the cache since the start."""
         source, budget = self.source, self.source.budget
-        return ScoreStatus(
-            zone=source.settings.zone,
-            zone_state=source.zone_state,
-            state=source.state,
-            used=budget.used,
-            limit=budget.limit,
-            used_today=budget.used_today,
-            daily_limit=budget.daily_limit,
-            lookups=dict(self.metrics.lookups),
-            cache=dict(self.metrics.score_cache),
-        )
+        return {
+            "zone": source.settings.zone,
+            "zone_state": source.zone_state,
+            "state": source.state,  # "ok", or "degraded: " and the reason
+            "used": budget.used,  # queries in 30 days
+            "limit": budget.limit,  # 0: no budget
+            "used_today": budget.used_today,  # queries in 24 hours
+            "daily_limit": budget.daily_limit,
+            "lookups": +self.metrics.lookups,
+            "cache": +self.metrics.score_cache,
+        }
 
-    def counters(self) -> CounterStatus:
+    def counters(self) -> dict[str, Any]:
+        """The back end of the counters; numbers since the start."""
         backend, metrics = self.backend, self.metrics
-        return CounterStatus(
-            store="memory" if backend.memcached is None else "memcached",
-            state=backend.state,
-            servers=backend.servers,
-            round_trips=dict(metrics.round_trips),
-            round_trip=metrics.round_trip_latency.quantile(0.99),
-            evictions=self.evictions.seen,
-        )
+        return {
+            "store": "memory" if backend.memcached is None else "memcached",
+            "state": backend.state,
+            "servers": backend.servers,  # each memcached, and whether it is up
+            "round_trips": +metrics.round_trips,
+            "round_trip": metrics.round_trip_latency.quantile(0.99),  # seconds within which 99 of 100 ended
+            "evictions": self.evictions.seen,
+        }
 
     async def clients(self, text: str) -> tuple[tuple[Row, ...], int]:
         """The clients that a filter selects (`monitoring.clients.matching`): those to be listed, and the number of all.
@@ -216,10 +165,9 @@ class StatusCollector:
         """
         network = network_of(text)
         if network is not None and network.num_addresses == 1:
-            client = self.admin.client_named(text)
-            return tuple(await self._rows([self.admin.seen.find(client.key) or SeenClient(client)])), 1
-        seen, window = self.admin.seen, self.admin.seen.window
-        since = self.admin.clock.time() - window.seconds
+            return tuple(await self.admin.rows([self.admin.client_named(text)])), 1
+        seen = self.admin.seen
+        since = self.admin.clock.time() - seen.window.seconds
 
         def select() -> tuple[list[SeenClient], int]:
             found = list(matching(seen.recent(since), text))
@@ -227,17 +175,12 @@ class StatusCollector:
 
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
         shown, number = await asyncio.to_thread(select)
-        return tuple(await self._rows(shown)), number
-
-    async def _rows(self, shown: Sequence[SeenClient]) -> list[Row]:
-        """One row for each client. The daemon decides requests between one part of the rows and the next."""
         rows: list[Row] = []
         for start in range(0, len(shown), AT_ONCE):
-            part = shown[start : start + AT_ONCE]
-            statuses = await self.admin.statuses([self._client(each) for each in part])
-            rows += [_row(*status, last) for status, last in zip(statuses, part, strict=True)]
+            rows += await self.admin.rows([self._client(each) for each in shown[start : start + AT_ONCE]])
+            # The daemon decides requests between one part of the rows and the next.
             await asyncio.sleep(0)
-        return rows
+        return tuple(rows), number
 
     def _client(self, seen: SeenClient) -> Client:
         """The client, by the policy in force now."""
@@ -248,18 +191,13 @@ class StatusCollector:
             return seen.client
 
     async def details(self, client: Client) -> ClientDetails:
-        (status,) = await self.admin.statuses([client])
+        (row,) = await self.admin.rows([client])
         # In a thread: the history is long.
         decisions = await asyncio.to_thread(self.history.of_client, client.key)
         return ClientDetails(
             time=self.admin.clock.time(),
-            row=_row(*status, self.admin.seen.find(client.key) or SeenClient(client)),
+            row=row,
             score=self.admin.score_at_hand(client),
             network=self.admin.ruled_network(client),
             decisions=tuple(reversed(decisions[-MOST_DECISIONS:])),
         )
-
-
-def _row(status: ClientStatus, opens_in: float | None, last: SeenClient) -> Row:
-    name = printable(last.name)
-    return Row(status, opens_in, "" if name == "unknown" else name[:LONGEST_TEXT], last.time)

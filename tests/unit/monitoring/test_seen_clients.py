@@ -17,10 +17,12 @@ def test_deferrals_go_by_the_buckets_of_the_counters() -> None:
     seen = SeenClients(Window(60, 1), lambda: now)
     client = Client("192.0.2.75", "192.0.2.75")
     seen.decided([Decision(Request(b"\n\n"), client, Reason.OVER_LIMIT, "421 no", 3, "0-10", 2.0, None, 1000.0)])
+    found = seen.find(client.key)
+    assert found is not None
     now = 119.0
-    assert seen.deferred(client.key) == 1
+    assert seen.deferred(found) == (1, True)
     now = 120.0
-    assert seen.deferred(client.key) == 0
+    assert seen.deferred(found) == (0, False)
 
 
 async def test_no_score_is_asked_for_an_exempt_client(tmp_path: Path) -> None:

@@ -137,8 +137,8 @@ def test_text_is_text(status: Status) -> None:
     hostile = "</style><script>alert(1)</script>"
     changed = replace(
         status,
-        scores=replace(status.scores, zone=hostile, state=f"degraded: {hostile}"),
-        counters=replace(status.counters, store="memcached", state=hostile, servers={hostile: False}),
+        scores=status.scores | {"zone": hostile, "state": f"degraded: {hostile}"},
+        counters=status.counters | {"store": "memcached", "state": hostile, "servers": {hostile: False}},
         service=replace(status.service, health=f"degraded: {hostile}", state=f"degraded: {hostile}", window=hostile),
     )
     text = rendered(changed, View(filter=hostile))
@@ -151,16 +151,15 @@ def test_trouble_is_shown(status: Status) -> None:
     """The page shows reasons, servers that are down, and state that is not saved."""
     changed = replace(
         status,
-        scores=replace(status.scores, zone_state="refuses", state="degraded: it refuses", limit=0, used=5),
-        counters=replace(
-            status.counters,
-            store="memcached",
-            state="degraded: it is down",
-            servers={"192.0.2.1:11211": False, "192.0.2.2:11211": True},
-            round_trips={"ok": 8, "failed": 2},
-            round_trip=0.005,
-            evictions=7,
-        ),
+        scores=status.scores | {"zone_state": "refuses", "state": "degraded: it refuses", "limit": 0, "used": 5},
+        counters={
+            "store": "memcached",
+            "state": "degraded: it is down",
+            "servers": {"192.0.2.1:11211": False, "192.0.2.2:11211": True},
+            "round_trips": {"ok": 8, "failed": 2},
+            "round_trip": 0.005,
+            "evictions": 7,
+        },
         service=replace(
             status.service,
             health="degraded: memcached 192.0.2.1:11211 is down",
