@@ -76,5 +76,5 @@ class DirectAccess(AbstractContextManager["DirectAccess"]):
             if cluster.live == servers:
                 text = await scores.get(client.address) if client.address else None
                 found = from_text(text or "", self._source.settings.zone)
-                return status_of(self._admin.policy, client, found and found[0], usage.count).as_json()
+                return status_of(self._admin.engine.policy, client, found and found[0], usage.count).as_json()
         raise BackendError(f"no daemon is running, nor memcached: {cluster.state.removeprefix('degraded: memcached ')}")
