@@ -114,7 +114,7 @@ async def test_a_request_has_to_come_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bytes, begun: bytes
 ) -> None:
     """The daemon closes a connection without a complete request, whether its peer has asked before or not."""
-    monkeypatch.setattr(listener, "REQUEST_TIME", 0.05)
+    monkeypatch.setattr(listener, "REQUEST_TIME", 0.3)
     async with served(tmp_path):
         reader, writer = await connect(tmp_path)
         writer.write(first)
