@@ -49,10 +49,11 @@ class LazyResolver:
         self._resolver: ScoreResolver | None = None
 
     async def query_raw(self, address: str) -> LookupResult:
-        async with self._loading:
-            if self._resolver is None:
-                module = await asyncio.to_thread(importlib.import_module, "senderscore_policy.reputation.resolver")
-                self._resolver = module.ScoreResolver(self._settings, self._budget, self._file)
+        if self._resolver is None:  # only then: a lock passes its waiters one by one, each in a round of the event loop
+            async with self._loading:
+                if self._resolver is None:
+                    module = await asyncio.to_thread(importlib.import_module, "senderscore_policy.reputation.resolver")
+                    self._resolver = module.ScoreResolver(self._settings, self._budget, self._file)
         return await self._resolver.query_raw(address)
 
     def reconfigure(self, settings: ReputationSettings) -> None:
