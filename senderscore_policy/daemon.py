@@ -1,6 +1,7 @@
 """The daemon's composition root: puts the parts together, starts, reloads and stops them."""
 
 import asyncio
+import contextlib
 import gc
 import importlib
 import logging
@@ -9,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,12 +80,13 @@ class Service:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         loop.set_exception_handler(sockets.refusals_logged())
+        passed = sockets.listen_sockets()
         self._state.lock()
         self._state.restore()
-        passed = sockets.listen_sockets()
         opened = sockets.listeners(passed, "policy", self._config.listen.policy)
         self._addresses = [str(sockets.address_of(each)) for each in opened]
         servers = [await self._listen(each) for each in opened]
+        await self._resume(each for name, each in passed if name == sockets.CONNECTION)
         deciding = asyncio.create_task(self._decide())
         background = [self._reload_on_hangup(), self._server.sweep(), self._state.save_regularly()]
         background += [self._serve_http(passed), self._traffic.keep(), self._evictions.watch()]
@@ -103,13 +105,14 @@ class Service:
         await self._end(deciding, tasks)
 
     async def _end(self, deciding: asyncio.Task[None], tasks: Sequence[asyncio.Task[None]]) -> None:
-        """Answer the requests that have arrived, for at most `STOP_TIME`, and save the state."""
-        self._server.close()
+        """Answer what has arrived, for at most `STOP_TIME`, pass the quiet connections on, and save the state."""
+        self._server.stop()
         self._engine.stop()
         try:
             await asyncio.wait_for(deciding, STOP_TIME)
         except TimeoutError:
             log.warning("some requests were not answered within %.0f s", STOP_TIME)
+        self._server.close(sockets.store)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,6 +127,13 @@ class Service:
         server = await loop.create_server(lambda: PolicyConnection(self._server), sock=listener, backlog=at_once)
         listener.listen(sockets.BACKLOG)
         return server
+
+    async def _resume(self, connections: Iterable[socket.socket]) -> None:
+        """Go on serving the connections of the process before."""
+        loop = asyncio.get_running_loop()
+        for connection in connections:
+            with contextlib.suppress(OSError):  # a peer that is gone
+                await loop.connect_accepted_socket(lambda: PolicyConnection(self._server, served=True), connection)
 
     async def _decide(self) -> None:
         """Run the engine. If a whole batch fails, drop the connections and decide the next one."""

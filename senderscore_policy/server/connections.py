@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,14 +54,15 @@ class ConnectionRequest:
 
 
 class PolicyConnection(asyncio.Protocol):
-    """One connection of an smtpd."""
+    """One connection of an smtpd; `served`: the daemon's process before this one has accepted it."""
 
-    def __init__(self, server: "PolicyServer") -> None:
+    def __init__(self, server: "PolicyServer", *, served: bool = False) -> None:
         self.server = server
         self._parser = RequestParser()
         self.in_hand: deque[ConnectionRequest] = deque()
         self._transport: asyncio.Transport
-        self.ending = self._paused = self.served = False
+        self.served = served
+        self.ending = self._paused = False
         self._writable = True
         self.peer = ""
         self.active_at = 0.0
@@ -92,7 +93,7 @@ class PolicyConnection(asyncio.Protocol):
             log.warning("malformed request from %s: %s; disconnected", self.peer, self._parser.fault)
             self._end()
         elif len(self.in_hand) >= MAX_IN_HAND:
-            self._pause()
+            self.pause()
 
     def eof_received(self) -> bool:
         """Answer what is in hand before closing a half-closed connection."""
@@ -107,7 +108,7 @@ class PolicyConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The peer does not read its replies: accept no more of its requests."""
         self._writable = False
-        self._pause()
+        self.pause()
 
     def resume_writing(self) -> None:
         self._writable = True
@@ -128,13 +129,14 @@ class PolicyConnection(asyncio.Protocol):
             elif self._paused:
                 self._resume()
 
-    def _pause(self) -> None:
-        if not self._paused:
+    def pause(self) -> None:
+        if not self._paused and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if not self._paused or not self._writable or self.ending or len(self.in_hand) > MAX_IN_HAND // 2:
+        held = not self._writable or self.ending or self.server.stopping
+        if held or not self._paused or len(self.in_hand) > MAX_IN_HAND // 2:
             return
         if self._parser.more:
             self.data_received(b"")
@@ -148,7 +150,15 @@ class PolicyConnection(asyncio.Protocol):
         if not self.in_hand:
             self._transport.close()
         else:
-            self._pause()
+            self.pause()
+
+    @property
+    def descriptor(self) -> int | None:
+        """The socket, if no part of a request or of a reply is in this process: another one can go on serving it."""
+        parser, transport = self._parser, self._transport
+        if self.in_hand or parser.partial or parser.more or transport.get_write_buffer_size():
+            return None
+        return None if self.ending or transport.is_closing() else int(transport.get_extra_info("socket").fileno())
 
     def close(self) -> None:
         """Close after the requests in hand (shutdown, idle connections); at once if the peer takes no replies."""
@@ -187,6 +197,7 @@ class PolicyServer:
         # Not the event loop's time: uvloop's changes once a round and has whole milliseconds.
         self.now = time.monotonic
         self.due: list[PolicyConnection] = []  # their next reply is known
+        self.stopping = False  # what arrives now waits for the next process
 
     def enter(self, connection: PolicyConnection) -> None:
         """Serve a new connection. At `max_connections` close one that never asked, else the one idle longest."""
@@ -239,7 +250,14 @@ class PolicyServer:
             if connection.in_hand:
                 connection.fail(error)
 
-    def close(self) -> None:
-        """Close every connection once its requests in hand are answered."""
+    def stop(self) -> None:
+        """Read no more; what is in hand can still be answered."""
+        self.stopping = True
+        for connection in self.connections:
+            connection.pause()
+
+    def close(self, store: Callable[[Sequence[int]], None]) -> None:
+        """Close every connection; those that another process can go on serving are given to `store` before."""
+        store([each for connection in self.connections if (each := connection.descriptor) is not None])
         for connection in list(self.connections):
             connection.close()

@@ -26,7 +26,13 @@ POLICY_MODE: Final = 0o666
 CONTROL_MODE: Final = 0o660
 RESERVED_DESCRIPTORS: Final = 64
 """Files that are not policy connections: memcached, DNS, the log, the state, the status listener."""
-KINDS: Final = frozenset({"policy", "status", "metrics", "control"})
+CONNECTION: Final = "connection"
+"""Name of the policy connections that systemd keeps from one process of the daemon to the next."""
+KINDS: Final = frozenset({"policy", "status", "metrics", "control", CONNECTION})
+NOTIFY_TIME: Final = 5.0
+"""Seconds that a message to systemd waits at most while the queue of its socket is full."""
+DESCRIPTORS_AT_ONCE: Final = 253
+"""Descriptors in one message (SCM_MAX_FD of unix(7))."""
 
 log = logging.getLogger(__name__)
 
@@ -174,20 +180,39 @@ def connections_possible(wanted: int) -> int:
     return possible
 
 
-def notify(*assignments: str) -> None:
-    """Send lines such as "READY=1" to the service manager, if there is one (sd_notify(3))."""
+def notify(*assignments: str, descriptors: Sequence[int] = ()) -> bool:
+    """Send lines such as "READY=1" to the service manager (sd_notify(3)); False: it is missing or its queue is full."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
-        return
+        return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    # A missing manager does not stop the daemon.
+    # A missing or busy manager does not stop the daemon.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.sendto("\n".join(assignments).encode(), address)
+        manager.settimeout(NOTIFY_TIME)
+        manager.connect(address)
+        socket.send_fds(manager, ["\n".join(assignments).encode()], descriptors)
+        return True
+    return False
+
+
+def store(descriptors: Sequence[int]) -> None:
+    """Let systemd keep these connections for the next process, as many as FileDescriptorStoreMax= of the unit allows.
+
+    systemd reads what a process sent before it notices its end, so there is nothing to wait for.
+    """
+    for start in range(0, len(descriptors), DESCRIPTORS_AT_ONCE):
+        batch = descriptors[start : start + DESCRIPTORS_AT_ONCE]
+        if not notify("FDSTORE=1", f"FDNAME={CONNECTION}", descriptors=batch):
+            return
 
 
 def listen_sockets() -> list[tuple[str, socket.socket]]:
-    """Return the sockets that systemd opened for this process, with their FileDescriptorName= (sd_listen_fds(3))."""
+    """Return the sockets that systemd passed to this process, with their names (sd_listen_fds(3)).
+
+    They are the listeners of a socket unit, with its FileDescriptorName=, and the policy connections of the process
+    before. systemd drops its copies of those: a connection that the daemon closes would else stay open.
+    """
     pid, count = os.environ.pop("LISTEN_PID", ""), os.environ.pop("LISTEN_FDS", "")
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdigit():
@@ -196,6 +221,8 @@ def listen_sockets() -> list[tuple[str, socket.socket]]:
     for descriptor, name in zip(range(3, 3 + int(count)), chain(names, repeat("")), strict=False):
         os.set_inheritable(descriptor, False)
         sockets.append((name, socket.socket(fileno=descriptor)))
+    if CONNECTION in names:
+        notify("FDSTOREREMOVE=1", f"FDNAME={CONNECTION}")
     return sockets
 
 

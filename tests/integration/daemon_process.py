@@ -1,5 +1,6 @@
 """The installed daemon as a process of its own, and the commands that talk to it."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ _ACTIVATOR = """
 import os, sys
 for number, descriptor in enumerate(sys.argv[1].split(",")):
     os.dup2(int(descriptor), 3 + number)
+    os.close(int(descriptor))
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -161,6 +163,19 @@ class Daemon:
             status = self.process.wait()
         assert status == self.expected_status, self.log
         assert "Traceback" not in self.log, self.log
+
+    def stop_for_restart(self) -> list[tuple[str, socket.socket]]:
+        """Stop it and return the sockets, with their names, that it gave to systemd meanwhile (FDSTORE=1)."""
+        self.stop()
+        self._notifications.setblocking(False)
+        stored = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                message, descriptors, _, _ = socket.recv_fds(self._notifications, 4096, 253)
+                lines = dict(line.split("=", 1) for line in message.decode().splitlines())
+                stored += [(lines["FDNAME"], socket.socket(fileno=descriptor)) for descriptor in descriptors]
+        self._notifications.setblocking(True)
+        return stored
 
     def kill(self) -> None:
         """End it without warning."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -310,6 +311,87 @@ class TestService:
         daemon.stop()
         daemon.start()
         assert asked(daemon, 2) == ["DUNNO", OVER_LIMIT]
+
+    @pytest.mark.parametrize("without_uvloop", [False, True])
+    def test_connections_survive_a_restart(
+        self, make_daemon: StartDaemon, short_path: Path, without_uvloop: bool
+    ) -> None:
+        """With systemd's store, Postfix's requests before, during and after a restart are all answered and counted."""
+        (short_path / "uvloop.py").write_text("raise ImportError\n")
+        environment = {"PYTHONPATH": str(short_path)} if without_uvloop else {}
+        port = free_port()
+        daemon = make_daemon(**LIMITED, listen={"policy": [f"inet:127.0.0.1:{port}", f"unix:{short_path}/p.sock"]})
+        daemon.start(**environment)
+        with PolicyClient(port) as tcp, PolicyClient(short_path / "p.sock") as unix:
+            assert [tcp.ask(), unix.ask()] == ["DUNNO"] * 2
+            stored = daemon.stop_for_restart()
+            assert [name for name, _ in stored] == ["connection"] * 2
+            tcp.socket.sendall(request())
+            daemon.launch(stored, **environment)
+            for _, connection in stored:
+                connection.close()
+            # systemd would else keep what the daemon closes.
+            daemon.wait_for("FDSTOREREMOVE=1")
+            daemon.wait_for("READY=1")
+            assert [tcp.action(), unix.ask(), tcp.ask()] == ["DUNNO", OVER_LIMIT, OVER_LIMIT]
+            unix.socket.sendall(b"nonsense\n\n")
+            with pytest.raises(EOFError):
+                unix.action()
+            stored = daemon.stop_for_restart()
+            assert len(stored) == 1
+            stored[0][1].close()
+            with pytest.raises(EOFError):
+                tcp.action()
+
+    def test_a_restart_keeps_no_connection_with_half_a_request(self, start_daemon: StartDaemon) -> None:
+        """The beginning of a request is only in the process that ends, so the connection ends with it."""
+        daemon = start_daemon(**LIMITED)
+        with daemon.client() as postfix, daemon.client() as slow:
+            assert slow.ask() == "DUNNO"
+            slow.socket.sendall(request()[:40])
+            assert postfix.ask() == "DUNNO"
+            stored = daemon.stop_for_restart()
+            with pytest.raises(EOFError):
+                slow.action()
+            daemon.start(stored)
+            for _, connection in stored:
+                connection.close()
+            assert [postfix.ask(), postfix.ask()] == ["DUNNO", OVER_LIMIT]
+
+    def test_a_connection_with_a_request_in_hand_survives_a_restart(self, start_daemon: StartDaemon) -> None:
+        """The process that ends answers the request; the next one serves the connection."""
+        with silent_nameserver() as (nameserver, address):
+            daemon = start_daemon(**LIMITED, reputation={"nameservers": [address], "deadline": 5})
+            assert asked(daemon, 1, "198.51.100.9") == ["DUNNO"]
+            with daemon.client() as postfix:
+                postfix.socket.sendall(request("198.51.100.9"))
+                with daemon.client() as other:
+                    assert other.ask() == "DUNNO"
+                daemon.terminate()
+                daemon.wait_for("STOPPING=1")
+                answer(nameserver, "127.0.4.0")
+                assert postfix.action().startswith("421 sender score = 0")
+                stored = daemon.stop_for_restart()
+                daemon.start(stored)
+                for _, connection in stored:
+                    connection.close()
+                assert [postfix.ask() for _ in range(3)] == ["DUNNO", "DUNNO", OVER_LIMIT]
+
+    def test_a_peer_may_leave_during_a_restart(self, start_daemon: StartDaemon) -> None:
+        """A connection that its peer has closed or reset meanwhile does not disturb the others."""
+        port = free_port()
+        daemon = start_daemon(**LIMITED, listen={"policy": [f"inet:127.0.0.1:{port}"]})
+        with PolicyClient(port) as postfix:
+            with PolicyClient(port) as closed, PolicyClient(port) as reset:
+                assert [each.ask() for each in (postfix, closed, reset)] == ["DUNNO"] * 3
+                stored = daemon.stop_for_restart()
+                reset.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            assert len(stored) == 3
+            daemon.start(stored)
+            for _, connection in stored:
+                connection.close()
+            assert postfix.ask() == OVER_LIMIT
+        daemon.stop()
 
     def test_the_state_is_closed_to_others(self, start_daemon: StartDaemon) -> None:
         """What the daemon saves is readable by its user alone."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 
 import pytest
@@ -205,3 +206,55 @@ async def test_a_flood_on_one_connection_is_bounded() -> None:
         answered += len(batch)
     assert await reader.readexactly(total * 14) == b"action=DUNNO\n\n" * total
     writer.close()
+
+
+async def test_the_stop_hands_over_what_is_quiet() -> None:
+    """Connections without a begun, an unanswered or an unread request are handed over; closing does not end them."""
+    desk = Desk()
+    quiet_reader, quiet_writer = await desk.connect()
+    half_reader, half_writer = await desk.connect()
+    busy_reader, busy_writer = await desk.connect()
+    flooded_reader, flooded_writer = await desk.connect()
+    _, half, *_ = desk.server.connections
+    half_writer.write(REQUEST[:20])
+    flooded_writer.write(REQUEST * (MAX_IN_HAND + 1))
+    busy_writer.write(REQUEST)
+    pending = [await desk.pending.get() for _ in range(MAX_IN_HAND + 1)]
+    while half.begun_at is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    desk.server.stop()
+    quiet_writer.write(REQUEST)
+    for request in pending:
+        desk.answer(request)
+    assert desk.pending.empty()
+    stored: list[socket.socket] = []
+    desk.server.close(lambda descriptors: stored.extend(socket.socket(fileno=os.dup(each)) for each in descriptors))
+    assert await busy_reader.readexactly(14) == b"action=DUNNO\n\n"
+    assert [await reader.read() for reader in (half_reader, flooded_reader)] == [b"", b"action=DUNNO\n\n" * MAX_IN_HAND]
+    while desk.server.connections:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    assert len(stored) == 2
+    assert stored[0].recv(1000) == REQUEST
+    stored[0].sendall(b"action=DUNNO\n\n")
+    assert await quiet_reader.readexactly(14) == b"action=DUNNO\n\n"
+    for connection in stored:
+        connection.close()
+    assert [await reader.read() for reader in (quiet_reader, busy_reader)] == [b"", b""]
+    for writer in (quiet_writer, half_writer, busy_writer, flooded_writer):
+        writer.close()
+
+
+async def test_a_connection_of_the_process_before_keeps_its_place() -> None:
+    """At max_connections the daemon closes a connection that never asked before one that was handed over."""
+    desk = Desk(max_connections=2)
+    ours, theirs = socket.socketpair()
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: PolicyConnection(desk.server, served=True), ours)
+    reader, writer = await asyncio.open_connection(sock=theirs)
+    silent_reader, silent_writer = await desk.connect()
+    _, new_writer = await desk.connect()
+    assert await silent_reader.read() == b""
+    writer.write(REQUEST)
+    desk.answer(await desk.pending.get())
+    assert await reader.readexactly(14) == b"action=DUNNO\n\n"
+    for each in (writer, silent_writer, new_writer):
+        each.close()

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,40 @@ def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(path))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        sockets.notify("READY=1", "STATUS=x")
+        assert sockets.notify("READY=1", "STATUS=x")
         assert manager.recv(100) == b"READY=1\nSTATUS=x"
-    sockets.notify("STOPPING=1")
+    assert not sockets.notify("STOPPING=1")
     monkeypatch.delenv("NOTIFY_SOCKET")
-    sockets.notify("READY=1")
+    assert not sockets.notify("READY=1")
+
+
+def test_connections_are_stored_in_messages_that_the_kernel_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message carries at most 253 descriptors; all have the name that the next process knows."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        sockets.store([manager.fileno()] * 300)
+        for count in (253, 47):
+            message, descriptors, _, _ = socket.recv_fds(manager, 100, 300)
+            assert (message, len(descriptors)) == (b"FDSTORE=1\nFDNAME=connection", count)
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+
+def test_a_manager_that_reads_nothing_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full queue costs the stop one waiting time, however many connections there are."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr(sockets, "NOTIFY_TIME", 0.001)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        while sockets.notify("WATCHDOG=1"):
+            pass
+        monkeypatch.setattr(sockets, "NOTIFY_TIME", 0.1)
+        began = time.monotonic()
+        sockets.store([manager.fileno()] * 253 * 100)
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
