@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from fakes import FakeClock
 
 from senderscore_policy.config.model import ReputationSettings
 from senderscore_policy.policy.reputation import Unavailable
@@ -11,7 +12,6 @@ from senderscore_policy.reputation import resolver
 from senderscore_policy.reputation.budget import QueryBudget
 from senderscore_policy.reputation.guard import LookupResult
 from senderscore_policy.reputation.source import LazyResolver
-from tests.fakes import FakeClock
 
 
 class InstantResolver:
