@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from senderscore_policy.config import model
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.options import InvalidPartsError
-from senderscore_policy.config.positions import KeyLines, explained
+from senderscore_policy.config.positions import KeyLines, explained, without_statement
 from senderscore_policy.config.values import reason
 from senderscore_policy.errors import ConfigError
 from senderscore_policy.policy.clients import Network, Override
@@ -81,13 +81,14 @@ def read(path: Path | None) -> Reading:
         problem.__cause__ = error
         return Reading(Config(), str(path), problem)
     except UnicodeDecodeError as error:
-        problem = ConfigError([f"{path}: not UTF-8 text: {error.reason} at byte {error.start}"])
-        return Reading(Config(), str(path), problem)
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem = ConfigError([f"{path}:{line}: not UTF-8 text ({error.reason}): save the file as UTF-8"])
+        return Reading(read_text(error.object.decode("latin-1"), str(path)).config, str(path), problem)
     return read_text(text, str(path))
 
 
-def read_text(text: str, name: str) -> Reading:
-    """Read the valid part of a configuration; the arguments are those of `parse`."""
+def read_text(text: str, name: str, left: int = 20) -> Reading:
+    """Read the valid part of a configuration: the rest of it without up to `left` statements that are not TOML."""
     text = text.removeprefix("\N{BYTE ORDER MARK}")
     try:
         document = tomllib.loads(text)
@@ -95,7 +96,8 @@ def read_text(text: str, name: str) -> Reading:
         # TOMLDecodeError is a ValueError, and so is an integer of more digits than Python takes.
         line, problem, excerpt = explained(text, str(error))
         place = f"{name}:{line}" if line else name
-        return Reading(Config(), name, ConfigError([f"{place}: not valid TOML: {problem}"], excerpt))
+        rest = read_text(without_statement(text, line), name, left - 1).config if line and left else Config()
+        return Reading(rest, name, ConfigError([f"{place}: not valid TOML: {problem}"], excerpt))
     reader = _Reader(name, text)
     config = reader.config(document)
     reader.report_unknown()

@@ -1,10 +1,11 @@
 """The messages about mistakes in the configuration file."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from senderscore_policy.config.load import load, parse, read_text
+from senderscore_policy.config.load import load, parse, read, read_text
 from senderscore_policy.config.model import Config
 from senderscore_policy.errors import ConfigError
 
@@ -279,7 +280,7 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
     """TOML is UTF-8."""
     file = tmp_path / "policy.toml"
     file.write_bytes(b'# caf\xe9\nmode = "observe"\n')
-    with pytest.raises(ConfigError, match=r"policy\.toml: not UTF-8 text: .* at byte 5$"):
+    with pytest.raises(ConfigError, match=r"policy\.toml:1: not UTF-8 text \(.*\): save the file as UTF-8$"):
         load(file)
 
 
@@ -305,6 +306,25 @@ SYNTAX = [
     ("mode: observe", 1, 'write "=" after the key, not ":"', ": observe"),
     ("mode =", 1, "the value is missing", "="),
     ('[state]\ndirectory = "C:\\srv"', 2, 'write a backslash in "…" twice', '\\srv"'),
+    ('mode = "observe";', 1, 'remove the ";"', ";"),
+    ("[exempt]\nauthenticated = true;", 2, 'remove the ";"', ";"),
+    ('mode = "observe",', 1, 'remove the ","', ","),
+    ("[log]:", 1, 'remove the ":"', ":"),
+    ('mode = "observe" // try', 1, 'a comment begins with "#"', "// try"),
+    ("// mine", 1, 'a comment, which begins with "#"', "// mine"),
+    ("[reputation]\ndeadline = 0,5", 2, "write a plain number such as 100 or 0.5", "0,5"),
+    ("[counters]\nwindow = 1h # hour", 2, "write a plain number", "1h # hour"),
+    ("[unscored]\nlimit = 0100", 2, "write a plain number", "0100"),
+    ("[reply]\nover_limit = 421 too much mail", 2, 'in quotes: "421 too much mail"', "421 too much mail"),
+    ("[reputation]\nnameservers = 192.0.2.1, 192.0.2.2", 2, 'in quotes: "192.0.2.1"', "192.0.2.1, 192.0.2.2"),
+    ("[reply]\nover_limit = '421 you're limited'", 2, 'within "…"', "re limited'"),
+    ("[reply]\nover_limit = “421 too much”", 2, 'use straight quotes: "421 too much"', "“421 too much”"),
+    ('mode = "observe”', 1, "a quote is not closed: use straight quotes", '"observe”'),
+    ('[exempt]\nnetworks = ["127.0.0.0/8, "::1"]', 2, "a quote is not closed", '"127.0.0.0/8, "::1"]'),
+    ('[exempt]\nnetworks = ("::1")', 2, "a list in square brackets", '("::1")'),
+    ('mode == "observe"', 1, 'write "=" once', '= "observe"'),
+    ("[override]\nscore = 1\n[[override]]", 1, "must be written [[override]]", "[override]"),
+    ("[log]\nlevel = 'info'\n  level = 'info'", 3, "level is already in the file", "level = 'info'"),
 ]
 
 
@@ -320,6 +340,39 @@ def test_a_syntax_error_is_explained_and_marked(text: str, line: int, words: str
     shown, caret = caught.value.excerpt.splitlines()
     assert shown.strip() == text.splitlines()[line - 1].strip()
     assert shown[caret.index("^") :] == marked
+
+
+def test_the_caret_counts_wide_characters_twice() -> None:
+    """A terminal shows them over two columns."""
+    reading = read_text('[reply]\nover_limit = "421 日本" x', "policy.toml")
+    assert reading.error
+    shown, caret = reading.error.excerpt.splitlines()
+    assert len(caret) == len(shown) + 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "mode = observe",
+        '[exempt]\nnetworks = ["::1",\n"::2"\n',
+        '[exempt]\nnetworks = [\n"::1"\n"::2"\n]',
+        '[exempt\ncontrol = "/elsewhere"',
+        "a: 1\nb: 2\n- c\n",
+        '[exempt]\nnetworks = ["::1]\n[log]\nlevel: "info"',
+    ],
+)
+def test_all_else_of_a_file_with_syntax_errors_is_read(wrong: str) -> None:
+    """A statement that is not TOML goes with its list, a section with its keys; what stands around them is valid."""
+    reading = read_text(f'{wrong}\n[listen]\ncontrol = "/run/x"\n', "policy.toml")
+    assert reading.error is not None
+    assert reading.config == Config(listen=replace(Config().listen, control="/run/x"))
+
+
+def test_a_file_of_another_encoding_is_read_as_far_as_possible(tmp_path: Path) -> None:
+    """A comment in Latin-1 does not hide the socket of the daemon."""
+    file = tmp_path / "policy.toml"
+    file.write_bytes(b'# caf\xe9\n[listen]\ncontrol = "/run/x"\n')
+    assert read(file).config.listen.control == "/run/x"
 
 
 def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
