@@ -5,7 +5,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Callable
-from ipaddress import IPv6Network
+from ipaddress import ip_network
 from typing import Final
 
 from senderscore_policy.config.load import read
@@ -13,8 +13,10 @@ from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import config_file
 from senderscore_policy.policy.clients import parse_address
 
-_IN_BRACKETS: Final = re.compile(r"[^\s\[\]]*\[(?:IPv6:)?([^\[\]]+)\](?::[0-9]+)?", re.IGNORECASE)
-_LABEL: Final = re.compile(r"(?:client|client_address|address|ip)=", re.IGNORECASE)
+_AROUND: Final = " \t\"'<>(),;."  # signs around an address in logs and mails
+_LABEL: Final = re.compile(r"(?:\w+=<?|inet:)?(?:IPv6:)?", re.IGNORECASE)
+_IN_BRACKETS: Final = re.compile(r"\[(?:IPv6:)?([^\[\]]+)\]((?:/[0-9]+)?)", re.IGNORECASE)
+_WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]*|(.*[^:]):")
 
 
 def configuration(args: argparse.Namespace) -> Config:
@@ -37,18 +39,32 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
-def client(text: str) -> str:
-    """A client's address, or an IPv6 network that is counted as one client, in its canonical form."""
-    # People copy it from logs: "[192.0.2.75]", "client=mx.example.net[192.0.2.75],".
-    bare = _LABEL.sub("", text.strip().rstrip(",;"), count=1)
-    if found := _IN_BRACKETS.fullmatch(bare):
-        bare = found[1]
+def network(text: str) -> str:
+    """A client's address, or a network, in its canonical form."""
+    # People copy it from logs: "[192.0.2.75]", "client=mx.example.net[192.0.2.75],", "192.0.2.75:25".
+    bare = _LABEL.sub("", text.strip(_AROUND), count=1)
+    if len(inside := _IN_BRACKETS.findall(bare)) == 1:
+        bare = "".join(inside[0])
+    elif parts := _WITH_PORT.fullmatch(bare):
+        bare = parts[1] or parts[2]
     if address := parse_address(bare):
         return str(address)
-    if "/" in bare and "%" not in bare:
-        with contextlib.suppress(ValueError):
-            return str(IPv6Network(bare))
+    with contextlib.suppress(ValueError):
+        found = ip_network("" if "%" in bare else bare)
+        return str(found if found.num_addresses > 1 else parse_address(str(found[0])))
     raise ValueError(f"{text!r} is not an IP address")
+
+
+def client(text: str) -> str:
+    """A client's address, or an IPv6 network that is counted as one client, in its canonical form."""
+    return found if ":" in (found := network(text)) else address(text)
+
+
+def address(text: str) -> str:
+    """A client's address in its canonical form."""
+    if "/" in (found := network(text)):
+        raise ValueError(f"{text!r} is a network, not an IP address")
+    return found
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

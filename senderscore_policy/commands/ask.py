@@ -9,11 +9,11 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-from senderscore_policy.commands.arguments import add_json, client, configuration, seconds
+from senderscore_policy.commands.arguments import add_json, address, configuration, seconds
 from senderscore_policy.commands.control import connect
 from senderscore_policy.commands.output import say, say_json
 from senderscore_policy.config.endpoints import Endpoint, endpoint, notation
-from senderscore_policy.errors import BackendError
+from senderscore_policy.errors import BackendError, InputError
 from senderscore_policy.monitoring.decisions import TRIAL
 
 LARGEST_REPLY: Final = 64 * 1024
@@ -108,7 +108,7 @@ def _attribute(text: str) -> tuple[str, str]:
     if set("\n\r\0") & set(text):
         raise ValueError(f"{text!r} is not one line")
     if not equals or name in {"client", "client_address"}:
-        return "client_address", client(text) if value or not equals else ""
+        return "client_address", address(text) if value or not equals else ""
     if name not in ATTRIBUTES:
         close = difflib.get_close_matches(name, ATTRIBUTES, 1)
         hint = f"did you mean {close[0]}?" if close else "SMTPD_POLICY_README lists them"
@@ -118,6 +118,8 @@ def _attribute(text: str) -> tuple[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     attributes = dict(args.attributes)
+    if len(attributes) < len(args.attributes):
+        raise InputError("the same attribute is given twice; see senderscore-policy ask --help")
     where = args.endpoint or configuration(args).listen.policy[0]
     action = ask(where, attributes, args.timeout)
     if "client_address" not in attributes:

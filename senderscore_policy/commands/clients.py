@@ -2,10 +2,10 @@
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from senderscore_policy.commands.arguments import add_json, client, configuration, whole
+from senderscore_policy.commands.arguments import add_json, client, configuration, network, whole
 from senderscore_policy.commands.control import open_access
 from senderscore_policy.commands.output import say, say_json, say_paragraph, table
 from senderscore_policy.policy.durations import span
@@ -15,10 +15,10 @@ SCORE: Final = ("client", "score", "reputation", "tier", "limit", "source", "age
 _NUMBERS: Final = frozenset({"count", "deferred", "score", "limit", "left", "age"})
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: argparse.ArgumentParser, kind: Callable[[str], str] = client) -> None:
     add_json(parser)
     help_ = "the client's address, also as logs write it: mx.example.net[192.0.2.75]"
-    parser.add_argument("clients", metavar="IP", nargs="+", type=client, help=help_)
+    parser.add_argument("clients", metavar="IP", nargs="+", type=kind, help=help_)
 
 
 def _show(args: argparse.Namespace, clients: Sequence[Mapping[str, Any]]) -> int:
@@ -72,16 +72,17 @@ def run_increment(args: argparse.Namespace) -> int:
 def register_reset(parser: argparse.ArgumentParser) -> None:
     parser.description = """Forget the messages that are counted for a client, so that it may send again at once.
 
-The score is kept. Daemons of other hosts that share the counters in memcached follow within 60 s. An IPv6 network must
-be one that is counted as one client, as "top" shows it."""
-    parser.epilog = """example:
-  senderscore-policy reset 192.0.2.75"""
-    _add_arguments(parser)
+The score is kept. Daemons of other hosts that share the counters in memcached follow within 60 s. A network means all
+clients in it that are counted; of one wider than /24, and of IPv6, those that this host's daemon has seen."""
+    parser.epilog = """examples:
+  senderscore-policy reset 192.0.2.75
+  senderscore-policy reset 198.51.100.0/24"""
+    _add_arguments(parser, network)
 
 
 def run_reset(args: argparse.Namespace) -> int:
     with open_access(configuration(args), counters=True) as access:
-        return _show(args, [access.reset(address) for address in args.clients])
+        return _show(args, [client for each in args.clients for client in access.reset(each)])
 
 
 def register_score(parser: argparse.ArgumentParser) -> None:

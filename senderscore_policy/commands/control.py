@@ -68,9 +68,10 @@ class ControlClient(http.client.HTTPConnection, contextlib.AbstractContextManage
         """Count messages for a client; return its status after that."""
         return self.call("POST", f"/api/clients/{quote(address, safe=':')}/increment", json.dumps({"by": by}))
 
-    def reset(self, address: str) -> dict[str, Any]:
-        """Forget a client's messages; return its status after that, with a "note"."""
-        return self.call("POST", f"/api/clients/{quote(address, safe=':')}/reset")
+    def reset(self, address: str) -> list[dict[str, Any]]:
+        """Forget the messages of a client, or of all in a network; return their status after that, with a "note"."""
+        answer = self.call("POST", f"/api/clients/{quote(address, safe=':')}/reset")
+        return list(answer.get("clients", [answer]))
 
     def call(self, method: str, path: str, body: str | None = None) -> dict[str, Any]:
         """Call the daemon's API with GET or POST."""

@@ -52,11 +52,11 @@ class DirectAccess(AbstractContextManager["DirectAccess"]):
         self._runner.run(self._admin.increment(self._named(address), by))
         return self.client(address)
 
-    def reset(self, address: str) -> dict[str, Any]:
+    def reset(self, address: str) -> list[dict[str, Any]]:
         self.client(address)
-        note = self._runner.run(self._admin.reset(self._named(address)))
+        note = self._runner.run(self._admin.reset([self._named(address)]))
         note = f"{note}; repeat the command once they are back" if "not reached" in note else note
-        return self.client(address) | {"note": note}
+        return [self.client(address) | {"note": note}]
 
     def _named(self, address: str) -> Client:
         try:

@@ -191,11 +191,15 @@ class Api:
         return await self._show(client)
 
     async def _reset(self, request: web.Request) -> web.Response:
-        client = self._client_of(request)
-        note = await self._admin.reset(client)
+        try:
+            clients = await self._admin.clients_in(request.match_info["ip"])
+        except ValueError as error:
+            raise BadRequestError(str(error)) from None
+        note = await self._admin.reset(clients)
         if "not reached" in note:
             note += "; the daemon resets the client again once they are back"
-        return await self._show(client, note=note)
+        rows = [row.status.as_json() | {"note": note} for row in await self._admin.rows(clients)]
+        return web.json_response(rows[0] if len(rows) == 1 else {"clients": rows})
 
 
 async def serve(api: Api, kind: str, listeners: list[Any], host: str = "") -> HttpListener:

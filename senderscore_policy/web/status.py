@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from senderscore_policy.counters.backend import CounterBackend
-from senderscore_policy.monitoring.clients import ClientAdmin, Row, SeenClient, matching, network_of, top_clients
+from senderscore_policy.monitoring.clients import ClientAdmin, Row, SeenClient, matching, network_of, parts, top_clients
 from senderscore_policy.monitoring.decisions import DecisionHistory
 from senderscore_policy.monitoring.statistics import Evictions, Metrics, Minute, RecentTraffic
 from senderscore_policy.policy.clients import Client, Network
@@ -81,8 +81,6 @@ class ClientDetails:
 
 MOST_CLIENTS: Final = 200
 """The number of clients listed because they are the busiest, and of those nearest to their limits."""
-AT_ONCE: Final = 50
-"""Clients whose counters are read together: about a millisecond, and some kilobytes of memcached's answer."""
 LIFE: Final = 1.0
 """Seconds for which all visitors get one status and all scrapers one page of metrics: many cost no more than one."""
 MOST_DECISIONS: Final = 10
@@ -176,8 +174,8 @@ class StatusCollector:
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
         shown, number = await asyncio.to_thread(select)
         rows: list[Row] = []
-        for start in range(0, len(shown), AT_ONCE):
-            rows += await self.admin.rows([self._client(each) for each in shown[start : start + AT_ONCE]])
+        for part in parts(shown):
+            rows += await self.admin.rows(list(map(self._client, part)))
             # The daemon decides requests between one part of the rows and the next.
             await asyncio.sleep(0)
         return tuple(rows), number

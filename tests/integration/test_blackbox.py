@@ -528,6 +528,24 @@ class TestCommands:
         assert daemon.json("get", CLIENT)[0]["count"] == 0
         assert asked(daemon, 1) == ["DUNNO"]
 
+    def test_reset_of_networks(self, start_daemon: StartDaemon) -> None:
+        """All clients of a network that are counted are forgotten, after a restart of the daemon too; no others are."""
+        daemon = start_daemon(**LIMITED)
+        others = ["198.51.100.1", "2001:db8:1::1"]
+        for address in ("203.0.113.1", "203.0.113.255", "2001:db8::1", *others):
+            assert daemon.run("increment", address).returncode == 0
+        daemon.terminate()
+        daemon.wait_for("STOPPING=1")
+        daemon.process.wait()
+        daemon.start()
+        assert daemon.run("increment", "2001:db8::1").returncode == 0
+        reset = [each["client"] for each in daemon.json("reset", "203.0.113.0/24", "2001:db8::/48")]
+        assert reset == ["203.0.113.1", "203.0.113.255", "2001:db8::/64"]
+        counts = {each["client"]: each["count"] for each in daemon.json("get", *reset[:2], "2001:db8::1", *others)}
+        assert counts == dict.fromkeys(reset, 0) | {"198.51.100.1": 1, "2001:db8:1::/64": 1}
+        again = daemon.run("reset", "203.0.113.0/24")
+        assert (again.returncode, "no client in 203.0.113.0/24 is counted" in again.stderr) == (64, True)
+
     def test_score_says_where_it_comes_from(self, start_daemon: StartDaemon) -> None:
         """An override costs no query."""
         daemon = start_daemon(**LIMITED)

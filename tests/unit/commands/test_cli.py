@@ -71,6 +71,8 @@ def test_version(run: Run) -> None:
         ["ask", "cleint_address=192.0.2.75"],
         ["ask", "client_address=bogus"],
         ["ask", "bogus"],
+        ["ask", "2001:db8::/64"],
+        ["ask", "192.0.2.1", "192.0.2.2"],
         ["serve", "-d"],
     ],
 )

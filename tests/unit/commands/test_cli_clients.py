@@ -65,6 +65,15 @@ def test_the_file_may_be_named_anywhere(run: Run, daemon: ControlDaemon, file: P
         ("client_address=192.0.2.75", "192.0.2.75"),
         ("unknown[2001:db8::25]", "2001:db8::25"),
         ("[IPv6:2001:db8::25]", "2001:db8::25"),
+        ("IPv6:2001:db8::25", "2001:db8::25"),
+        ("2001:db8::25:", "2001:db8::25"),
+        ("2001:db8::25/128", "2001:db8::25"),
+        ("192.0.2.75:25", "192.0.2.75"),
+        ("192.0.2.75/32", "192.0.2.75"),
+        ("mx.example.net[192.0.2.75]:", "192.0.2.75"),
+        ("connect from mx.example.net[192.0.2.75]", "192.0.2.75"),
+        ("mx.example.net (mx.example.net [192.0.2.75])", "192.0.2.75"),
+        ("rhost=<192.0.2.75>.", "192.0.2.75"),
     ],
 )
 def test_addresses_may_be_written_in_any_way(
@@ -94,6 +103,15 @@ def test_reset_says_who_follows_later(run: Run, daemon: ControlDaemon, file: Pat
     assert out.endswith(f"\n\n{note}\n")
     status, out, _ = run("reset", "--json", ADDRESS, "-c", str(file))
     assert json.loads(out) == [STANDING | {"count": 0}]
+
+
+def test_reset_of_a_network_shows_each_client(run: Run, daemon: ControlDaemon, file: Path) -> None:
+    """The daemon knows which clients of the network have a count."""
+    clients = [STANDING | {"client": f"192.0.2.{number}", "count": 0, "note": ""} for number in (7, 8)]
+    daemon.answers["POST /api/clients/192.0.2.0%2F24/reset"] = 200, {"clients": clients}
+    status, out, _ = run("reset", "192.0.2.0/24", "-c", str(file))
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["client", "192.0.2.7", "192.0.2.8"]
 
 
 def test_reset_of_a_single_daemon_has_no_note(run: Run, daemon: ControlDaemon, file: Path) -> None:

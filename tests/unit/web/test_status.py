@@ -59,7 +59,7 @@ async def test_what_an_administrator_counts_is_shown(tmp_path: Path) -> None:
         await daemon.admin.increment(daemon.client(CLIENT), 9)
         (row,) = (await daemon.status()).rows
         assert (row.status.client.key, row.status.count, row.name) == (CLIENT, 9, "")
-        await daemon.admin.reset(row.status.client)
+        await daemon.admin.reset([row.status.client])
         assert (await daemon.status()).rows == ()
 
 
