@@ -23,7 +23,7 @@ LONGEST_PROBE_PERIOD: Final = 600.0
 """Longest time between two probes of a zone that does not answer, in seconds; before, it is a tenth of the outage.
 At one probe a minute, each of two questions, an outage of a few days would spend a month's query budget."""
 QUIET_TIME: Final = 60.0
-"""Seconds between two log lines about a failing zone: one that answers some lookups fails and recovers all the time."""
+"""Seconds between two log lines about a failing zone, after three: it may fail and recover all the time."""
 MAX_NAMES: Final = 1000
 """Clients remembered whose lookups failed during an outage."""
 
@@ -265,10 +265,10 @@ class QueryGuard:
         self.open = self._reason is None
         before, after = self._logged, self.zone_state
         self._updated_at = now = self._clock.monotonic()
-        if after is before or (after is ZoneState.FAILING and now < self._quiet_until):
+        if after is before or (after is ZoneState.FAILING and now + 2 * QUIET_TIME < self._quiet_until):
             return
         if after is ZoneState.FAILING:
-            self._quiet_until = now + QUIET_TIME
+            self._quiet_until = max(now, self._quiet_until) + QUIET_TIME
         self._logged = after
         self._log_change(before)
 

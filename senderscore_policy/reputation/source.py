@@ -165,8 +165,8 @@ class ScoreSource:
         """Begin a lookup in the background, unless one is under way, asking is pointless, or too many are."""
         self._begin(address)
 
-    async def lookup(self, address: str) -> Reputation:
-        """Return the reputation after at most the configured deadline.
+    async def lookup(self, address: str, *, patient: bool = False) -> Reputation:
+        """Return the reputation after at most the configured deadline; `patient`: wait for a probe of the zone, too.
 
         After the deadline or a failure: a stale score if the cache has one, else the failure. The lookup goes on
         and serves later requests.
@@ -176,7 +176,7 @@ class ScoreSource:
         if entry is not None and now < entry.fresh_until:
             return entry.reputation
         lookup = self._begin(address)
-        reason = self._guard.reason()
+        reason = None if patient and lookup else self._guard.reason()
         if reason is None and lookup is not None:
             deadline = self.settings.deadline
             await asyncio.wait([lookup], timeout=deadline)

@@ -51,7 +51,8 @@ def daemon_findings(running: Running, file: Path | None) -> Iterator[Finding]:
         yield Finding("scores", OK, f"the score zone as the daemon sees it: {scores['zone_state']}")
     else:
         detail = f"{scores['zone_state']}: {scores['state'].removeprefix('degraded: ')}"
-        yield Finding("scores", WARN, detail, f"see the check zone; {_RELOAD} makes the daemon ask again at once")
+        remedy = f"see the check zone; {_RELOAD} makes the daemon ask again at once"
+        yield Finding("scores", WARN, detail, "see the check budget" if "budget" in scores["zone_state"] else remedy)
     if state == "ok":
         yield Finding("state", OK, "scores, counters and the query budget are saved for the next start")
     else:

@@ -25,9 +25,12 @@ _REWRITES: Final = (
     "a resolver that rewrites NXDOMAIN, or a zone that has expired: ask a resolver of your own (nameservers in "
     "[reputation]), and check zone"
 )
+_CLOSED: Final = (
+    "the name server does not resolve names for this host: allow it there, or ask another (nameservers in [reputation])"
+)
 _BY_RCODE: Final = {
-    "REFUSED": "the name server does not resolve names for this host: allow it there, or ask another (nameservers in "
-    "[reputation])",
+    "REFUSED": _CLOSED,
+    "NOERROR": _CLOSED,  # a referral
     "SERVFAIL": "the name server cannot reach the zone, or the zone is broken: look into its log, and check zone in "
     "[reputation]",
 }
@@ -83,13 +86,13 @@ def _existing(finding: Finding, zone: str, rcode: str | None) -> Finding:
 def resolvers_of(
     settings: ReputationSettings, resolv_conf: Path = RESOLV_CONF, upstream: Path = UPSTREAM
 ) -> tuple[list[str], str]:
-    if settings.nameservers:
-        return [server.host for server in settings.nameservers], "reputation.nameservers"
-    hosts = nameservers_in(resolv_conf)
-    # The address of systemd-resolved, which forwards to the servers in `upstream` (systemd-resolved.service(8)).
-    if "127.0.0.53" in hosts and upstream.exists():
-        return [*hosts, *nameservers_in(upstream)], f"{resolv_conf} and {upstream}"
-    return hosts, str(resolv_conf)
+    hosts, source = [server.host for server in settings.nameservers], "reputation.nameservers"
+    if not hosts:
+        hosts, source = nameservers_in(resolv_conf), str(resolv_conf)
+    # The addresses of systemd-resolved, which forwards to the servers in `upstream` (systemd-resolved.service(8)).
+    if not {"127.0.0.53", "127.0.0.54"}.isdisjoint(hosts) and upstream.exists():
+        return [*hosts, *nameservers_in(upstream)], f"{source} and {upstream}"
+    return hosts, source
 
 
 def resolver_finding(settings: ReputationSettings, hosts: Sequence[str], source: str) -> Finding:
