@@ -9,7 +9,10 @@ def main() -> int:
         from senderscore_policy import cli  # noqa: PLC0415
 
         return cli.main()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Python 3.11 wraps what interrupts the making of a class.
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         return 130  # the shells' status of a program that Ctrl-C ended
 
 

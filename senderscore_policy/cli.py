@@ -1,6 +1,7 @@
 """The command line: one module for each command, imported when it runs; errors become exit codes."""
 
 import argparse
+import contextlib
 import errno
 import importlib
 import io
@@ -90,11 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of the output (head, less) has closed it, or the disk is full.
         if error.errno not in _OUTPUT_ERRORS:
             raise
+        problem = f"cannot write the output: {error.strerror}"
+        status = os.EX_OK if isinstance(error, BrokenPipeError) else _fail(os.EX_IOERR, problem)
         # The rest of the output must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return os.EX_OK
-        return _fail(os.EX_IOERR, f"cannot write the output: {error.strerror}")
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return status
 
 
 def _run(arguments: list[str]) -> int:
@@ -147,7 +149,8 @@ exit status: 0 done, 64 wrong usage, 69 daemon or back end not reachable,
 
 
 def _fail(status: int, *problems: str, excerpt: str = "") -> int:
-    for problem in problems:
-        sys.stderr.write(f"{PROGRAM}: {problem}\n")
-    sys.stderr.write(excerpt and f"{excerpt}\n")
+    with contextlib.suppress(OSError):  # that disk may be full, too
+        for problem in problems:
+            sys.stderr.write(f"{PROGRAM}: {problem}\n")
+        sys.stderr.write(excerpt and f"{excerpt}\n")
     return status

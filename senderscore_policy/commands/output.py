@@ -51,10 +51,14 @@ def say_paragraph(*body: Part, head: Sequence[Part] = (), indent: int = 0) -> No
     from rich.table import Table  # noqa: PLC0415 - as above
     from rich.text import Text  # noqa: PLC0415
 
+    if sum(len(text) for text, _ in left) > indent:  # a line of its own
+        console().print(Text.assemble(*left))
+        left = []
     grid = Table.grid()
-    grid.add_column(width=indent, no_wrap=True)
+    if indent:  # rich would make a column of no width one sign wide
+        grid.add_column(width=indent, no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row(Text.assemble(*left), Text.assemble(*right))
+    grid.add_row(*[Text.assemble(*left)][:indent], Text.assemble(*right))
     console().print(grid)
 
 

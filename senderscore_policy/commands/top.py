@@ -11,11 +11,12 @@ import termios
 import tty
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
 from senderscore_policy.commands.arguments import add_json, configuration, seconds, whole
 from senderscore_policy.commands.control import find_daemon
-from senderscore_policy.commands.output import console, in_terminal, plain, say, say_json, table
+from senderscore_policy.commands.output import console, in_terminal, plain, say, say_json, say_paragraph, table
 from senderscore_policy.config.model import Config
 from senderscore_policy.errors import BackendError
 from senderscore_policy.policy.durations import span
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         say_json(first | {"clients": first["clients"][: args.clients]})
     elif args.once or not in_terminal():
-        say("\n".join(summary(first)) + "\n")
+        for line in [*summary(first), ""]:
+            say_paragraph(line)
         say("\n".join(rows(first["clients"][: args.clients or 20], console().width if in_terminal() else None)))
     else:
         _watch(first, config, args)
@@ -192,8 +194,8 @@ def screen(shown: dict[str, Any], width: int, height: int, most: int | None) -> 
     health, *numbers = summary(shown)
     lines = [
         Text.assemble(("senderscore-policy", "bold"), (f"  {datetime.now().astimezone():%H:%M:%S}", "dim")),
-        Text(health, "" if shown["health"] == "ready" else "bold red"),
-        *(Text(line) for line in numbers),
+        *(Text(line, "" if shown["health"] == "ready" else "bold red") for line in wrap(health, width)),
+        *(Text(part) for line in numbers for part in wrap(line, width)),
         Text(sparkline(traffic(shown))[-width:], "cyan"),
     ]
     # The head of the table, the last line, and the one that the terminal keeps for itself.

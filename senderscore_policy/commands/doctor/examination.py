@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from senderscore_policy.commands.arguments import add_json, client
+from senderscore_policy.commands.arguments import add_json, address
 from senderscore_policy.commands.doctor.daemon import Running, daemon_findings, daemon_of, policy_findings
 from senderscore_policy.commands.doctor.finding import FAIL, OK, WARN, Finding
 from senderscore_policy.commands.doctor.memcached import memcached_findings
@@ -100,16 +100,17 @@ A healthy zone has no entry for {TEST_ADDRESS}, and a SOA record that tells it f
 
 
 def _address(text: str) -> str:
-    if ":" in (address := client(text)):
+    if ":" in (found := address(text)):
         raise ValueError(f"{text!r} is not an IPv4 address, and the zone has no others")
-    return address
+    return found
 
 
 def _show(finding: Finding) -> None:
     """Print a finding: one line, or in a terminal a paragraph and one more for the remedy."""
     style = {OK: "green", WARN: "yellow", FAIL: "red"}[finding.status]
     head: list[Part] = [(f"{finding.status:<6}", style), f"{finding.check:<14} "]
-    text, indent = finding.detail, 21
+    # A narrow terminal has no room for two columns.
+    text, indent = finding.detail, 2 if in_terminal() and console().width < 60 else 21
     if finding.remedy and not in_terminal():
         text += f"{'' if text.endswith(('?', '.')) else '.'} Remedy: {finding.remedy}"
     say_paragraph(text, head=head, indent=indent)
