@@ -40,8 +40,9 @@ class Reading:
     tiers: Mapping[str, str] = field(default_factory=dict)  # the path of each [[tier]], by the name of its limit
 
     def place(self, path: str) -> str:
-        """The file, the line and the path of a key, or of the limit of this name; empty without a file."""
-        path = self.tiers.get(path, path)
+        """The file, the line and the path of a key, also of a limit by its name; empty without a file."""
+        limit, dot, key = path.partition(".")
+        path = self.tiers.get(limit, limit) + dot + key
         line = self.lines.line(path)
         return f"{self.name}:{line}: {path}" if line else f"{self.name}: {path}".removeprefix(": ")
 

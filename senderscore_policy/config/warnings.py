@@ -26,7 +26,7 @@ LOOPBACK: Final = (ip_address("127.0.0.1"), ip_address("::1"))
 
 
 Warned = tuple[str, str]
-"""The path of an option or the name of a limit, and the consequences of its value."""
+"""The path of an option, which may begin with the name of a limit, and the consequences of its value."""
 
 
 def warnings_of(config: Config) -> list[Warned]:
@@ -39,7 +39,7 @@ def _about_limits(config: Config) -> Iterator[Warned]:
     tiers = config.tiers
     if nothing := [limit.name for limit in tiers.limits if limit.messages == 0]:
         effect = f"the first message of every client waits for its score, {_coverage(config.reputation)}"
-        yield nothing[0], f"the limit of {', '.join(nothing)} is 0: {effect}"
+        yield f"{nothing[0]}.limit", f"the limit of {', '.join(nothing)} is 0: {effect}"
     if tiers.unavailable.messages != UNLIMITED:
         limit = f"{limit_as_json(tiers.unavailable.messages)} messages/{config.counters.window_of_time()}"
         effect = f"while scores cannot be read, every client is limited to {limit}"
@@ -47,7 +47,7 @@ def _about_limits(config: Config) -> Iterator[Warned]:
     for worse, better in pairwise(tier.limit for tier in tiers.tiers):
         if better.messages < worse.messages:
             found = ", ".join(f"{limit_as_json(limit.messages)} for {limit.name}" for limit in (worse, better))
-            yield better.name, f"the limits do not rise with the score: {found}"
+            yield f"{better.name}.limit", f"the limits do not rise with the score: {found}"
     exempt = config.exempt.networks
     if missing := [str(address) for address in LOOPBACK if not any(address in network for network in exempt)]:
         effect = "mail that a content filter sends back from this host is counted and limited"
@@ -58,7 +58,7 @@ def _about_limits(config: Config) -> Iterator[Warned]:
 
 def _about_replies(config: Config) -> Iterator[Warned]:
     replies = [("reply.over_limit", config.over_limit)]
-    replies += [(limit.name, limit.reply) for limit in config.tiers.limits if limit.reply]
+    replies += [(f"{limit.name}.reply", limit.reply) for limit in config.tiers.limits if limit.reply]
     for path, reply in replies:
         if found := re.search(r"(?<!\{)\{\s*\w+\s*\}(?!\})", reply):
             name = found[0].strip("{ }")

@@ -256,7 +256,7 @@ def _limited_networks(smtpd: Smtpd, config: Config) -> list[str]:
     free = [*config.exempt.networks]
     free += [network for each in config.overrides if each.limit == UNLIMITED for network in each.networks]
     limited = [n for n in networks if not any(n.version == f.version and n.subnet_of(f) for f in free)]  # type: ignore[arg-type]
-    return [*map(str, limited), *others]
+    return [*map(str, limited), *(each for each in others if not each.startswith("!"))]
 
 
 def permitted_networks(postfix: Postfix, served: Sequence[Endpoint]) -> list[Network]:

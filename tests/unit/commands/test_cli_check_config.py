@@ -40,7 +40,7 @@ def test_warnings_follow(run: Run, file: Path) -> None:
     file.write_text(TWO_TIERS)
     status, out, _ = run("check-config", "-c", str(file))
     assert status == 0
-    assert f"\nwarning: {file}:1: tier[1]: the limit of 0-50 is 0: " in out
+    assert f"\nwarning: {file}:3: tier[1].limit: the limit of 0-50 is 0: " in out
 
 
 def test_json(run: Run, file: Path) -> None:

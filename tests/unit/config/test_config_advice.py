@@ -42,11 +42,11 @@ def test_sound_choices_are_not_warned_about(text: str) -> None:
         ('mode = "observe"', "every message passes"),
         (
             TWO_TIERS.format(0, 5),
-            "policy.toml:1: tier[1]: the limit of 0-50 is 0: the first message of every client waits for its score",
+            "policy.toml:3: tier[1].limit: the limit of 0-50 is 0: the first message of every client waits for its score",
         ),
         (TWO_TIERS.format(0, 5), "a query_budget of 10000 covers 333 new clients a day"),
         ("[unscored]\nlimit = 0\n[reputation]\nquery_budget = 300", "covers 10 new clients a day"),
-        ("[unscored]\nlimit = 0", "policy.toml:1: unscored: the limit of unscored is 0"),
+        ("[unscored]\nlimit = 0", "policy.toml:2: unscored.limit: the limit of unscored is 0"),
         ("[unavailable]\nlimit = 100", "policy.toml:2: unavailable.limit: [unavailable] does not fail open"),
         (TWO_TIERS.format(6, 5), "do not rise with the score: 6 for 0-50, 5 for 51-100"),
         (TWO_TIERS.format('"unlimited"', 5), "do not rise with the score: unlimited for 0-50, 5 for 51-100"),
@@ -78,7 +78,7 @@ def test_sound_choices_are_not_warned_about(text: str) -> None:
         ),
         (
             TWO_TIERS.format(5, '5\nreply = "450 { limit } of {{ limit }}"'),
-            "policy.toml:4: tier[2]: { limit } is sent unchanged: a variable needs two braces on each side, {{",
+            "policy.toml:7: tier[2].reply: { limit } is sent unchanged: a variable needs two braces on each side, {{",
         ),
         (
             '[exempt]\nnetworks = ["192.0.2.0/24"]',
