@@ -42,7 +42,7 @@ def test_sound_choices_are_not_warned_about(text: str) -> None:
         ('mode = "observe"', "every message passes"),
         (
             TWO_TIERS.format(0, 5),
-            "policy.toml:3: tier[1].limit: the limit of 0-50 is 0: the first message of every client waits for its score",
+            "policy.toml:3: tier[1].limit: the limit of 0-50 is 0: the first message of every client waits",
         ),
         (TWO_TIERS.format(0, 5), "a query_budget of 10000 covers 333 new clients a day"),
         ("[unscored]\nlimit = 0\n[reputation]\nquery_budget = 300", "covers 10 new clients a day"),
