@@ -2,21 +2,14 @@
 
 import argparse
 import contextlib
-import re
 import sys
 from collections.abc import Callable
 from ipaddress import ip_network
-from typing import Final
 
 from senderscore_policy.config.load import read
 from senderscore_policy.config.model import Config
 from senderscore_policy.config.paths import config_file
-from senderscore_policy.policy.clients import parse_address
-
-_AROUND: Final = " \t\"'<>(),;."  # signs around an address in logs and mails
-_LABEL: Final = re.compile(r"(?:\w+=<?|inet:)?(?:IPv6:)?", re.IGNORECASE)
-_IN_BRACKETS: Final = re.compile(r"\[(?:IPv6:)?([^\[\]]+)\]((?:/[0-9]+)?)", re.IGNORECASE)
-_WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]*|(.*[^:]):")
+from senderscore_policy.policy.clients import parse_address, unlogged
 
 
 def configuration(args: argparse.Namespace) -> Config:
@@ -41,12 +34,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def network(text: str) -> str:
     """A client's address, or a network, in its canonical form."""
-    # People copy it from logs: "[192.0.2.75]", "client=mx.example.net[192.0.2.75],", "192.0.2.75:25".
-    bare = _LABEL.sub("", text.strip(_AROUND), count=1)
-    if len(inside := _IN_BRACKETS.findall(bare)) == 1:
-        bare = "".join(inside[0])
-    elif parts := _WITH_PORT.fullmatch(bare):
-        bare = parts[1] or parts[2]
+    bare = unlogged(text)
     if address := parse_address(bare):
         return str(address)
     with contextlib.suppress(ValueError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from senderscore_policy.policy.bounded import BoundedCache
-from senderscore_policy.policy.clients import Address, Client, Network, parse_address
+from senderscore_policy.policy.clients import Address, Client, Network, parse_address, unlogged
 from senderscore_policy.policy.decision import Decision, Reason
 from senderscore_policy.policy.engine import Engine
 from senderscore_policy.policy.ports import Charge, Clock, Usage
@@ -67,7 +67,8 @@ class Row:
 
 
 def network_of(text: str) -> Network | None:
-    """The network, or the single address, that a text names; None if it is neither."""
+    """The network, or the single address, that a text names, also as logs write it; None if it is neither."""
+    text = unlogged(text)
     address = parse_address(text)
     if address is not None:
         return ipaddress.ip_network(address)
@@ -80,17 +81,18 @@ def network_of(text: str) -> Network | None:
 def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
     """The clients that a filter selects.
 
-    A network selects the clients in it, another text those with the text in their address, host name or tier. An
-    empty text selects all.
+    A network selects the clients that share an address with it, another text those with the text in their address,
+    host name or tier. An empty text selects all.
     """
     wanted = network_of(text)
-    lowered = text.casefold()
+    # "2001:0DB8:0001" is the beginning of 2001:db8:1::/64.
+    lowered = re.sub(r"\b0+(?=[0-9a-f])", "", text.casefold()) if ":" in text else text.casefold()
     for seen in clients:
         if wanted is None:
             words = (seen.client.key, printable(seen.name), seen.tier, "override" if seen.client.overridden else "")
             if any(lowered in word.casefold() for word in words):
                 yield seen
-        elif (address := parse_address(seen.client.key.partition("/")[0])) and address in wanted:
+        elif wanted.overlaps(ipaddress.ip_network(seen.client.key)):
             yield seen
 
 

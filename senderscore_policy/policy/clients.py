@@ -1,6 +1,7 @@
 """Clients: from an attribute's text to the key that is counted and the address that is looked up."""
 
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -11,6 +12,10 @@ from senderscore_policy.policy.tiers import Limit
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 V = TypeVar("V")
+_AROUND: Final = " \t\"'<>(),;."  # signs around an address in logs and mails
+_LABEL: Final = re.compile(r"(?:\w+=<?|inet:)?(?:IPv6:)?", re.IGNORECASE)
+_IN_BRACKETS: Final = re.compile(r"\[(?:IPv6:)?([^\[\]]+)\]((?:/[0-9]+)?)", re.IGNORECASE)
+_WITH_PORT: Final = re.compile(r"([0-9.]+):[0-9]*|(.*[^:]):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,15 @@ def parse_address(text: str) -> Address | None:
     if address.version == 4:
         return address
     return None if address.scope_id else address.ipv4_mapped or address
+
+
+def unlogged(text: str) -> str:
+    """The address or network in a text that people copy from logs, as in "client=mx.example.net[192.0.2.75],"."""
+    bare = _LABEL.sub("", text.strip(_AROUND), count=1)
+    if len(inside := _IN_BRACKETS.findall(bare)) == 1:
+        return "".join(inside[0])
+    parts = _WITH_PORT.fullmatch(bare)
+    return parts[1] or parts[2] if parts else bare
 
 
 class NetworkTable(Generic[V]):

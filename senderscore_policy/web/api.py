@@ -16,7 +16,7 @@ from aiohttp import web
 from senderscore_policy.monitoring.decisions import as_json
 from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.decision import Decision
-from senderscore_policy.web import page
+from senderscore_policy.web import html, page
 from senderscore_policy.web.listener import REQUEST_TIME, Handler, HttpListener, own_names
 from senderscore_policy.web.prometheus import Exposition
 from senderscore_policy.web.status import StatusCollector
@@ -33,6 +33,8 @@ HEADERS: Final = {
 """On every response."""
 MOST_SHOWN: Final = 1000
 """Decisions in an answer, the newest ones."""
+_NAME: Final = "{ip:[^/]+(?:/[0-9]+)?}"
+"""A client's name in a path; in the pages' own links "_" is the slash, which some web servers in front do not pass."""
 # Both of Postfix's kinds of queue ID are letters and digits (postconf(5), enable_long_queue_ids).
 _QUEUE_ID: Final = re.compile(r"[0-9A-Za-z]{1,64}")
 
@@ -42,13 +44,23 @@ class BadRequestError(Exception):
 
 
 @web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer with the error as JSON, or as a page for a browser."""
     try:
         return await handler(request)
     except (BadRequestError, web.RequestPayloadError) as error:
-        return web.json_response({"error": str(error)}, status=400)
+        status, text = 400, str(error)
     except web.HTTPException as error:
-        return web.json_response({"error": f"{error.reason}: {request.method} {request.path}"}, status=error.status)
+        status, text = error.status, f"{error.reason}: {request.method} {request.path}"
+    if "page" in request.app.router and "text/html" in request.headers.get("Accept", ""):
+        text = html.render("base.html", error=text, home=_home(request))
+        return web.Response(text=text, content_type="text/html", status=status)
+    return web.json_response({"error": text}, status=status)
+
+
+def _home(request: web.Request) -> str:
+    """The address of the status page, relative to the one that was asked for: a proxy may serve both below a path."""
+    return "../" * (request.rel_url.raw_path.count("/") - 1) or "./"
 
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -71,18 +83,18 @@ class Api:
         "metrics" shows no client; "status" reads; "control" also reads what is private, asks the zone for scores and
         changes counters.
         """
-        app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
+        app = web.Application(middlewares=[_errors], client_max_size=64 * 1024)
         app.on_response_prepare.append(_add_headers)
         get, post = app.router.add_get, app.router.add_post
         get("/metrics", self._metrics)
         get("/healthz", self._healthz)
         if kind == "metrics":
             return app
-        get("/", self._page)
-        get("/clients/{ip}", self._client_page)
+        get("/", self._page, name="page")
+        get("/clients/" + _NAME, self._client_page)
         get("/api/status", self._status)
         get("/api/clients", self._clients)
-        get("/api/clients/{ip}", self._client)
+        get("/api/clients/" + _NAME, self._client)
         if kind == "control":
             get("/api/scores/{ip}", self._score)
             get("/api/clients/{ip}/decisions", self._decisions)
@@ -94,7 +106,7 @@ class Api:
 
     def _client_of(self, request: web.Request) -> Client:
         try:
-            return self._admin.client_named(request.match_info["ip"])
+            return self._admin.client_named(request.match_info["ip"].replace("_", "/"))
         except ValueError as error:
             raise BadRequestError(str(error)) from None
 
@@ -112,7 +124,7 @@ class Api:
     async def _client_page(self, request: web.Request) -> web.Response:
         client = self._client_of(request)
         status, details = await self._collector.status(), await self._collector.details(client)
-        return await self._html(page.render_client, status, details)
+        return await self._html(page.render_client, status, details, _home(request))
 
     async def _html(self, render: Callable[..., str], *values: Any) -> web.Response:
         # In a thread: a long list takes longer to render than a request may wait for its decision.

@@ -3,8 +3,8 @@
 import base64
 import hashlib
 import math
-from datetime import UTC, datetime
 from importlib.resources import files
+from time import time as now
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -16,11 +16,10 @@ from senderscore_policy.policy.status import limit_as_json
 from senderscore_policy.web.chart import local, name, shade
 
 
-def moment(time: float) -> str:
+def moment(time: float, form: str = "%H:%M:%S") -> str:
     """A time of day with the host's time zone; of another day with its date."""
     then = local(time)
-    today = then.date() == datetime.now(UTC).astimezone().date()
-    return f"{then:%H:%M:%S %Z}" if today else f"{then:%Y-%m-%d %H:%M %Z}"
+    return f"{then:{form} %Z}" if then.date() == local(now()).date() else f"{then:%Y-%m-%d %H:%M %Z}"
 
 
 def _number(value: float | str) -> str:
@@ -53,14 +52,13 @@ _ENVIRONMENT.filters |= {
     "moment": moment,
     "minute": lambda time: f"{local(time):%Y-%m-%d %H:%M}",
     "second": lambda time: f"{local(time):%Y-%m-%d %H:%M:%S}",
-    "clock": lambda time: f"{local(time):%H:%M}",
-    "path": lambda key: quote(key, safe=":"),
+    "path": lambda key: quote(key.replace("/", "_"), safe=":"),
     "shade": shade,
     "tier": name,
     "number": _number,
     "limit": lambda limit: "∞" if limit == math.inf else _number(limit_as_json(limit)),
 }
-_ENVIRONMENT.globals |= {"style": STYLE, "script": SCRIPT, "zone": lambda: f"{datetime.now(UTC).astimezone():%Z}"}
+_ENVIRONMENT.globals |= {"style": STYLE, "script": SCRIPT, "zone": lambda time=None: f"{local(time or now()):%Z}"}
 
 
 def render(template: str, **values: Any) -> str:

@@ -130,7 +130,10 @@ class HttpListener:
 
     @web.middleware
     async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        hosts = request.headers.getall("Host", [])
+        hosts = list(request.headers.getall("Host", []))
+        if request.raw_path[:1] not in "/*":
+            # The absolute form of the target goes before the header (RFC 9112, 3.2.2).
+            hosts.append(request.url.raw_authority)
         if self._names is not None and not all(is_own(host, self._names) for host in hosts):
             raise web.HTTPMisdirectedRequest(reason=_NOT_OWN)
         connection = request.protocol

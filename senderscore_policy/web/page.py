@@ -14,7 +14,7 @@ from senderscore_policy.policy.status import LimitState
 from senderscore_policy.web import html
 from senderscore_policy.web.chart import chart, tier_order
 from senderscore_policy.web.html import SCRIPT, STYLE, source_of
-from senderscore_policy.web.status import ClientDetails, Status
+from senderscore_policy.web.status import MOST_CLIENTS, MOST_FOUND, ClientDetails, Status
 
 ROWS: Final = 50
 """Clients that are listed unless all are wanted."""
@@ -86,6 +86,16 @@ def selected(row: Row, show: str) -> bool:
     return row.status.deferred > 0 if show == "deferred" else show in {"all", row.status.state}
 
 
+def numbers(rows: Sequence[Row], clients: int, most: int = MOST_CLIENTS) -> dict[str, str]:
+    """The number of clients in each part of the list; with a "+" where not all of them may be listed.
+
+    The list has all clients, or at least the `most` that are nearest to their limits.
+    """
+    counts = {show: sum(selected(row, show) for row in rows) for show in SHOWN}
+    more = "+" if len(rows) < clients and counts["limited"] + counts["near"] >= most else ""
+    return {show: f"{count:,}{more}" for show, count in counts.items()} | {"all": f"{clients:,}"}
+
+
 def ordered(rows: Sequence[Row], wanted: View) -> list[Row]:
     found = [row for row in rows if selected(row, wanted.show)]
     return sorted(sorted(found, key=_nearest), key=ORDERS.get(wanted.sort, _nearest), reverse=wanted.reverse)
@@ -106,8 +116,8 @@ def render(status: Status, wanted: View, rows: Sequence[Row], clients: int) -> s
         status=status,
         host=socket.gethostname(),
         chart=chart(status.minutes, 60, MINUTES, labels=4),
-        limits={state: sum(row.status.state == state for row in status.rows) for state in ("limited", "near")},
-        shown={show: sum(selected(row, show) for row in rows) for show in SHOWN},
+        limits=numbers(status.rows, status.clients),
+        shown=numbers(rows, clients, MOST_FOUND if wanted.filter else MOST_CLIENTS),
         titles=SHOWN,
         view=wanted,
         listed_clients=len(rows),
@@ -117,5 +127,5 @@ def render(status: Status, wanted: View, rows: Sequence[Row], clients: int) -> s
     )
 
 
-def render_client(status: Status, details: ClientDetails) -> str:
-    return html.render("client.html", status=status, host=socket.gethostname(), details=details)
+def render_client(status: Status, details: ClientDetails, home: str = "../") -> str:
+    return html.render("client.html", status=status, host=socket.gethostname(), details=details, home=home)

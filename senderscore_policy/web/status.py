@@ -81,6 +81,8 @@ class ClientDetails:
 
 MOST_CLIENTS: Final = 200
 """The number of clients listed because they are the busiest, and of those nearest to their limits."""
+MOST_FOUND: Final = 1000
+"""The same for the clients that a filter selects, such as a network."""
 LIFE: Final = 1.0
 """Seconds for which all visitors get one status and all scrapers one page of metrics: many cost no more than one."""
 MOST_DECISIONS: Final = 10
@@ -163,13 +165,13 @@ class StatusCollector:
         """
         network = network_of(text)
         if network is not None and network.num_addresses == 1:
-            return tuple(await self.admin.rows([self.admin.client_named(text)])), 1
+            return tuple(await self.admin.rows([self.admin.client_named(str(network[0]))])), 1
         seen = self.admin.seen
         since = self.admin.clock.time() - seen.window.seconds
 
         def select() -> tuple[list[SeenClient], int]:
             found = list(matching(seen.recent(since), text))
-            return top_clients(found, MOST_CLIENTS), len(found)
+            return top_clients(found, MOST_FOUND if text else MOST_CLIENTS), len(found)
 
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
         shown, number = await asyncio.to_thread(select)

@@ -151,6 +151,37 @@ async def test_a_request_without_a_host_is_answered(tmp_path: Path) -> None:
         assert (await answer(tmp_path, b"GET /healthz HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.0 200 OK")
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("http://localhost:1/metrics", 200), ("http://[::1]/metrics", 200), ("http://evil.example/metrics", 421),
+     ("http://localhost@evil.example/metrics", 421)],
+)  # fmt: skip
+async def test_a_target_may_name_the_host(tmp_path: Path, target: str, status: int) -> None:
+    """A host in the target of the request counts, whatever the header says (RFC 9112, 3.2.2)."""
+    async with served(tmp_path):
+        request = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
+        assert (await answer(tmp_path, request)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "page"),
+    [("status", "/clients/%3Cb%3E", "../"), ("status", "/no/such/page", "../../"), ("status", "/none", "./"),
+     ("status", "/clients/2001:db8::/48", "../../"), ("metrics", "/", "")],
+)  # fmt: skip
+async def test_a_browser_gets_an_error_as_a_page(tmp_path: Path, kind: str, path: str, page: str) -> None:
+    """A visitor reads what is wrong and finds the way back; a program gets JSON, and so does everybody without pages."""
+    async with served(tmp_path, kind):
+        for accept, html in (("text/html,*/*;q=0.8", bool(page)), ("*/*", False)):
+            request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+            received = (await answer(tmp_path, request.encode())).decode()
+            assert received.startswith("HTTP/1.1 40")
+            assert ("Content-Type: text/html" in received) is html
+            assert ('{"error": ' in received) is not html
+            if html:
+                assert f'<a href="{page}">All clients</a>' in received
+                assert "<b>" not in received
+
+
 def test_the_hosts_file_knows_all_names_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names of this host are on the lines of /etc/hosts that contain its host name."""
     hosts = tmp_path / "hosts"
@@ -202,11 +233,13 @@ async def test_only_what_is_counted_has_a_name(
     ("text", "client"),
     [
         ("192.0.2.75", "192.0.2.75"), ("::ffff:192.0.2.75", "192.0.2.75"), ("192.0.2.75%2F32", "192.0.2.75"),
-        ("2001:db8::1", "2001:db8::/64"), ("2001:DB8::%2F64", "2001:db8::/64"), ("2001:db8::5%2F128", "2001:db8::/64"),
+        ("2001:db8::1", "2001:db8::/64"), ("2001:DB8::%2F64", "2001:db8::/64"), ("2001:db8::/64", "2001:db8::/64"),
+        ("2001:db8::_64", "2001:db8::/64"), ("2001:db8::5%2F128", "2001:db8::/64"),
     ],
 )  # fmt: skip
 async def test_a_client_is_named_by_address_or_as_it_is_counted(tmp_path: Path, text: str, client: str) -> None:
     """An address selects the client under which it is counted; a network must be such a client itself."""
     async with served(tmp_path):
-        request = f"GET /api/clients/{text} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
-        assert f'"client": "{client}"'.encode() in await answer(tmp_path, request)
+        for path, expected in (("/api/clients", f'"client": "{client}"'), ("/clients", f"<title>{client} ")):
+            request = f"GET {path}/{text} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+            assert expected.encode() in await answer(tmp_path, request)

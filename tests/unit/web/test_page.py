@@ -195,7 +195,13 @@ def test_a_long_list_is_cut(status: Status) -> None:
     assert "50 of 80 shown" in text
     assert "busiest of 5,000 clients" in text
     assert 'href="?rows=all"' in text
+    assert "All <b>5,000</b>" in text
+    assert "Limited now <b>20</b>" in text
     assert rendered(many, view({"rows": "all"})).count("<tr class=") == 80
+    more = replace(status, rows=status.rows * 100, clients=5000)
+    assert "Limited now <b>100+</b>" in rendered(more)
+    assert "100+ near the limit" in rendered(more)
+    assert "Limited now <b>100</b>" in rendered(replace(more, clients=400))
 
 
 TIERS = st.sampled_from(["0-10", "11-20", "71-80", "91-100", "100", "not-asked", "unscored", "override", "none"])

@@ -113,6 +113,12 @@ async def test_many_visitors_cost_as_much_as_one(tmp_path: Path) -> None:
         ("2001:db8:0:1::5", {"2001:db8:0:1::5/128"}),
         ("2001:db8:0:1::6", {"2001:db8:0:1::/64"}),
         ("2001:db8::/32", {"2001:db8::/64", "2001:db8:0:1::5/128"}),
+        ("2001:DB8:0:0:9::/80", {"2001:db8::/64"}),
+        ("2001:db8:0:1::4/127", {"2001:db8:0:1::5/128"}),
+        ("2001:0DB8:0000:0001", {"2001:db8:0:1::5/128"}),
+        ("[192.0.2.75]", {"192.0.2.75"}),
+        ("client=mx.example.net[192.0.2.75]:4711,", {"192.0.2.75"}),
+        ("unknown[IPv6:2001:0DB8:0000::99]", {"2001:db8::/64"}),
         ("203.0.113.9", {"203.0.113.9"}),
         ("/", {"2001:db8::/64", "2001:db8:0:1::5/128"}),
         ("override", {"192.0.2.75", "192.0.2.76", "2001:db8:0:1::5/128"}),
@@ -127,7 +133,9 @@ async def test_the_filter_finds_clients(
 ) -> None:
     """The filter searches all remembered clients, listed or not; it looks an address or a network up exactly."""
     own = '[[override]]\nnetworks = ["2001:db8:0:1::5"]\nlimit = 7\n'
-    monkeypatch.setattr("senderscore_policy.web.status.MOST_CLIENTS", 1)
+    limits = [f"senderscore_policy.web.status.{name}" for name in ("MOST_CLIENTS", "MOST_FOUND")]
+    for limit in limits:
+        monkeypatch.setattr(limit, 1)
     async with site(tmp_path, own + LIMITED) as daemon:
         await daemon.send("192.0.2.75", 2, client_name="mx.example.net")
         await daemon.send("192.0.2.76")
@@ -138,7 +146,8 @@ async def test_the_filter_finds_clients(
         assert number == len(expected)
         assert {row.status.client.key for row in rows} <= expected
         assert len(rows) == min(number, 2) or len(rows) == min(number, 1)
-        monkeypatch.setattr("senderscore_policy.web.status.MOST_CLIENTS", 200)
+        for limit in limits:
+            monkeypatch.setattr(limit, 200)
         rows, _ = await daemon.collector.clients(text)
         assert {row.status.client.key for row in rows} == expected
 
