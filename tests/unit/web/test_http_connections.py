@@ -169,7 +169,7 @@ async def test_a_target_may_name_the_host(tmp_path: Path, target: str, status: i
      ("status", "/clients/2001:db8::/48", "../../"), ("metrics", "/", "")],
 )  # fmt: skip
 async def test_a_browser_gets_an_error_as_a_page(tmp_path: Path, kind: str, path: str, page: str) -> None:
-    """A visitor reads what is wrong and finds the way back; a program gets JSON, and so does everybody without pages."""
+    """A visitor reads what is wrong and finds the way back; a program gets JSON, as from a listener without pages."""
     async with served(tmp_path, kind):
         for accept, html in (("text/html,*/*;q=0.8", bool(page)), ("*/*", False)):
             request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"

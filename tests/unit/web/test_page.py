@@ -273,8 +273,10 @@ def test_no_limit_is_a_sign(status: Status) -> None:
     ("address", "texts"),
     [
         ("192.0.2.75", ["Limit: 10 messages/hour ( 0-100)", "The [[override]] for 192.0.2.0/24 gives",
-                        "10 of 10", "from an override", "accepted again", "senderscore-policy explain 192.0.2.75"]),
-        ("127.0.0.1", ["No limit", "127.0.0.0/8 is in [exempt]", "not needed"]),
+                        "10 of 10", "from an override", "accepted again", "senderscore-policy explain 192.0.2.75",
+                        "in policy.toml [[override]]"]),
+        ("203.0.113.9", ["in policy.toml, in the place of the one there [[override]]"]),
+        ("127.0.0.1", ["No limit", "127.0.0.0/8 is in [exempt]", "not needed", ", and no network in [exempt]"]),
         ("10.0.0.5", ["No limit", "The zone has no IPv6 and no private addresses, so [unscored] applies"]),
         ("2001:db8::1", ["No limit", "The zone has no IPv6", "left ∞"]),
         ("198.51.100.1", ["The score is not needed yet: this is the smallest limit of all", "not asked yet"]),
@@ -286,7 +288,8 @@ def test_no_limit_is_a_sign(status: Status) -> None:
 async def test_a_client_and_the_reason_for_its_limit(tmp_path: Path, address: str, texts: list[str]) -> None:
     """The page of a client says in a sentence why this limit holds, and where the score comes from."""
     scores: dict[str, int | Reputation] = {"198.51.100.9": 42, "198.51.100.7": Unavailable("<timeout>")}
-    async with site(tmp_path, LIMITED, scores) as daemon:
+    own = '[[override]]\nnetworks = ["203.0.113.9"]\nlimit = 7\n'
+    async with site(tmp_path, own + LIMITED, scores) as daemon:
         await daemon.send("192.0.2.75", 12)
         for asked in ("198.51.100.9", "198.51.100.8", "198.51.100.7"):
             await daemon.admin.score(daemon.client(asked))
