@@ -20,7 +20,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import islice
+from itertools import chain, islice
 from operator import gt
 from typing import Final
 
@@ -254,7 +254,7 @@ def read_chunks(logs: Iterable[tuple[str, float, Iterable[bytes]]]) -> Traffic:
         latest = (min(time.time(), written) if written > _YEAR_2001 else time.time()) + OTHER_ZONE
         stamps = Timestamps(latest, reader.traffic.times)
         line_reader = LineReader(stamps, coverage)
-        for chunk in chunks:
+        for chunk in chain(chunks, [b""]):
             for line in line_reader.read(chunk):
                 reader.take(line)
         stamps.end()

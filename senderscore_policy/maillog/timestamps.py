@@ -17,32 +17,33 @@ _YEARS: Final = 12
 """A 29 February is found within eight years, also around 1900 and 2100."""
 
 STAMP: Final = re.compile(
-    rb"(?P<date>\d{4}-\d\d-\d\d)[T ](?P<time>\d\d:\d\d:\d\d(?:[.,]\d+)?)"
-    rb" ?(?P<zone>Z|UTC|GMT|[+-]\d\d(?::?\d\d)?(?!\S))?"
-    rb"|(?<![\w.])(?P<epoch>1\d{9}(?:\.\d+)?)(?![\w.])"
-    rb"|(?P<month>(?:[A-Za-z]|[\xc3-\xd1][\x80-\xbf]){3,12}|\d{1,2}\xe6\x9c\x88)\.? {1,2}(?P<day>\d{1,2})"
-    rb" (?:(?P<year>\d{4}) )?(?P<hour>\d\d):(?P<seconds>\d\d:\d\d(?:\.\d+)?)"
+    rb"(?P<date>\d{4}[-/]\d\d[-/]\d\d)[Tt ] *(?P<time>\d\d:\d\d:\d\d(?:[.,]\d+)?)"
+    rb"(?: ?(?P<zone>[Zz]|UTC|GMT|[+-]\d\d(?::?\d\d)?)(?![\w.:-]))?"
+    rb"|(?<![\w.])(?P<epoch>1\d{9})(?:\d{3}|\d{6}|\d{9})?(?:\.\d+)?(?![\w.])"
+    rb"|(?P<month>(?:[A-Za-z]|[\xc3-\xd1][\x80-\xbf]){3,12}|\d{1,2}\xe6\x9c\x88)\.? +(?P<day>\d{1,2})"
+    rb",? +(?:(?P<year>\d{4}) +(?:@ )?)?(?P<hour>\d\d):(?P<seconds>\d\d:\d\d(?:\.\d+)?)"
 )
-"""A timestamp of ISO 8601, in seconds since the epoch, or of syslog."""
+"""A timestamp of ISO 8601, in seconds (to nanoseconds) since the epoch, or of syslog."""
 
 _MONTHS: Final = {
     name: number
-    # journalctl writes months in the language of the locale, glibc's abmon: Czech, Danish, Dutch, English,
-    # Finnish, French, German, Hungarian, Italian, Norwegian, Polish, Portuguese, Russian, Spanish, Swedish, Turkish.
+    # journalctl writes months in the language of the locale, glibc's abmon: Czech, Danish, Dutch, English, Finnish,
+    # French, German, Hungarian, Italian, Norwegian, Polish, Portuguese, Romanian, Russian, Spanish, Swedish, Turkish,
+    # Ukrainian. Three or four letters are enough.
     for number, names in enumerate(
         (
-            "jan janv ene gen sty led oca янв tammi",
-            "feb febr fév févr fev lut úno şub фев helmi",
-            "mar mars mär mrz márc mrt bře мар maalis",
-            "apr april abr avr avril kwi dub ápr nis апр huhti",
-            "may mai mag mei maj máj kvě мая май touko",
-            "jun juin juni giu jún cze čen haz июн kesä",
-            "jul juil juli lug júl lip čec tem июл heinä",
-            "aug ago aoû août sie srp ağu авг elo",
-            "sep sept set wrz zář szept eyl сен syys",
-            "oct okt ott out paź říj eki окт loka",
-            "nov lis kas ноя marras",
-            "dec dez déc dic des gru pro ара дек joulu",
+            "jan ene gen sty led oca янв tam jän ian січ",
+            "feb fév fev lut úno şub фев hel лют",
+            "mar mär mrt bře мар maa már бер",
+            "apr abr avr kwi dub ápr nis апр huh кві",
+            "may mai mag mei maj máj kvě мая май tou тра",
+            "jun juin giu jún cze čen haz июн kes iun чер",
+            "jul juil lug júl lip čec tem июл hei iul лип",
+            "aug ago aoû sie srp ağu авг elo сер",
+            "sep set wrz zář sze eyl сен syy вер",
+            "oct okt ott out paź říj eki окт lok жов",
+            "nov lis kas ноя marr noi лис",
+            "dec dez déc dic des gru pro ара дек jou гру",
         ),
         1,
     )
@@ -78,8 +79,9 @@ class Timestamps:
         date, clock, zone, epoch, year = stamp.group("date", "time", "zone", "epoch", "year")
         self._absolute |= bool(date or epoch or year)
         if date and zone:
-            zone = b"Z" if zone in {b"UTC", b"GMT"} else zone
-            self._before = datetime.fromisoformat((date + b"T" + clock + zone).decode()).timestamp()
+            zone = b"Z" if zone in {b"UTC", b"GMT"} else zone.upper()
+            moment = date.replace(b"/", b"-") + b"T" + clock + zone
+            self._before = datetime.fromisoformat(moment.decode()).timestamp()
         elif epoch:
             self._before = float(epoch)
         else:
@@ -95,7 +97,7 @@ class Timestamps:
             hour, seconds = clock[:2], clock[3:].replace(b",", b".")
         key = (hour, *stamp.group("date", "month", "day", "year"))
         if key != self._hour:
-            self._year, self._month, day_of_month = map(int, date.split(b"-")) if date else self._date(stamp)
+            self._year, self._month, day_of_month = map(int, re.split(b"[-/]", date)) if date else self._date(stamp)
             self._starts = _starts(self._year, self._month, day_of_month, int(hour))
             self._hour = key
         within = int(seconds[:2]) * 60 + float(seconds[3:])
@@ -112,7 +114,7 @@ class Timestamps:
 
     def _date(self, stamp: re.Match[bytes]) -> tuple[int, int, int]:
         name, day = stamp["month"].decode(errors="replace"), int(stamp["day"])
-        month = _MONTHS.get(name.lower())
+        month = _MONTHS.get(name.lower()[:4]) or _MONTHS.get(name.lower()[:3])
         if month is None:
             raise ValueError(f"{name!r} is not a month")
         if stamp["year"]:

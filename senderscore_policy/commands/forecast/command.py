@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(client.as_json() for client in report.forecast.clients)
-        sys.stderr.write("".join(f"{note}\n" for note in report.notes()))
+        sys.stderr.write("\n".join((f"{report.period}: {report.summary()}.", *report.notes(), "")))
     else:
         _say(report)
         if args.html:

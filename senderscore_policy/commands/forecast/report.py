@@ -177,6 +177,8 @@ class Report:
                 "break off, but many such messages mean that lines are missing: forecast needs those of smtpd, "
                 "cleanup and qmgr."
             )
+        if coverage.postfix and not coverage.begun:
+            yield "No client began a message in the log: smtpd took no mail, or its lines are missing."
         for reason, lines in coverage.unread.items():
             yield f"{counted(lines, 'line')} of Postfix could not be read: {reason}."
         if coverage.unread:

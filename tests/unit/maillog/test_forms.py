@@ -80,6 +80,16 @@ FORMS = {
     "journalctl -o short-full": text(f"Wed {{t:%F %T}} UTC mx {TAG}"),
     "journalctl -o short-iso": "-- Boot 0 --\n" + text(f"{{t:%FT%T}}+0000 mx {TAG}"),
     "journalctl -o short-unix": text(f"{{epoch}}.250000 mx {TAG}"),
+    "ISO with slashes": text(f"{{t:%Y/%m/%d %T}} mx {TAG}"),
+    "ISO in lower case": text(f"{{t:%Ft%T}}z mx {TAG}"),
+    "ISO with an offset in brackets": text(f"[{{t:%FT%T}}+00:00] mx {TAG}"),
+    "a host whose name begins like a time zone": text(f"{{t:%F %T}} zulu.example.org {TAG}"),
+    "Kibana's date": text(f'"{{t:%b %d, %Y @ %T}}.000",mx,"{TAG}"'),
+    "nanoseconds since the epoch": text(f'{{epoch}}000000000,"mx {TAG}"'),
+    "German month": text(f"Feb {{t:%d %T}} mx {TAG}"),
+    "Romanian month": text(f"feb. {{t:%d %T}} mx {TAG}"),
+    "Ukrainian month": text(f"лют {{t:%d %T}} mx {TAG}"),
+    "a whole name of a month": text(f"Februar {{t:%d %T}} mx {TAG}"),
     "French month": text(f"févr. {{t:%d %T}} mx {TAG}"),
     "Polish month": text(f"lut {{t:%d %T}} mx {TAG}"),
     "Russian month": text(f"фев {{t:%d %T}} mx {TAG}"),
@@ -87,13 +97,30 @@ FORMS = {
     "RFC 3164 with priority": text(f"<22>{CLASSIC}"),
     "RFC 5424": text("<22>1 {t:%FT%T}Z mx {name} {pid} - - {text}"),
     "RFC 5424 with data": text('<22>1 {t:%FT%T}Z mx {name} {pid} - [o@1 x="1 2"] \ufeff{text}'),
+    "RFC 5424 with two elements": text('<22>1 {t:%FT%T}Z mx {name} {pid} - [a@1 x="]\\]"][b@1]  {text}').replace(
+        '"]', '"'
+    ),
+    "RFC 6587": text("92 <22>1 {t:%FT%T}Z mx {name} {pid} - - {text}").replace("\n", "") + "\n",
+    "macOS": text("{t:%b %d %T} mx {name}[{pid}] <Info>: {text}"),
+    "a year and a colon": text(f"{{t:%b %d %Y %T}}: mx {TAG}"),
+    "a level with a colon": text(f"{{t:%FT%T}}Z INFO: {TAG}"),
+    "tabs": text(CLASSIC).replace(" ", "\t"),
+    "blanks of a web page": text(CLASSIC).replace(" ", "\u00a0"),
+    "as HTML": text(CLASSIC).replace("<", "&lt;").replace(">", "&gt;"),
+    "a table with columns": text('"{t:%F %T}","mx","{name}[{pid}]:","{text}"'),
+    "colours": text("\x1b[36m{t:%b %d %T}\x1b[0m mx \x1b[1m{name}\x1b[0m[{pid}]: \x1b[0;1m{text}\x1b[0m"),
     "busybox": text(f"{{t:%b %d %T}} mx mail.info {TAG}"),
     "FreeBSD's syslogd -vv": text(f"{{t:%b %d %T}} <mail.info> mx {TAG}"),
     "Solaris": text("{t:%b %d %T} mx {name}[{pid}]: [ID 197553 mail.info] {text}"),
     "docker compose logs": text(f"smtp-1  | {CLASSIC}"),
     "docker compose logs, coloured": text(f"\x1b[36msmtp-1  |\x1b[0m {CLASSIC}"),
+    "docker compose logs of version 2, coloured": text(f"\x1b[36msmtp-1  | \x1b[0m{CLASSIC}"),
+    "docker compose in the journal": text(f"{{t:%b %d %T}} mx docker[812]: smtp-1  | {CLASSIC}"),
     "docker logs -t": text(f"{{t:%FT%T}}.000000007Z {CLASSIC}"),
     "Kubernetes": text(f"{{t:%FT%T}}.000000007Z stdout F {CLASSIC}"),
+    "Kubernetes, a line in two pieces": text(
+        "{t:%FT%T}.000000007Z stdout P {t:%b %d %T} mx {name}[{pid}]: \n{t:%FT%T}.000000007Z stdout F {text}"
+    ),
     "a level in the place of the host": text(f"{{t:%FT%T}}+00:00 INFO    {TAG}"),
     "docker's syslog driver": text(f"{{t:%b %d %T}} docker smtp[812]: {CLASSIC}"),
     "grep -H": text(f"/var/log/mail.log.1:{CLASSIC}"),
@@ -102,7 +129,9 @@ FORMS = {
     "nqmgr": text(CLASSIC).replace("/qmgr", "/nqmgr"),
     "CR LF": text(CLASSIC).replace("\n", "\r\n"),
     "byte order mark": "\ufeff" + text(CLASSIC),
+    "CR": text(CLASSIC).replace("\n", "\r"),
     "UTF-16": text(CLASSIC).encode("utf-16"),
+    "UTF-16 without a byte order mark": text(CLASSIC).encode("utf-16-le"),
     "NULs after a crash": text(CLASSIC).replace("\n", "\n" + 200 * "\0"),
     "gzip": gzip.compress(text(CLASSIC).encode()),
     "two bzip2 files in one": b"".join(bz2.compress(line.encode() + b"\n") for line in text(CLASSIC).splitlines()),
@@ -110,6 +139,15 @@ FORMS = {
     "lzma": lzma.compress(text(CLASSIC).encode(), lzma.FORMAT_ALONE),
     "journalctl -o json": json_lines(journal),
     "journalctl -o json-pretty": json_lines(journal, "\t"),
+    "journalctl -o json-pretty, CR LF": "-- Boot 0 --\n" + json_lines(journal, "\t").replace("\n", "\r\n"),
+    "journalctl -o export": "".join(
+        "".join(f"{name}={value}\n" for name, value in journal(entry).items()) + "\n" for entry in entries()
+    ),
+    "journalctl -o verbose": "".join(
+        f"Wed {entry[0]:%F %T} UTC [s=1;i=2]\n"
+        + "".join(f"    {name}={value}\n" for name, value in list(journal(entry).items())[1:])
+        for entry in entries()
+    ),
     "journalctl -o json-seq": json_lines(journal).replace("{", "\x1e{"),
     "journalctl -o json-sse": json_lines(journal).replace("{", "data: {").replace("\n", "\n\n"),
     "journal, not UTF-8": json_lines(lambda entry: journal(entry) | {"MESSAGE": list(entry[3].encode())}),
@@ -130,6 +168,48 @@ FORMS = {
     ),
     "rsyslog's JSON": json_lines(
         lambda entry: {"timereported": f"{entry[0]:%FT%T}Z", "syslogtag": f"{entry[1]}[1]:", "msg": f" {entry[3]}"}
+    ),
+    "rsyslog's jsonmesg": json_lines(
+        lambda entry: {
+            "msg": f" {entry[3]}",
+            "timereported": f"{entry[0]:%FT%T}Z",
+            "syslogtag": f"{entry[1]}[1]:",
+            "programname": "postfix",
+        }
+    ),
+    "rsyslog's template with blanks": json_lines(
+        lambda entry: {"time": f"{entry[0]:%FT%T}Z", "tag": f"{entry[1]}[1]:", "msg": entry[3]}
+    ).replace("{", "{ "),
+    "syslog-ng with UNIXTIME": json_lines(
+        lambda entry: {"PROGRAM": entry[1], "UNIXTIME": int(entry[0].timestamp()), "MESSAGE": entry[3]}
+    ),
+    "fluentd, the time before the object": "".join(
+        f"{at:%FT%T}Z\tmail.info\t{json.dumps({'ident': name, 'message': said})}\n" for at, name, _, said in entries()
+    ),
+    "logstash, the message is a whole line": json_lines(
+        lambda entry: {
+            "@timestamp": f"{entry[0]:%FT%T}Z",
+            "program": entry[1],
+            "message": f"<22>{entry[0]:%b %d %T} mx {entry[1]}[1]: {entry[3]}",
+        }
+    ),
+    "elasticdump": json_lines(
+        lambda entry: {
+            "_id": "a",
+            "_source": {"@timestamp": f"{entry[0]:%FT%T}Z", "program": entry[1], "message": entry[3]},
+        }
+    ),
+    "an array in a line": json.dumps(
+        [{"timestamp": int(at.timestamp() * 1e9), "line": f"mx {name}[1]: {said}"} for at, name, _, said in entries()]
+    ),
+    "a search result over several lines": json.dumps(
+        {"hits": [{"time": f"{at:%FT%T}Z", "program": name, "message": said} for at, name, _, said in entries()]},
+        indent=2,
+    ),
+    "JSON in a container's JSON": json_lines(
+        lambda entry: {
+            "log": json.dumps({"time": f"{entry[0]:%FT%T}Z", "program": entry[1], "message": entry[3]}) + "\n"
+        }
     ),
     "mailcow's redis": json_lines(
         lambda entry: {"time": str(int(entry[0].timestamp())), "program": entry[1], "message": entry[3]}
