@@ -33,7 +33,7 @@ _CRASH: Final = re.compile(rb"\0{4,}")
 _FRAME: Final = re.compile(rb"\d+ (?=<\d{1,3}>1 \d{4}-)")  # RFC 6587: a length in the place of the end of a line
 _PARTIAL: Final = re.compile(rb"( std(?:out|err) P .*)\n\S+ std(?:out|err) [FP] ")  # Kubernetes: a line in two pieces
 _NOT_PLAIN: Final = {
-    b"\r\n": b"\n", b"\r": b"\n", b"\t": b" ", b"\xc2\xa0": b" ", b"\0": b"", b"&lt;": b"<", b"&gt;": b">"
+    b"\r\n": b"\n", b"\t": b" ", b"\xc2\xa0": b" ", b"\0": b"", b"&lt;": b"<", b"&gt;": b">"
 }  # fmt: skip
 _ENTRY: Final = re.compile(rb"^(\S.*) \[s=.*\]$", re.MULTILINE)  # journalctl -o verbose begins an entry with it
 _LABELLED: Final = re.compile(rb"[\w.-]+: +\S*")  # a level or a host with a colon, and Postfix's instance
@@ -125,8 +125,7 @@ class LineReader:
         stamps = list(STAMP.finditer(before))
         ahead, behind = (before[: stamps[-1].start()], before[stamps[-1].end() :]) if stamps else (b"", before)
         behind = behind.lstrip(b": ")
-        said = ahead.partition(b": ")[2]
-        if (b": " in behind and not _LABELLED.fullmatch(behind)) or not _COMPOSE.fullmatch(said):
+        if (b": " in behind and not _LABELLED.fullmatch(behind)) or not _COMPOSE.fullmatch(ahead.partition(b": ")[2]):
             # Another program's line that quotes such a tag: what a client says must not look like a line.
             return
         if not stamps:
@@ -162,12 +161,12 @@ class LineReader:
     def _from_fields(self, chunk: bytes) -> bytes:
         """The output of journalctl -o export and verbose, which prints a field in each line, as plain lines."""
         *entries, self._rest = _ENTRY.sub(rb"\n\ntime=\1", chunk).replace(b"\n    ", b"\n").split(b"\n\n")
-        pairs = ([field.partition("=")[::2] for field in _decoded(entry).split("\n")] for entry in entries)
-        return _encoded(line for each in pairs for line in _messages(dict(each), ""))
+        texts = (entry.decode("utf-8", "surrogateescape").split("\n") for entry in entries)
+        return _encoded(line for each in texts for line in _messages(dict(one.partition("=")[::2] for one in each), ""))
 
     def _from_json(self, chunk: bytes, *, last: bool) -> bytes:
         """JSON objects, in a line or over several, as plain lines; what is before an object in its line is dropped."""
-        text = _decoded(chunk)
+        text = chunk.decode("utf-8", "surrogateescape")
         size, parts, done, skipped = len(text.rstrip()), list[str](), 0, 0
         for found in _OBJECT.finditer(text):
             start = found.start()
@@ -188,10 +187,6 @@ class LineReader:
                 if _PROGRAMS.search(line):
                     self._coverage.unread_line("not a JSON object with a message", line)
         return _encoded(["".join([*parts, text[done:]])])
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "surrogateescape")
 
 
 def _encoded(lines: Iterable[str]) -> bytes:
@@ -231,16 +226,15 @@ def _messages(value: Any, before: str) -> Iterator[str]:
 def _as_line(values: dict[str, Any], names: list[list[str]], message: str | list[int], before: str) -> str:
     pid, host, at = (values[group[0]] if group else None for group in names[2:])
     # The journal gives text that is not UTF-8 as an array of numbers (systemd.journal-fields(7)).
-    text = message if isinstance(message, str) else _decoded(bytes(message))
-    text = text.strip().replace("\n", " ")
+    text = (message if isinstance(message, str) else bytes(message).decode("utf-8", "surrogateescape")).strip()
     # rsyslog's programname is "postfix", its syslogtag "postfix/smtpd[123]:".
     program: Any = next((values[name] for name in names[1] if "/" in str(values[name])), None)
     if isinstance(program, dict):
         program, pid = program.get("name"), program.get("pid")
     head = f"{before if at is None else at} {host if isinstance(host, str) else '-'}"
-    tag = "/" in text and _TAG.search(text.encode("utf-8", "surrogateescape"))
+    tag = "/" in text and _TAG.search(_encoded([text]))
     # The message may be a whole line with its own tag.
     if program and (not tag or ": " in text[: tag.start()]):
         name = str(program).rstrip(":")
         head += f" {name}:" if pid is None or "[" in name else f" {name}[{pid}]:"
-    return f"{head} {text}".replace("\n", " ")
+    return re.sub(r"[\n\0]", " ", f"{head} {text}")

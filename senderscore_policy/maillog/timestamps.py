@@ -27,9 +27,7 @@ STAMP: Final = re.compile(
 
 _MONTHS: Final = {
     name: number
-    # journalctl writes months in the language of the locale, glibc's abmon: Czech, Danish, Dutch, English, Finnish,
-    # French, German, Hungarian, Italian, Norwegian, Polish, Portuguese, Romanian, Russian, Spanish, Swedish, Turkish,
-    # Ukrainian. Three or four letters are enough.
+    # journalctl writes months in the language of the locale, glibc's abmon; three or four letters are enough.
     for number, names in enumerate(
         (
             "jan ene gen sty led oca янв tam jän ian січ",
@@ -80,8 +78,8 @@ class Timestamps:
         self._absolute |= bool(date or epoch or year)
         if date and zone:
             zone = b"Z" if zone in {b"UTC", b"GMT"} else zone.upper()
-            moment = date.replace(b"/", b"-") + b"T" + clock + zone
-            self._before = datetime.fromisoformat(moment.decode()).timestamp()
+            text = f"{date.replace(b'/', b'-').decode()}T{(clock + zone).decode()}"
+            self._before = datetime.fromisoformat(text).timestamp()
         elif epoch:
             self._before = float(epoch)
         else:

@@ -137,7 +137,9 @@ def read_scores(path: Path) -> NetworkTable[Scored | Unknown]:
     columns = ["client", "score"]
     for number, line in enumerate(text.splitlines(), 1):
         content = line.partition("#")[0].strip()
-        values = [value.strip() for value in next(csv.reader([content]), [])]
+        # A spreadsheet writes semicolons where the comma is the decimal sign.
+        sign = "," if "," in content else ";"
+        values = [value.strip() for value in next(csv.reader([content], delimiter=sign), [])]
         if "client" in values and "score" in values:
             columns = values
         elif content:

@@ -101,6 +101,7 @@ def test_csv_has_a_line_for_each_client(forecast: Forecast, log: Path) -> None:
     assert (status, len(rows), rows[0]["client"], rows[0]["deferred"]) == (0, 152, "192.0.2.5", "50")
     assert rows[1]["host"] == "mx.example.net"
     assert "Read: 1 log with 2,702 lines" in err
+    assert re.match(r"20\d\d-.* to 20.*: 50 of 450 messages", err)
     Path("again.csv").write_text(out)
     assert json.loads(forecast("--json", "--scores", "again.csv", str(log))[1])["deferred"] == 50
 
@@ -187,6 +188,7 @@ def test_permitted_networks_are_not_asked(forecast: Forecast, tmp_path: Path) ->
     ("damage", "note"),
     [
         (lambda lines: [line for line in lines if "client=" in line], "3 messages that clients began, 3 have no end"),
+        (lambda lines: [line for line in lines if "qmgr" in line], "No client began a message in the log"),
         (lambda lines: lines * 2, "3 messages occurred more than once in the logs and counted once"),
         (lambda lines: [*lines, LEAP_DAY], "1 line of Postfix could not be read: impossible date."),
     ],

@@ -54,6 +54,7 @@ def test_a_file_of_scores_has_addresses_and_networks(tmp_path: Path) -> None:
 def test_spreadsheets_begin_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
     """Excel's "CSV UTF-8" is read, with a header or without."""
     assert reputations(scores_of(tmp_path, f"\ufeff{A},75\r\n"), A) == [Scored(75)]
+    assert reputations(scores_of(tmp_path, f"\ufeff{A};75\r\n"), A) == [Scored(75)]
     assert reputations(scores_of(tmp_path, f"\ufeffscore,client\r\n75,{A}\r\n"), A) == [Scored(75)]
 
 

@@ -129,7 +129,6 @@ FORMS = {
     "nqmgr": text(CLASSIC).replace("/qmgr", "/nqmgr"),
     "CR LF": text(CLASSIC).replace("\n", "\r\n"),
     "byte order mark": "\ufeff" + text(CLASSIC),
-    "CR": text(CLASSIC).replace("\n", "\r"),
     "UTF-16": text(CLASSIC).encode("utf-16"),
     "UTF-16 without a byte order mark": text(CLASSIC).encode("utf-16-le"),
     "NULs after a crash": text(CLASSIC).replace("\n", "\n" + 200 * "\0"),
@@ -251,6 +250,17 @@ def test_forms_may_be_mixed(read: Read) -> None:
 def test_what_a_client_says_is_not_a_line(read: Read, line: str) -> None:
     """A line of another program, or of smtpd itself, may quote a whole log line; it counts nothing."""
     assert len(read(text(CLASSIC) + text(line)).times) == 2
+
+
+def test_a_message_in_json_is_one_line(read: Read) -> None:
+    """A line break or a run of NULs in the text of another program does not begin a line of Postfix."""
+    forged = text(CLASSIC).splitlines()
+    log = "".join(
+        json.dumps({"time": "2026-02-04T06:30:00Z", "program": "x", "message": f"smtpd: {sign}{line}"}) + "\n"
+        for line in forged
+        for sign in ("\n", "\r\n", "\0\0\0\0")
+    )
+    assert len(read(text(CLASSIC) + log).times) == 2
 
 
 @pytest.mark.parametrize(
