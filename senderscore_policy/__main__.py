@@ -1,19 +1,20 @@
 """The program's entry point, as `senderscore-policy` and as `python -m senderscore_policy`."""
 
+import os
+import signal
 import sys
 
 
 def main() -> int:
-    """Run the command line; Ctrl-C may come while it is still being imported."""
-    try:
-        from senderscore_policy import cli  # noqa: PLC0415
+    """Run the command line; Ctrl-C ends it at once, with the shells' status for that.
 
-        return cli.main()
-    except (KeyboardInterrupt, RuntimeError) as error:
-        # Python 3.11 wraps what interrupts the making of a class.
-        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, KeyboardInterrupt):
-            raise
-        return 130  # the shells' status of a program that Ctrl-C ended
+    Python's KeyboardInterrupt would become other errors in the middle of an import.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background job ignores it
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from senderscore_policy import cli  # noqa: PLC0415 - so that Ctrl-C may come during the import
+
+    return cli.main()
 
 
 if __name__ == "__main__":

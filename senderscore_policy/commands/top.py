@@ -93,9 +93,9 @@ def _watch(shown: dict[str, Any], config: Config, args: argparse.Namespace) -> N
     from rich.live import Live  # noqa: PLC0415
 
     # The terminal gets its state back, also when a signal ends the command.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     with (
-        contextlib.suppress(KeyboardInterrupt),
         _keys() as key_pressed,
         Live(console=console(), screen=True, auto_refresh=False, vertical_overflow="crop") as live,
     ):
@@ -118,8 +118,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
     def key(length: float) -> str:
         ready, _, _ = select.select(keyboard, [], [], length)
         if ready and not (pressed := os.read(descriptor, 1)):
-            # The terminal is gone.
-            raise KeyboardInterrupt
+            sys.exit(0)  # the terminal is gone
         return pressed.decode("ascii", "replace") if ready else ""
 
     with contextlib.ExitStack() as at_end:

@@ -211,19 +211,14 @@ def test_output_that_cannot_be_written_is_one_line(command: list[str]) -> None:
 def test_ctrl_c_is_no_traceback(moment: str) -> None:
     """Whenever it comes, while the program or a command is imported or at work, the status is the shells' 130."""
     code = f"""
-import builtins, sys
-real = builtins.__import__
-def interrupting(name, *rest):
-    if name == {moment!r}:
-        raise KeyboardInterrupt
-    return real(name, *rest)
-builtins.__import__ = interrupting
+import os, signal, sys
 find = sys.meta_path[-1].find_spec
 def finding(name, *rest):
     if name == {moment!r}:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
     return find(name, *rest)
 sys.meta_path[-1].find_spec = finding
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from senderscore_policy.__main__ import main
 sys.argv = ["senderscore-policy", "get", "192.0.2.75"]
 sys.exit(main())
