@@ -38,6 +38,22 @@ def asked(daemon: Daemon, times: int, client_address: str = CLIENT, **attributes
         return [postfix.ask(client_address, **attributes) for _ in range(times)]
 
 
+@contextlib.contextmanager
+def answered_while_it_stops(start_daemon: StartDaemon) -> Iterator[tuple[Daemon, str, PolicyClient]]:
+    """A daemon, its reply to a message whose score was being looked up at SIGTERM, and the connection."""
+    with silent_nameserver() as (nameserver, address):
+        daemon = start_daemon(**LIMITED, reputation={"nameservers": [address], "deadline": 5})
+        assert asked(daemon, 1, "198.51.100.9") == ["DUNNO"]
+        with daemon.client() as postfix:
+            postfix.socket.sendall(request("198.51.100.9"))
+            with daemon.client() as other:
+                assert other.ask() == "DUNNO"
+            daemon.terminate()
+            daemon.wait_for("STOPPING=1")
+            answer(nameserver, "127.0.4.0")
+            yield daemon, postfix.action(), postfix
+
+
 class TestAnswers:
     """Requests and replies."""
 
@@ -284,17 +300,8 @@ class TestService:
 
     def test_sigterm_finishes_the_request_in_hand(self, start_daemon: StartDaemon) -> None:
         """A message whose score is being looked up gets its answer before the daemon exits with status 0."""
-        with silent_nameserver() as (nameserver, address):
-            daemon = start_daemon(**LIMITED, reputation={"nameservers": [address], "deadline": 5})
-            assert asked(daemon, 1, "198.51.100.9") == ["DUNNO"]
-            with daemon.client() as postfix:
-                postfix.socket.sendall(request("198.51.100.9"))
-                with daemon.client() as other:
-                    assert other.ask() == "DUNNO"
-                daemon.terminate()
-                daemon.wait_for("STOPPING=1")
-                answer(nameserver, "127.0.4.0")
-                assert postfix.action().startswith("421 sender score = 0, you're limited to 1 messages/hour")
+        with answered_while_it_stops(start_daemon) as (daemon, reply, _):
+            assert reply.startswith("421 sender score = 0, you're limited to 1 messages/hour")
         daemon.stop()
 
     def test_the_watchdog_is_fed(self, make_daemon: StartDaemon) -> None:
@@ -360,22 +367,13 @@ class TestService:
 
     def test_a_connection_with_a_request_in_hand_survives_a_restart(self, start_daemon: StartDaemon) -> None:
         """The process that ends answers the request; the next one serves the connection."""
-        with silent_nameserver() as (nameserver, address):
-            daemon = start_daemon(**LIMITED, reputation={"nameservers": [address], "deadline": 5})
-            assert asked(daemon, 1, "198.51.100.9") == ["DUNNO"]
-            with daemon.client() as postfix:
-                postfix.socket.sendall(request("198.51.100.9"))
-                with daemon.client() as other:
-                    assert other.ask() == "DUNNO"
-                daemon.terminate()
-                daemon.wait_for("STOPPING=1")
-                answer(nameserver, "127.0.4.0")
-                assert postfix.action().startswith("421 sender score = 0")
-                stored = daemon.stop_for_restart()
-                daemon.start(stored)
-                for _, connection in stored:
-                    connection.close()
-                assert [postfix.ask() for _ in range(3)] == ["DUNNO", "DUNNO", OVER_LIMIT]
+        with answered_while_it_stops(start_daemon) as (daemon, reply, postfix):
+            assert reply.startswith("421 sender score = 0")
+            stored = daemon.stop_for_restart()
+            daemon.start(stored)
+            for _, connection in stored:
+                connection.close()
+            assert [postfix.ask() for _ in range(3)] == ["DUNNO", "DUNNO", OVER_LIMIT]
 
     def test_a_peer_may_leave_during_a_restart(self, start_daemon: StartDaemon) -> None:
         """A connection that its peer has closed or reset meanwhile does not disturb the others."""
