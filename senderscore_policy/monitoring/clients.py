@@ -1,12 +1,13 @@
 """The clients seen last, for the status page, `top` and `get`."""
 
+import asyncio
 import heapq
 import ipaddress
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from senderscore_policy.policy.bounded import BoundedCache
 from senderscore_policy.policy.clients import Address, Client, Network, parse_address, unlogged
@@ -20,6 +21,7 @@ from senderscore_policy.policy.tiers import UNLIMITED
 from senderscore_policy.policy.window import View, Window
 from senderscore_policy.reputation.source import ScoreSource
 
+T = TypeVar("T")
 MAX_CLIENTS: Final = 20_000
 """Clients remembered; those that have sent nothing for longest are forgotten first."""
 AT_ONCE: Final = 50
@@ -96,9 +98,11 @@ def matching(clients: Iterable[SeenClient], text: str) -> Iterator[SeenClient]:
             yield seen
 
 
-def parts(clients: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """The clients in parts whose counters are read together."""
-    yield from (clients[start : start + AT_ONCE] for start in range(0, len(clients), AT_ONCE))
+async def parts(clients: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """The clients in parts whose counters are read together; the daemon decides requests between one and the next."""
+    for start in range(0, len(clients), AT_ONCE):
+        yield clients[start : start + AT_ONCE]
+        await asyncio.sleep(0)
 
 
 def top_clients(clients: Sequence[SeenClient], most: int) -> list[SeenClient]:
@@ -195,11 +199,13 @@ class ClientAdmin:
             network = network_of(text)
             if network is None:
                 raise
-        clients = [each.client for each in matching(self.seen.recent(0), text)]
         if network.version == 4 and network.prefixlen >= 24:
             clients = [self.client(address) for address in network]
+        else:
+            # In a thread: thousands of clients take longer to compare than a request may wait for its decision.
+            clients = await asyncio.to_thread(lambda: [each.client for each in matching(self.seen.recent(0), text)])
         found = []
-        for part in parts(clients):
+        async for part in parts(clients):
             usages = await self.engine.store.read([client.key for client in part])
             found += [client for client, usage in zip(part, usages, strict=True) if usage.count]
         if not found:
@@ -227,8 +233,11 @@ class ClientAdmin:
 
     async def rows(self, clients: Sequence[Client]) -> list[Row]:
         """The row of each client, without a lookup."""
-        usages = await self.engine.store.read([client.key for client in clients])
-        return [self._row(client, usage) for client, usage in zip(clients, usages, strict=True)]
+        rows: list[Row] = []
+        async for part in parts(clients):
+            usages = await self.engine.store.read([client.key for client in part])
+            rows += [self._row(client, usage) for client, usage in zip(part, usages, strict=True)]
+        return rows
 
     def _row(self, client: Client, usage: Usage) -> Row:
         seen, known = self.seen.find(client.key) or SeenClient(client), self.score_at_hand(client)
@@ -268,9 +277,9 @@ class ClientAdmin:
 
     async def reset(self, clients: Sequence[Client]) -> str:
         """Forget the clients' messages and deferrals; return what the administrator should know about it."""
-        missed: list[str] = []
-        for part in parts(clients):
-            missed = await self.engine.store.reset([client.key for client in part])
+        missed: dict[str, None] = {}  # each server once
+        async for part in parts(clients):
+            missed |= dict.fromkeys(await self.engine.store.reset([client.key for client in part]))
             for client in part:
                 self.seen.forget(client.key)
         note = "other daemons on the same memcached follow within 60 s" if self.shared else ""

@@ -210,8 +210,14 @@ class Api:
         note = await self._admin.reset(clients)
         if "not reached" in note:
             note += "; the daemon resets the client again once they are back"
-        rows = [row.status.as_json() | {"note": note} for row in await self._admin.rows(clients)]
-        return web.json_response(rows[0] if len(rows) == 1 else {"clients": rows})
+        rows = await self._admin.rows(clients)
+
+        def answer() -> web.Response:
+            values = [row.status.as_json() | {"note": note} for row in rows]
+            return web.json_response(values[0] if len(values) == 1 else {"clients": values})
+
+        # In a thread: a network may have thousands of clients.
+        return await asyncio.to_thread(answer)
 
 
 async def serve(api: Api, kind: str, listeners: list[Any], host: str = "") -> HttpListener:

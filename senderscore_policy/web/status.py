@@ -176,10 +176,8 @@ class StatusCollector:
         # In a thread: thousands of clients take longer to sort than a request may wait for its decision.
         shown, number = await asyncio.to_thread(select)
         rows: list[Row] = []
-        for part in parts(shown):
+        async for part in parts(shown):
             rows += await self.admin.rows(list(map(self._client, part)))
-            # The daemon decides requests between one part of the rows and the next.
-            await asyncio.sleep(0)
         return tuple(rows), number
 
     def _client(self, seen: SeenClient) -> Client:

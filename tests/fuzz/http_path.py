@@ -47,9 +47,9 @@ class _Keys(FakeStore):
         _check_keys(clients)
         return await super().read(clients)
 
-    async def reset(self, clients: Sequence[str]) -> None:
+    async def reset(self, clients: Sequence[str]) -> list[str]:
         _check_keys(clients)
-        await super().reset(clients)
+        return await super().reset(clients)
 
 
 def _check_keys(clients: Sequence[str]) -> None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from fakes import site
 
-from senderscore_policy.monitoring.clients import top_clients
+from senderscore_policy.monitoring.clients import AT_ONCE, top_clients
 from senderscore_policy.monitoring.statistics import Evictions, Histogram
 from senderscore_policy.policy.clients import Client
 from senderscore_policy.policy.reputation import UNKNOWN, Refused, Scored
@@ -61,6 +62,22 @@ async def test_what_an_administrator_counts_is_shown(tmp_path: Path) -> None:
         assert (row.status.client.key, row.status.count, row.name) == (CLIENT, 9, "")
         await daemon.admin.reset([row.status.client])
         assert (await daemon.status()).rows == ()
+
+
+async def test_servers_that_any_part_of_a_reset_missed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network is reset in parts; a memcached that comes back meanwhile has missed the first of them."""
+    missed = [["inet:192.0.2.1:11211"], []]
+
+    async def reset(_: Sequence[str]) -> list[str]:
+        return missed.pop(0)
+
+    async with site(tmp_path, LIMITED) as daemon:
+        monkeypatch.setattr(daemon.admin.engine.store, "reset", reset)
+        clients = [daemon.client(f"198.51.100.{number}") for number in range(AT_ONCE + 1)]
+        assert (await daemon.admin.reset(clients)).endswith("not reached: inet:192.0.2.1:11211")
+        assert not missed
 
 
 async def test_it_is_json(tmp_path: Path) -> None:
